@@ -1,0 +1,22 @@
+"""How bad input ends: one line on stderr and exit code 2, never a traceback (contract: Errors)."""
+
+import sys
+
+
+class BadInput(Exception):
+    """Something the user can put right. The message names the file or option, what was found, what was expected and the next step."""
+
+
+def exit_code(main) -> int:
+    """Run `main()` as a script does: 0 done, 2 bad input, 130 interrupted. Any other exception is a bug and keeps its traceback."""
+    try:
+        main()
+    except BadInput as error:
+        # An error raised in a DataLoader worker arrives wrapped in that worker's traceback; its last line is the message.
+        message = str(error).strip().splitlines()[-1].removeprefix("utils.errors.BadInput: ")
+        print(f"error: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: everything finished so far is saved", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,54 @@
+"""Outputs appear whole or not at all: each file is written under a temporary name beside its place, then renamed."""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+from utils.errors import BadInput
+
+
+def make_folder(path: Path | str) -> Path:
+    """Create an output folder and make sure that it can be written. Raises BadInput where it cannot."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise BadInput(f"{path}: cannot write there ({error.strerror}); name a folder you may write to") from None
+    return path
+
+
+@contextlib.contextmanager
+def replacing(path: Path | str):
+    """Yield a temporary path in the folder of `path`; on success it replaces `path`, on failure `path` is untouched."""
+    path = Path(path)
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written ({error.strerror}); free some space or name another place") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path | str, value, indent: int | None = 1) -> None:
+    """Write `value` as JSON (UTF-8, keys in the order given) under `path`, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path | str, option: str):
+    """Read a JSON file named by `option`. Raises BadInput naming file and option where it is missing or is no JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file; name an existing one with {option}") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror}); check {option}") from None
+    except ValueError as error:
+        raise BadInput(f"{path}: not a JSON file ({error}); check {option}") from None
