@@ -3,7 +3,7 @@
 import sys
 
 
-class BadInput(Exception):
+class BadInput(ValueError):
     """Something the user can put right. The message names the file or option, what was found, what was expected and the next step."""
 
 

@@ -1,0 +1,318 @@
+"""Features by CSV list: find and read them, resample for training, chunk for testing, balance batches, hold videos out.
+
+Glossary: B videos in a batch, T snippets of 16 frames each, D feature width, C anomaly classes (C+1 with 0 = normal).
+A feature file is `NAME__k.npy` (T, D) of crop k = 0..9, or `NAME.npy`: one crop (T, D) or all ten (T, 10, D).
+Features are float32 CPU tensors. Source: protocol.md, Data facts; golden/resample.npz (VadCLIP's released code).
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from operator import eq
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn.functional import pad
+
+from utils.errors import BadInput
+from utils.labels import Dataset, class_indices, multi_hot
+
+CROPS = 10
+# What NumPy says of a file that it cannot map -> what is wrong with it.
+DAMAGE = {
+    "No data left": "empty file",
+    "EOF: reading": "truncated file",
+    "mmap length": "truncated file",
+    "Python objects": "pickled objects, which are never loaded",
+    "pickled": "no .npy array, or a pickle, which is never loaded",
+}
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video of a list. `files`: one per crop, in the order of `crops`; `crops` is None for a single `NAME.npy`.
+
+    `target`: multi-hot (C+1,). `named`: every row of the video named its crop, as published lists do.
+    """
+
+    name: str
+    label: str
+    target: tuple[float, ...]
+    files: tuple[Path, ...]
+    crops: tuple[int, ...] | None
+    named: bool = False
+
+
+def split_crop(file_name: str) -> tuple[str, int | None]:
+    """`Abuse028_x264__5.npy` -> (`Abuse028_x264`, 5), `Abuse028_x264.npy` -> (`Abuse028_x264`, None); else BadInput."""
+    match = re.fullmatch(r"(.+?)(?:__([0-9]))?\.npy", file_name)
+    if match is None:
+        raise BadInput(f"{file_name!r} is no feature file; expected a name that ends in .npy")
+    return match[1], None if match[2] is None else int(match[2])
+
+
+def read_list(path: Path | str, feature_root: Path | str, dataset: Dataset, option: str = "--train-list") -> list[Video]:
+    """Read the list `path` (CSV `path,label`) and find its files below `feature_root`; videos in the list's order.
+
+    A row without crop suffix takes all crops that lie side by side, a row with one (`…__5.npy`) that crop; the rows of
+    a video become one Video. Of somebody else's absolute path the longest tail counts that exists below the root.
+    Raises BadInput for an unreadable list, an unknown label, a missing or ambiguous file, and contradicting rows.
+    """
+    root = Path(os.path.abspath(feature_root))
+    if not root.is_dir():
+        raise BadInput(f"{feature_root}: no such folder; name the folder of the feature files with --feature-root")
+    index = _index(root)
+    first: dict[str, tuple] = {}
+    files: dict[str, dict] = {}
+    unnamed = set()
+    for number, (row, label) in enumerate(_rows(path, option), start=1):
+        try:
+            class_indices(label, dataset)
+            name, crop, folder, found = _locate(row, root, index)
+            other, other_label = first.setdefault(name, (folder, label))
+            if (other, other_label) != (folder, label):
+                both = f"{root.joinpath(*folder)} as {label} and in {root.joinpath(*other)} as {other_label}"
+                raise BadInput(f"{name} is listed in {both}; keep one of the two")
+        except BadInput as error:
+            raise BadInput(f"{path}: row {number} ({row},{label}): {error}") from None
+        files.setdefault(name, {}).update(found)
+        if crop is None:
+            unnamed.add(name)
+    videos = []
+    for name, (_, label) in first.items():
+        crops, paths = zip(*sorted(files[name].items()), strict=True)
+        target = tuple(multi_hot(label, dataset).tolist())
+        videos.append(Video(name, label, target, paths, None if crops == (None,) else crops, name not in unnamed))
+    return videos
+
+
+def _rows(path: Path | str, option: str) -> list[tuple[str, str]]:
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: no readable CSV list ({' '.join(str(error).split())}); check {option}") from None
+    # pandas takes the first of three fields for an index instead of complaining.
+    if list(table.columns) != ["path", "label"] or not isinstance(table.index, pd.RangeIndex) or table.empty:
+        found = f"header {','.join(table.columns)!r}, {len(table)} rows"
+        raise BadInput(f"{path}: {found}; expected 'path,label' and two fields in each row; check {option}")
+    return list(zip(table["path"].str.strip(), table["label"].str.strip(), strict=True))
+
+
+def _index(root: Path) -> dict[str, dict[tuple[str, ...], dict[int | None, Path]]]:
+    """Every .npy below the root: name -> folder below the root, as parts -> crop (None without suffix) -> file."""
+    index: dict[str, dict] = {}
+    seen = set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        subfolders.sort()
+        if (real := os.path.realpath(folder)) in seen:  # a link that leads back would never end
+            subfolders.clear()
+            continue
+        seen.add(real)
+        for file in files:
+            if re.fullmatch(r".+\.npy", file):
+                name, crop = split_crop(file)
+                home = Path(folder).relative_to(root).parts
+                index.setdefault(name, {}).setdefault(home, {})[crop] = Path(folder, file)
+    return index
+
+
+def _locate(row: str, root: Path, index: dict) -> tuple[str, int | None, tuple[str, ...], dict[int | None, Path]]:
+    """Name, crop, folder below the root and files by crop of a listed path: its exact place, else its longest tail."""
+    path = Path(root, row.replace("\\", "/"))
+    name, crop = split_crop(path.name)
+    folder = (path.relative_to(root) if path.is_relative_to(root) else path).parts[:-1]
+    homes = index.get(name, {})
+    if crop is not None:
+        homes = {home: {crop: files[crop]} for home, files in homes.items() if crop in files}
+    if not homes:
+        wanted = path.name if crop is not None else f"{name}.npy or {name}__0.npy … {name}__{CROPS - 1}.npy"
+        raise BadInput(f"no file {wanted} below {root}; add it, drop the row, or name another --feature-root")
+    tails = {home: sum(1 for _ in takewhile(bool, map(eq, reversed(home), reversed(folder)))) for home in homes}
+    best = [folder] if folder in homes else [home for home in homes if tails[home] == max(tails.values())]
+    files = homes[best[0]]
+    one_each = [next(iter(homes[home].values())) for home in best]
+    if None in files and len(files) > 1:
+        one_each = [files[None], next(file for number, file in files.items() if number is not None)]
+    if len(one_each) > 1:
+        raise BadInput(f"fits {one_each[0]} and {one_each[1]}; write the path in full, or remove one of the files")
+    return name, crop, best[0], files
+
+
+def _open(path: Path | str, width: int) -> np.ndarray:
+    """Map a feature file, (T, D) or (T, 10, D), and check all that its header tells; reads no features."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        fault = f"cannot be read ({error.strerror or error})"
+    except Exception as error:  # a damaged header makes NumPy raise whatever its parser raises
+        fault = next((fault for text, fault in DAMAGE.items() if text in str(error)), "damaged .npy file")
+    else:
+        if not isinstance(array, np.ndarray):
+            fault = ".npz archive"
+        elif array.dtype.kind != "f":
+            fault = f"{array.dtype} values"
+        elif array.shape[1:] not in ((width,), (CROPS, width)):
+            fault = f"shape {array.shape}"
+        elif len(array) == 0:
+            fault = "no rows"
+        else:
+            return array
+    expected = f"expected float features (T, {width}) or (T, {CROPS}, {width})"
+    raise BadInput(f"{path}: {fault}; {expected}; extract it anew, or set --visual-width or --feature-root")
+
+
+def load_features(path: Path | str, width: int, crop: int | None = None) -> torch.Tensor:
+    """Features (T, D) float32 of a file (T, D), which ignores `crop`, or of crop `crop` of a file (T, 10, D).
+
+    Raises BadInput for a file that is missing, empty, truncated, pickled, no array, no floats, of another rank or
+    width, without rows, or not finite, and for a crop that is not there.
+    """
+    array = _open(path, width)
+    if array.ndim == 3:
+        if crop is None or not 0 <= crop < CROPS:
+            raise BadInput(f"{path}: no crop {crop} in shape {array.shape}; choose --test-crop from 0 to {CROPS - 1}")
+        array = array[:, crop]
+    with np.errstate(over="ignore"):  # float64 beyond float32 turns into infinity, refused below
+        features = np.array(array, dtype=np.float32, order="C")
+    finite = np.isfinite(features).all(axis=1)
+    if not finite.all():
+        raise BadInput(f"{path}: NaN or infinity in row {finite.argmin()}; expected finite features; extract it anew")
+    return torch.from_numpy(features)
+
+
+def check_features(videos: Sequence[Video], width: int) -> None:
+    """Check the header of every file at the start, so that no training dies in hour two.
+
+    Raises BadInput as load_features does, but for NaN, and where the crops of a video differ in their number of rows.
+    """
+    for video in videos:
+        shapes = [_open(file, width).shape for file in video.files]
+        for file, shape in zip(video.files, shapes, strict=True):
+            if shape != shapes[0] or (len(shape) == 3 and video.crops is not None):
+                expected = f"expected ({shapes[0][0]}, {width}) in every crop of {video.name}, as {video.files[0]} begins"
+                raise BadInput(f"{file}: shape {shape}; {expected}; extract the crops anew")
+
+
+def resample(features: torch.Tensor, length: int) -> tuple[torch.Tensor, int]:
+    """Training input: (T, D) float32 -> (length, D), valid rows = min(T, length).
+
+    A longer video is averaged over `length` even segments, a shorter one zero-padded (as VadCLIP's released code).
+    """
+    rows, width = features.shape
+    if rows <= length:
+        return pad(features, (0, 0, 0, length - rows)), rows
+    # Floats rounded down, as released: i * rows // length differs now and then (114 rows to 100).
+    counts = torch.from_numpy(np.diff(np.linspace(0, rows, length + 1, dtype=np.int64)))  # (length,), all positive
+    segments = torch.arange(length).repeat_interleave(counts)  # (T,)
+    return features.new_zeros(length, width).index_add_(0, segments, features) / counts[:, None], length
+
+
+def chunk(features: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Test input: (T, D) -> zero-padded chunks (n, length, D), their valid rows (n,) int64; n = T // length + 1.
+
+    A video of a multiple of `length` ends in an empty chunk, 0 valid rows, to be skipped (as VadCLIP's released code).
+    """
+    rows, width = features.shape
+    n = rows // length + 1
+    chunks = pad(features, (0, 0, 0, n * length - rows)).view(n, length, width)
+    return chunks, (rows - length * torch.arange(n)).clamp(max=length)
+
+
+class FeatureDataset(torch.utils.data.Dataset):
+    """Training samples, one per video and crop: features (length, D) float32, valid rows, target (C+1,) float32.
+
+    `abnormal[i]` says whether sample i is of an abnormal video. Raises BadInput as load_features does.
+    """
+
+    def __init__(self, videos: Sequence[Video], *, length: int, width: int):
+        self.length, self.width = length, width
+        self.samples: list[tuple[Video, Path, int | None]] = []
+        for video in videos:
+            ten = video.crops is None and _open(video.files[0], width).ndim == 3
+            crops = range(CROPS) if ten else (None,)
+            self.samples += [(video, file, crop) for file in video.files for crop in crops]
+        self.abnormal = [any(video.target[1:]) for video, _, _ in self.samples]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, torch.Tensor]:
+        video, file, crop = self.samples[index]
+        features, valid = resample(load_features(file, self.width, crop), self.length)
+        return features, valid, torch.tensor(video.target)
+
+
+class BalancedBatches(torch.utils.data.Sampler):
+    """Batches of sample numbers, all of one size: first half normal, second half abnormal (ReFLIP-VAD eq. 14: 64 + 64).
+
+    Each kind is drawn from shuffles of all its samples, one after another. An epoch ends with the batch in which the
+    larger kind has been seen whole; that batch is completed from its next shuffle. A half is `batch_size` / 2, or the
+    larger kind's count if less. The order depends on (seed, epoch) alone. Raises BadInput for an odd batch size and
+    where `abnormal` has one kind only.
+    """
+
+    def __init__(self, abnormal: Sequence[bool], batch_size: int, seed: int):
+        if batch_size < 2 or batch_size % 2:
+            raise BadInput(f"--batch-size {batch_size}: expected an even number, one half normal, one abnormal")
+        self.kinds = [np.flatnonzero(np.asarray(abnormal, bool) == kind) for kind in (False, True)]
+        normal, anomalous = map(len, self.kinds)
+        if not (normal and anomalous):
+            found = f"{normal} normal and {anomalous} abnormal samples to train on"
+            raise BadInput(f"{found}; expected some of both; name a list that has them with --train-list")
+        self.half = min(batch_size // 2, max(normal, anomalous))
+        self.batches = -(-max(normal, anomalous) // self.half)
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        count = self.batches * self.half
+        halves = []
+        for samples in self.kinds:
+            shuffles = [rng.permutation(samples) for _ in range(-(-count // len(samples)))]
+            halves.append(np.concatenate(shuffles)[:count].reshape(self.batches, self.half))
+        yield from np.hstack(halves).tolist()
+
+
+def test_videos(videos: Sequence[Video], width: int, crop: int) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and features (T, D) float32 of each video: of the one crop that its list names, else of crop `crop`.
+
+    A file of one crop is taken as it is. Raises BadInput where there is no such crop, and as load_features does.
+    """
+    for video in videos:
+        crops = video.crops
+        if crops is None or (video.named and len(crops) == 1):
+            file = video.files[0]
+        elif crop in crops:
+            file = video.files[crops.index(crop)]
+        else:
+            there = f"{video.name} has the crops {', '.join(map(str, crops))} in {video.files[0].parent}"
+            raise BadInput(f"--test-crop {crop}: {there}; choose one of these")
+        yield video.name, load_features(file, width, crop if crops is None else None)
+
+
+def hold_out(videos: Sequence[Video], share: float, seed: int, dataset: Dataset) -> tuple[list[Video], list[Video]]:
+    """Split into (train, validation) by video, `share` of each class (first label) held out; both in the list's order.
+
+    A class of two or more has at least one on either side, a class of one trains. Raises BadInput unless 0 < share < 1.
+    """
+    if not 0 < share < 1:
+        raise BadInput(f"--val-share {share}: expected a fraction between 0 and 1")
+    rng = np.random.default_rng(seed)
+    classes = np.array([class_indices(video.label, dataset)[0] for video in videos])
+    held: set[int] = set()
+    for number in range(len(dataset.labels)):
+        members = rng.permutation(np.flatnonzero(classes == number))
+        count = min(max(round(share * len(members)), 1), len(members) - 1)
+        held.update(members[: max(count, 0)].tolist())
+    train = [video for index, video in enumerate(videos) if index not in held]
+    return train, [videos[index] for index in sorted(held)]

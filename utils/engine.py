@@ -1,0 +1,270 @@
+"""The training loop and prediction, for every model and dataset."""
+
+import collections
+import contextlib
+import json
+import math
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from dataset import chunk
+from model import Output
+from utils import checkpoint
+from utils.errors import BadInput
+from utils.files import replacing
+from utils.losses import magnitude_separability, mil_align, mil_classification, text_separation, top_k, top_k_mean
+from utils.options import PER_MACHINE
+
+STALE = (
+    "last.pt",
+    "best.pt",
+    "log.jsonl",
+    "scores.npz",
+    "report.json",
+    "report.md",
+)  # of an earlier run in the same folder
+
+
+def reflip_losses(out: Output, labels: Tensor, lengths: Tensor, options) -> dict[str, Tensor]:
+    """Eq. 18, each term with its weight: L_cga + λ1·L_fga + λ2·L_fms + class-embedding separation. Terms of an absent block are absent."""
+    losses = {}
+    if out.coarse is not None:
+        losses["coarse"] = mil_classification(out.coarse, labels, lengths, normal_top1=True)
+    if out.alignment is not None:
+        # With the alignment block alone MIL-Align is the whole loss, so its weight is 1.
+        weight = options.lambda_align if out.coarse is not None else 1.0
+        losses["align"] = weight * mil_align(out.alignment, labels, lengths, normal_top1=True)
+        losses["text"] = options.lambda_text * text_separation(out.text)
+    losses["magnitude"] = options.lambda_magnitude * magnitude_separability(out.visual, labels, lengths, margin=options.margin)
+    return losses
+
+
+LOSSES = {"reflip": reflip_losses}
+
+
+def autocast(device: torch.device, precision: str):
+    """The forward pass in bf16 where asked for; losses and scores are float32 either way."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+
+
+class WeightAverage:
+    """Exponential average of the trained weights and buffers (`--ema`): w̄ ← d·w̄ + (1 − d)·w after each step, d rising to `decay` from 1/11 at the first step."""
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay, self.steps = decay, 0
+        self.state = {key: value.clone() for key, value in checkpoint.trained_state(model).items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        self.steps += 1
+        keep = min(self.decay, self.steps / (self.steps + 10))
+        for key, value in checkpoint.trained_state(model).items():
+            average = self.state[key]
+            average.copy_(average.lerp(value, 1 - keep) if value.is_floating_point() else value)
+
+
+def make_optimizer(model: nn.Module, options) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[options.optimizer]
+    return kind(parameters, lr=options.lr, weight_decay=options.weight_decay)
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, options):
+    """Learning rate by epoch."""
+    if options.scheduler == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.max_epoch)
+    milestones = options.milestones if options.scheduler == "multistep" else []
+    return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
+
+
+def step(model: nn.Module, batch, optimizer, options, device: torch.device) -> dict[str, float]:
+    """One step of training on (features, lengths, labels); the value of each loss. Nothing is changed if the loss is not finite."""
+    features, lengths, labels = (part.to(device, non_blocking=True) for part in batch)
+    with autocast(device, options.precision):
+        out = model(features, lengths)
+    losses = LOSSES[options.model](out, labels, lengths, options)
+    total = sum(losses.values())
+    values = {f"loss_{name}": value.item() for name, value in losses.items()} | {"loss": total.item()}
+    if math.isfinite(values["loss"]):
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        if options.grad_clip:
+            nn.utils.clip_grad_norm_(model.parameters(), options.grad_clip)
+        optimizer.step()
+    return values
+
+
+class Training:
+    """What a training run is made of between two epochs, and how it goes to and from last.pt. `best` is the selection figure so far."""
+
+    def __init__(self, model: nn.Module, options, classes):
+        self.model, self.options = model, options
+        self.optimizer = make_optimizer(model, options)
+        self.scheduler = make_scheduler(self.optimizer, options)
+        self.average = WeightAverage(model, options.ema) if options.ema else None
+        self.epoch, self.best, self.log = 0, -math.inf, []
+        self.about = {"options": saved_options(options), "dataset": options.dataset, "classes": list(classes), "commit": checkpoint.commit(),
+                      "encoders": {name: part.digest() for name, part in checkpoint.frozen_parts(model).items()}}  # fmt: skip
+
+    def resume(self, folder: Path) -> None:
+        """Go on from folder/last.pt. Raises BadInput where it is missing or was trained with other options."""
+        state = checkpoint.load(folder / "last.pt")
+        for name, value in self.about["options"].items():
+            if state["options"].get(name) != value:
+                raise BadInput(
+                    f"--resume: {folder / 'last.pt'} was trained with {name} = {state['options'].get(name)}, now it is {value}; give the same options"
+                )
+        checkpoint.load_trained_state(self.model, state["weights"], folder / "last.pt")
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        if self.average:
+            self.average.state, self.average.steps = state["average"], state["steps"]
+        checkpoint.set_random_state(state["random"])
+        self.epoch, self.best = state["epoch"], state["best"]
+        lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+        self.log = [line for line in lines if line["epoch"] <= self.epoch]
+
+    def finish_epoch(self, folder: Path, line: dict, figure) -> None:
+        """Measure the selection figure, keep best.pt and last.pt, add to log.jsonl; `figure` None keeps the last epoch as the best."""
+        self.epoch += 1
+        line |= {"lr": self.scheduler.get_last_lr()[0]}
+        self.scheduler.step()
+        current = {key: value.clone() for key, value in checkpoint.trained_state(self.model).items()}
+        weights = self.average.state if self.average else current
+        if figure:
+            checkpoint.load_trained_state(self.model, weights, folder)
+            line["val"] = figure(self.model)
+            checkpoint.load_trained_state(self.model, current, folder)
+        about = {**self.about, "epoch": self.epoch}
+        if figure is None or line["val"] > self.best:
+            self.best = line.get("val", self.best)
+            checkpoint.save(folder / "best.pt", {**about, "weights": weights, "figure": line.get("val")})
+        average = {"average": self.average.state, "steps": self.average.steps} if self.average else {}
+        states = {
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "random": checkpoint.random_state(),
+        }
+        self.log.append({"epoch": self.epoch, **line})
+        with replacing(folder / "log.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in self.log))
+        checkpoint.save(folder / "last.pt", {**about, "weights": current, "best": self.best, **states, **average})
+
+
+def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.device, classes, figure=None) -> dict:
+    """Train `model` on `train` (FeatureDataset) in `batches` (BalancedBatches), keep last.pt and the selected best.pt in `folder`, return the latter.
+
+    figure(model) -> float is the selection figure, measured after each epoch; None selects the last epoch. A resumed run equals the
+    uninterrupted one, to the bit on CPU. Raises BadInput where the loss is not finite, naming the batch.
+    """
+    run = Training(model, options, classes)
+    if options.resume:
+        run.resume(folder)
+    else:
+        for stale in STALE:
+            (folder / stale).unlink(missing_ok=True)
+    loader = torch.utils.data.DataLoader(train, batch_sampler=batches, num_workers=options.workers, persistent_workers=options.workers > 0)
+    with SummaryWriter(folder, purge_step=run.epoch + 1) as board:
+        while run.epoch < options.max_epoch:
+            start, epoch = time.perf_counter(), run.epoch + 1
+            batches.set_epoch(epoch)
+            model.train()
+            sums = collections.Counter()
+            bar = tqdm(
+                zip(batches, loader, strict=True),
+                f"epoch {epoch}/{options.max_epoch}",
+                len(batches),
+                unit="batch",
+                leave=False,
+            )
+            for number, (indices, batch) in enumerate(bar, 1):
+                values = step(model, batch, run.optimizer, options, device)
+                if not math.isfinite(values["loss"]):
+                    raise BadInput(not_finite(values, epoch, number, [train.samples[index][0].name for index in indices]))
+                if run.average:
+                    run.average.update(model)
+                sums.update(values)
+            line = {name: value / len(batches) for name, value in sums.items()}
+            run.finish_epoch(folder, line | {"seconds": round(time.perf_counter() - start, 3)}, figure)
+            for name, value in run.log[-1].items():
+                board.add_scalar(name, value, epoch)
+            tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in run.log[-1].items()))
+    return checkpoint.load(folder / "best.pt")
+
+
+def saved_options(options) -> dict:
+    """What a checkpoint remembers: the options that make the result, not where a machine keeps its files."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in vars(options).items()
+        if name not in PER_MACHINE | {"typed", "seeds"}
+    }
+
+
+def not_finite(values: dict, epoch: int, number: int, names: list[str]) -> str:
+    terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    return (
+        f"loss is not finite in epoch {epoch}, batch {number} ({terms}); videos: {', '.join(dict.fromkeys(names))}; "
+        f"nothing of this epoch is saved: lower --lr, or check these features"
+    )
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module, videos: Iterable[tuple[str, Tensor]], options, device: torch.device, total: int | None = None
+) -> dict[str, tuple]:
+    """Scores of each (name, features (T, D)): {name: (coarse (T,) or None, fine (T, C+1) probabilities or None)}, float32.
+
+    Videos are cut into chunks of `visual_length`; chunks of like length share a batch; the text side is run once.
+    """
+    model.eval()
+    with autocast(device, options.precision):
+        text = model.text_features()
+    scores: dict[str, list] = {}
+    waiting: list[tuple[str, int, Tensor]] = []
+
+    def flush():
+        waiting.sort(key=lambda item: len(item[2]))
+        for batch in (waiting[i : i + 16] for i in range(0, len(waiting), 16)):
+            lengths = torch.tensor([len(features) for _, _, features in batch], device=device)
+            features = nn.utils.rnn.pad_sequence([features for _, _, features in batch], batch_first=True).to(device)
+            with autocast(device, options.precision):
+                out = model(features, lengths, text)
+            coarse = None if out.coarse is None else out.coarse.float().cpu().numpy()
+            fine = None if out.alignment is None else out.alignment.float().softmax(-1).cpu().numpy()
+            for row, (name, position, valid) in enumerate(batch):
+                scores[name][position] = tuple(part if part is None else part[row, : len(valid)] for part in (coarse, fine))
+        waiting.clear()
+
+    for name, features in tqdm(videos, "scores", total, unit="video", leave=False):
+        chunks, lengths = chunk(features, options.visual_length)
+        parts = [part[:length] for part, length in zip(chunks, lengths.tolist(), strict=True) if length > 0]
+        scores[name] = [None] * len(parts)
+        waiting += [(name, position, part) for position, part in enumerate(parts)]
+        if len(waiting) >= 128:
+            flush()
+    flush()
+    return {
+        name: tuple(None if parts[0][i] is None else np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        for name, parts in scores.items()
+    }
+
+
+def video_figure(scores: dict[str, tuple], abnormal: dict[str, bool], metric: str) -> float:
+    """Video-level AUC or AP, the selection figure on held-out training videos (no frame labels needed): a video's score is the top-K mean of its
+    coarse scores (fine where there is no coarse), K = ⌊T/16 + 1⌋."""
+    values = []
+    for coarse, fine in scores.values():
+        rows = torch.from_numpy(1 - fine[:, 0] if coarse is None else coarse)[None]
+        lengths = torch.tensor([rows.shape[1]])
+        values.append(top_k_mean(rows, lengths, top_k(torch.zeros(1, 1), lengths, False)).item())
+    score = {"auc": roc_auc_score, "ap": average_precision_score}[metric]
+    return float(score([abnormal[name] for name in scores], values))

@@ -1,0 +1,300 @@
+"""What the four scripts share: from options to data and model, one run per seed, and the report of a checkpoint."""
+
+import argparse
+import json
+import platform
+import shlex
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import model as models
+from dataset import BalancedBatches, FeatureDataset, check_features, hold_out, read_list, rows, test_videos
+from tools.make_sample import make_sample
+from utils import checkpoint, engine, plots, report, text
+from utils.errors import BadInput
+from utils.files import make_folder, read_json, write_json
+from utils.ground_truth import load_ground_truth
+from utils.labels import DATASETS, Dataset
+from utils.options import BY_NAME, ROOT
+
+
+def announce(options) -> None:
+    """Say which data is used; make the built-in sample if it is wanted and not there yet."""
+    title = DATASETS[options.dataset].title
+    if not options.sample:
+        print(f"data: {title} features in {options.feature_root}")
+        return
+    print(f"data: built-in sample (simulated features; figures say nothing about {title})")
+    folder = ROOT / "data" / "sample" / options.dataset
+    if not folder.exists():
+        print(f"making the sample in {folder}")
+        make_sample(folder, options.dataset)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` takes CUDA, then MPS, then the CPU. Raises BadInput for a device that is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(device for device, available in there.items() if available))
+    if not there[name]:
+        raise BadInput(f"--device {name}: not available here; expected one of {', '.join(d for d, yes in there.items() if yes)}")
+    return torch.device(name)
+
+
+def load_text(options):
+    """The text side for `build_model`: CLIP, sentence encoder or class text features, as the options say; None where no block uses text."""
+    if options.blocks == "cls":
+        return None
+    if options.text_features:
+        return read_text_features(options.text_features)
+    if options.sentence_encoder:
+        return text.load_sentence_text(options.sentence_encoder)
+    return text.load_clip(options.clip)
+
+
+def read_text_features(path: str) -> torch.Tensor:
+    """(C+1, D) float32 from a .npy. Raises BadInput where it is missing or no finite matrix."""
+    try:
+        features = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise BadInput(f"--text-features {path}: no such file; name a .npy of one row per class") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise BadInput(
+            f"--text-features {path}: not a .npy array ({str(error).splitlines()[0]}); name a .npy of one row per class"
+        ) from None
+    if not isinstance(features, np.ndarray) or features.ndim != 2 or features.dtype.kind != "f" or not np.isfinite(features).all():
+        raise BadInput(f"--text-features {path}: expected a finite float matrix (classes, width)")
+    return torch.from_numpy(features.astype(np.float32))
+
+
+def load_model(options, seed: int) -> torch.nn.Module:
+    """The model that the options describe, with its frozen encoders, initialised from `seed`, on the device of `--device`."""
+    names = ("visual_length", "visual_width", "visual_layers", "visual_head", "attn_window", "prompt_prefix", "prompt_postfix", "temporal", "blocks",
+             "prompt", "template", "v_prompt", "temperature", "window_length", "ge_skip", "dropout")  # fmt: skip
+    encoder, distilbert = load_text(options), None
+    if options.blocks != "cls" and not options.text_features and options.prompt == "reparameterized":
+        distilbert = text.load_transformer(options.distilbert, "--distilbert")
+    torch.manual_seed(seed)
+    sizes = {name: getattr(options, name) for name in names}
+    model = models.build_model(options.model, DATASETS[options.dataset].names, encoder, distilbert=distilbert, **sizes)
+    return model.to(pick_device(options.device))
+
+
+def describe(model: torch.nn.Module, options) -> str:
+    """Parameters and FLOPs of the temporal network and its block for one video of `visual_length`, beside the paper's budget (table IX)."""
+    part = torch.nn.ModuleList([module for name, module in model.named_children() if name in ("temporal", "ffn_cls", "classifier")])
+    parameters = sum(p.numel() for p in part.parameters())
+    shape = (1, options.visual_length)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(
+            torch.zeros(*shape, options.visual_width),
+            torch.tensor([options.visual_length]),
+            torch.zeros(2, options.visual_width),
+        )
+    total = counter.get_flop_counts()
+    flops = sum(sum(counts.values()) for name, counts in total.items() if name.split(".")[-1] in ("temporal", "ffn_cls", "classifier"))
+    return (
+        f"{options.temporal} network and CLS block: {parameters / 1e6:.2f} M parameters, {flops / 1e9:.2f} GFLOPs for {options.visual_length} snippets "
+        f"(paper, GE: 1.14 M, 0.36 GFLOPs)"
+    )
+
+
+class Data(NamedTuple):
+    """The data of one run. Videos are lists of dataset.Video; train and batches are None for a test script."""
+
+    dataset: Dataset
+    train: FeatureDataset | None
+    batches: BalancedBatches | None
+    held_out: list
+    test: list
+    truth: dict
+
+
+def load_data(options, seed: int | None) -> Data:
+    """Read the lists and ground truth, hold out the validation share, and check every file's header before anything is trained.
+
+    seed None reads the test side only. Raises BadInput for whatever is wrong with them.
+    """
+    dataset = DATASETS[options.dataset]
+    test = read_list(options.test_list, options.feature_root, dataset, "--test-list")
+    truth = load_ground_truth(options.gt_path, dataset)
+    check_features(test, options.visual_width)
+    report.check_lengths({video.name: rows(video) for video in test}, truth, options.allow_length_mismatch)
+    if seed is None:
+        return Data(dataset, None, None, [], test, truth)
+    videos, held_out = read_list(options.train_list, options.feature_root, dataset, "--train-list"), []
+    both = sorted({video.name for video in videos} & {video.name for video in test})
+    if both:
+        print(f"note: {len(both)} videos are in the training and in the test list: {', '.join(both[:5])}")
+    check_features(videos, options.visual_width)
+    if options.select == "val":
+        videos, held_out = hold_out(videos, options.val_share, seed, dataset)
+        if len({video.abnormal for video in held_out}) < 2:
+            raise BadInput(
+                f"--select val: the {len(held_out)} held-out videos are all of one kind; raise --val-share {options.val_share}, or --select last"
+            )
+    train = FeatureDataset(videos, length=options.visual_length, width=options.visual_width)
+    return Data(dataset, train, BalancedBatches(train.abnormal, options.batch_size, seed), held_out, test, truth)
+
+
+def score(model, videos, options) -> dict:
+    """Scores of a list of videos, one crop each (engine.predict)."""
+    return engine.predict(
+        model,
+        test_videos(videos, options.visual_width, options.test_crop),
+        options,
+        pick_device(options.device),
+        len(videos),
+    )
+
+
+def selection_figure(data: Data, options):
+    """The figure that `--select` maximises, as a function of the model; None for the last epoch.
+
+    val: video-level AUC (UCF) or AP (XD) of the held-out training videos. test: what the papers did, coarse frame AUC (UCF), fine frame AP (XD).
+    """
+    metric = "auc" if options.dataset == "ucf" else "ap"
+    if options.select == "val":
+        abnormal = {video.name: video.abnormal for video in data.held_out}
+        return lambda model: engine.video_figure(score(model, data.held_out, options), abnormal, metric)
+    if options.select == "test":
+        part = "coarse" if options.dataset == "ucf" else "fine"
+        return lambda model: report.frame_figure(score(model, data.test, options), data.truth, data.dataset, part, metric)
+    return None
+
+
+def train(model, data: Data, options, seed: int) -> Path:
+    """Train one seed under OUTPUT/seed-K; the path of the selected checkpoint."""
+    folder = make_folder(Path(options.output) / f"seed-{seed}")
+    print(
+        f"seed {seed}: {len(data.train)} samples of {len(set(v.name for v, *_ in data.train.samples))} videos, {len(data.held_out)} videos held out -> {folder}"
+    )
+    if seed == options.seeds[0]:
+        print(describe(model, options))
+    run = argparse.Namespace(**{**vars(options), "seed": seed})
+    engine.fit(
+        model,
+        data.train,
+        data.batches,
+        run,
+        folder,
+        pick_device(options.device),
+        data.dataset.names,
+        selection_figure(data, options),
+    )
+    write_json(
+        folder / "options.json",
+        {**vars(run), "command": command(), "held_out": [video.name for video in data.held_out]},
+    )
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    plots.plot_training(make_folder(folder / "plots") / "training.png", lines)
+    return folder / "best.pt"
+
+
+def test(model, path: Path, data: Data, options, folder: Path) -> dict:
+    """Test a checkpoint once: scores.npz, report.json, report.md and plots/ in `folder`; the table is printed, the report returned."""
+    saved = checkpoint.load(path)
+    matches(saved, model, path, options)
+    checkpoint.load_trained_state(model, saved["weights"], path)
+    scores = score(model, data.test, options)
+    selected = saved["options"]["select"] if path.name == "best.pt" else "last"
+    result = {
+        "dataset": options.dataset,
+        "model": options.model,
+        "checkpoint": str(path),
+        "selected_on": selected,
+        "sample": options.sample,
+        **report.evaluate(scores, data.truth, data.dataset, options.allow_length_mismatch),
+        "command": command(),
+        "versions": versions() | {"commit": saved["commit"]},
+        "seeds": [saved["options"]["seed"]],
+    }
+    report.save_scores(folder / "scores.npz", scores, data.dataset.names)
+    report.write_report(folder, result)
+    plots.plot_scores(make_folder(folder / "plots"), scores, data.truth, data.dataset)
+    print(report.print_table(result))
+    print(f"report: {folder / 'report.md'}   plots: {folder / 'plots'}")
+    return result
+
+
+def matches(saved: dict, model, path, options) -> None:
+    """Raise BadInput where a checkpoint belongs to another dataset, model or frozen encoder."""
+    if saved["dataset"] != options.dataset or saved["classes"] != list(DATASETS[options.dataset].names):
+        raise BadInput(
+            f"{path}: trained on {saved['dataset']} with {len(saved['classes'])} classes, expected {options.dataset}; use {saved['dataset']}_test.py"
+        )
+    for name, part in checkpoint.frozen_parts(model).items():
+        if saved["encoders"].get(name) != part.digest():
+            raise BadInput(
+                f"{path}: trained with another frozen encoder ({name}); give the one it was trained with: --clip, --sentence-encoder or --distilbert"
+            )
+
+
+def newest_run(dataset: str) -> Path:
+    """The best.pt written last under runs/ for this dataset. Raises BadInput where there is none."""
+    found = [path for path in (ROOT / "runs").glob(f"{dataset}-*/seed-*/best.pt")]
+    if not found:
+        raise BadInput(
+            f"runs/{dataset}-*/seed-*/best.pt: no run yet; run python {dataset}_train.py, or name a checkpoint with --checkpoint"
+        )
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def tested_options(options, path: Path, saved: dict):
+    """Options of a test: the checkpoint's for the model, the run's own files (options.json beside it) for the data, then what was typed.
+
+    Raises BadInput where a typed model option contradicts the checkpoint.
+    """
+    for name in options.typed:
+        if BY_NAME[name].group == "model" and saved["options"].get(name) not in (None, getattr(options, name)):
+            raise BadInput(
+                f"{path}: trained with {BY_NAME[name].flag} {saved['options'][name]}, found {getattr(options, name)}; leave the option out"
+            )
+    beside = path.parent / "options.json"
+    files = read_json(beside, "--checkpoint") if beside.exists() else {}
+    known = {
+        name: value
+        for name, value in {**files, **saved["options"]}.items()
+        if name in BY_NAME and name not in ("device", "output", "seeds", *options.typed)
+    }
+    sample = options.sample and saved["options"]["sample"]
+    if options.sample and not sample and "feature_root" not in known:
+        raise BadInput(f"{path}: trained on your own features; name them with --feature-root")
+    return argparse.Namespace(**{**vars(options), **known, "sample": sample})
+
+
+def test_folder(options, path: Path) -> Path:
+    """Where a test script writes: --output, or `test` beside the checkpoint, so that the training's own report stays."""
+    return make_folder(options.output if "output" in options.typed else path.parent / "test")
+
+
+def summarise(reports: list[dict], folder: Path) -> None:
+    """Mean ± std over the seeds, as report.json and report.md of the whole run."""
+    result = report.summarise(reports)
+    report.write_report(folder, result)
+    if len(reports) > 1:
+        print(report.print_table(result))
+    print(f"report over {len(reports)} seed{'s' if len(reports) > 1 else ''}: {folder / 'report.md'}")
+
+
+def command() -> str:
+    """The command line, without the interpreter's path."""
+    return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def versions() -> dict:
+    """What a figure depends on: Python, torch, processor, threads."""
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        **gpu,
+    }

@@ -1,0 +1,63 @@
+"""Losses as pure functions of (scores, labels, lengths), masked and vectorised, on any device (ReFLIP-VAD eq. 12–18, VadCLIP).
+
+B bags, T snippets, C+1 classes. `labels` is multi-hot (B, C+1) float, class 0 = normal; `lengths` (B,) int, the valid snippets of each bag.
+Each returns a float32 scalar.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def top_k(labels: Tensor, lengths: Tensor, normal_top1: bool) -> Tensor:
+    """(B,) K = ⌊length/16 + 1⌋; with `normal_top1` K = 1 for a normal bag (ReFLIP-VAD eq. 12; VadCLIP: the same for every bag)."""
+    k = lengths // 16 + 1
+    return torch.where(labels[:, 0] > 0, 1, k) if normal_top1 else k
+
+
+def top_k_mean(scores: Tensor, lengths: Tensor, k: Tensor) -> Tensor:
+    """Mean of the k largest valid scores over time: (B, T) -> (B,), or (B, T, C) -> (B, C) for each class by itself."""
+    if scores.dim() == 2:
+        return top_k_mean(scores[..., None], lengths, k)[:, 0]
+    index = torch.arange(scores.shape[1], device=scores.device)
+    valid = index < lengths[:, None]
+    largest = scores.float().masked_fill(~valid[..., None], -torch.inf).topk(scores.shape[1] // 16 + 1, dim=1).values
+    chosen = index[: largest.shape[1]] < k[:, None]
+    return largest.masked_fill(~chosen[..., None], 0).sum(1) / k[:, None]
+
+
+def mil_classification(scores: Tensor, labels: Tensor, lengths: Tensor, *, normal_top1: bool = False) -> Tensor:
+    """L_cga: binary cross entropy of each bag's top-K mean of coarse scores (B, T) in [0, 1] against "abnormal"."""
+    bag = top_k_mean(scores, lengths, top_k(labels, lengths, normal_top1))
+    return F.binary_cross_entropy(bag, 1 - labels[:, 0].float())
+
+
+def mil_align(alignment: Tensor, labels: Tensor, lengths: Tensor, *, normal_top1: bool = False) -> Tensor:
+    """L_fga: MIL-Align, −Σ q̂ · log softmax of the top-K means of the alignment map (B, T, C+1), q̂ = multi-hot / its sum.
+
+    (Eq. 12 as printed is infinite for a multi-hot label; this is the form that works, and VadCLIP's.)
+    """
+    bag = top_k_mean(alignment, lengths, top_k(labels, lengths, normal_top1))
+    target = labels / labels.sum(1, keepdim=True)
+    return -(target * F.log_softmax(bag, 1)).sum(1).mean()
+
+
+def magnitude_separability(visual: Tensor, labels: Tensor, lengths: Tensor, *, margin: float) -> Tensor:
+    """L_fms over G_visual (B, T, D): each bag's mean of its top-K snippet magnitudes ‖·‖₂ is pulled to the nearest bag of its own kind and
+    pushed `margin` away from the farthest bag of the other kind (MGFN's squared form, averaged; eq. 14–16). A kind with one bag pulls nothing."""
+    magnitude = top_k_mean(visual.float().norm(dim=-1), lengths, top_k(labels, lengths, False))
+    distance = (magnitude[:, None] - magnitude).abs()
+    normal = labels[:, 0] > 0
+    same = normal[:, None] == normal
+    partner = same & ~torch.eye(len(normal), dtype=torch.bool, device=normal.device)
+    paired, opposed = partner.any(1), ~same.all(1)
+    nearest = distance.masked_fill(~partner, torch.inf).amin(1).masked_fill(~paired, 0)
+    farthest = distance.masked_fill(same, -torch.inf).amax(1).masked_fill(~opposed, margin)
+    push = (margin - farthest).clamp(min=0)
+    return nearest.square().sum() / paired.sum().clamp(min=1) + push.square().sum() / opposed.sum().clamp(min=1)
+
+
+def text_separation(text_features: Tensor) -> Tensor:
+    """Mean over the anomaly classes of |cos(normal, class)|, on class embeddings (C+1, D) (VadCLIP's third loss)."""
+    text = F.normalize(text_features.float(), dim=-1)
+    return (text[1:] @ text[0]).abs().mean()

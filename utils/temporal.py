@@ -1,0 +1,252 @@
+"""Temporal networks: what looks along the snippets of a video (ReFLIP-VAD eq. 1–7; table V).
+
+B videos, T snippets, D feature width. Every module takes x (B, T, D) and mask (B, T), True = valid snippet, and gives (B, T, D);
+what it gives at valid snippets does not depend on the padding, nor on how much of it there is.
+"""
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from utils.errors import BadInput
+
+
+class QuickGELU(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+def feed_forward(width: int, hidden: int, activation: nn.Module, dropout: float = 0.0) -> nn.Sequential:
+    """Two linear layers, named as in the released code (`c_fc`, `c_proj`)."""
+    return nn.Sequential(
+        OrderedDict(c_fc=nn.Linear(width, hidden), gelu=activation, dropout=nn.Dropout(dropout), c_proj=nn.Linear(hidden, width))
+    )
+
+
+def to_windows(x: Tensor, size: int) -> Tensor:
+    """(B, T, ...) -> (B * ceil(T / size), size, ...), zero-padded (False in a mask)."""
+    missing = -x.shape[1] % size
+    x = torch.cat([x, x.new_zeros(x.shape[0], missing, *x.shape[2:])], 1) if missing else x
+    return x.reshape(-1, size, *x.shape[2:])
+
+
+def from_windows(x: Tensor, batch: int, length: int) -> Tensor:
+    """Undo `to_windows`: (B * windows, size, ...) -> (B, T, ...)."""
+    return x.reshape(batch, -1, *x.shape[2:])[:, :length]
+
+
+class FeatureIntensify(nn.Module):
+    """Feature Intensify Module, eq. 1–2: g + α·Conv1d(‖g‖₂), the convolution running over time and mapping 1 -> D channels (MGFN: kernel 3, α = 0.1)."""
+
+    def __init__(self, width: int, alpha: float = 0.1):
+        super().__init__()
+        self.alpha, self.conv = alpha, nn.Conv1d(1, width, 3, padding=1)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        norm = x.norm(dim=-1).masked_fill(~mask, 0)
+        return x + self.alpha * self.conv(norm[:, None]).transpose(1, 2)
+
+
+class Glimpse(nn.Module):
+    """Global, eq. 3–5: attention over all T snippets with 1-D convolutions for Q, K, V, no 1/√d, one head, no positions; then a feed-forward network.
+
+    Padding is masked (ours); normalisation before and a residual connection round either sub-block as in MGFN.
+    """
+
+    def __init__(self, width: int, dropout: float = 0.0):
+        super().__init__()
+        self.norm_1, self.norm_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv = nn.Conv1d(width, 3 * width, 1)
+        self.ffn = feed_forward(width, 4 * width, nn.GELU(), dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        qkv = self.qkv(self.norm_1(x).transpose(1, 2)).transpose(1, 2)
+        q, k, v = qkv[:, None].chunk(3, dim=-1)  # (B, 1, T, D): with four dimensions torch takes its kernel that never stores T × T
+        x = x + F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None], scale=1.0)[:, 0]
+        return x + self.ffn(self.norm_2(x))
+
+
+class Emphasize(nn.Module):
+    """Local, eq. 6–7: batch normalisation and a convolution inside windows; then attention over channels without parameters,
+    out_l = Σ_m g_l·g_m at each snippet; then a feed-forward network.
+
+    Batch statistics are taken over valid snippets only, the convolution does not cross windows (ours), a residual connection goes round each sub-block as in MGFN.
+    """
+
+    def __init__(self, width: int, window: int, kernel: int = 5, dropout: float = 0.0):
+        super().__init__()
+        self.window = window
+        self.norm = nn.BatchNorm1d(width)
+        self.conv = nn.Conv1d(width, width, kernel, padding=kernel // 2)
+        self.norm_ffn = nn.LayerNorm(width)
+        self.ffn = feed_forward(width, 4 * width, nn.GELU(), dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        y = torch.zeros_like(x)
+        y[mask] = self.norm(x[mask]).to(y)
+        y = self.conv(to_windows(y, self.window).transpose(1, 2)).transpose(1, 2)
+        x = x + from_windows(y, *x.shape[:2])
+        x = x + x * x.sum(-1, keepdim=True)
+        return x + self.ffn(self.norm_ffn(x))
+
+
+class GlimpseEmphasize(nn.Module):
+    """The GE network: squeeze D -> width of the first stage, the stages one after the other, widen back to D.
+
+    order "ge", "eg", "ee" (two Emphasize) or "ge-fusion" (the two side by side, concatenated). Glimpse works at D/32, Emphasize at D/16.
+    """
+
+    def __init__(self, width: int, *, order: str, layers: int, window: int, skip: bool, dropout: float = 0.0):
+        super().__init__()
+        self.skip, self.parallel = skip, order == "ge-fusion"
+        sizes = {"g": max(width // 32, 1), "e": max(width // 16, 1)}
+        stages = [letter for letter in order[:2] for _ in range(layers)]
+        self.squeeze, self.stages = nn.ModuleList(), nn.ModuleList()
+        previous = width
+        for index, letter in enumerate(stages):
+            size = sizes[letter]
+            start = self.parallel and index == layers  # the second stack starts from D, too
+            previous = width if start else previous
+            self.squeeze.append(nn.Identity() if previous == size else nn.Linear(previous, size))
+            self.stages.append(Glimpse(size, dropout) if letter == "g" else Emphasize(size, window, dropout=dropout))
+            previous = size
+        self.layers = layers
+        self.widen = nn.Linear(sizes["g"] + sizes["e"] if self.parallel else previous, width)
+
+    def run(self, x: Tensor, mask: Tensor, stages) -> Tensor:
+        for index in stages:
+            x = self.stages[index](self.squeeze[index](x), mask)
+        return x
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        if self.parallel:
+            y = torch.cat([self.run(x, mask, range(self.layers)), self.run(x, mask, range(self.layers, len(self.stages)))], -1)
+        else:
+            y = self.run(x, mask, range(len(self.stages)))
+        y = self.widen(y)
+        return x + y if self.skip else y
+
+
+class ResidualAttentionBlock(nn.Module):
+    """VadCLIP's pre-LN block; parameters named as in the released code."""
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0):
+        super().__init__()
+        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.mlp = feed_forward(width, 4 * width, QuickGELU(), dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        y = self.ln_1(x)
+        keys = mask | ~mask.any(1, keepdim=True)  # a window of padding only attends to itself instead of dividing 0 by 0
+        x = x + self.attn(y, y, y, key_padding_mask=~keys, need_weights=False)[0]
+        return x + self.mlp(self.ln_2(x))
+
+
+class TemporalTransformer(nn.Module):
+    """Local (`window` snippets) or global (`window` None) transformer with learned positions; windows are computed as windows, not as a masked T × T."""
+
+    def __init__(self, width: int, *, layers: int, heads: int, length: int, window: int | None, dropout: float = 0.0):
+        super().__init__()
+        self.window = window
+        self.frame_position_embeddings = nn.Embedding(length, width)
+        nn.init.normal_(self.frame_position_embeddings.weight, std=0.01)
+        self.resblocks = nn.ModuleList(ResidualAttentionBlock(width, heads, dropout) for _ in range(layers))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        batch, length = mask.shape
+        x = x + self.frame_position_embeddings.weight[:length]
+        size = self.window or length
+        x, mask = to_windows(x, size), to_windows(mask, size)
+        for block in self.resblocks:
+            x = block(x, mask)
+        return from_windows(x, batch, length)
+
+
+class GraphConvolution(nn.Module):
+    """adjacency · x · W plus a residual (a five-wide convolution where the widths differ), as in VadCLIP."""
+
+    def __init__(self, width: int, out: int):
+        super().__init__()
+        self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(width, out)))
+        self.residual = nn.Identity() if width == out else nn.Conv1d(width, out, 5, padding=2)
+
+    def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+        return adjacency @ (x @ self.weight) + self.residual(x.transpose(1, 2)).transpose(1, 2)
+
+
+def similarity_adjacency(x: Tensor, mask: Tensor, threshold: float = 0.7) -> Tensor:
+    """Cosine similarity (B, T, T), values below `threshold` set to 0, softmax over dim 1 inside the valid block (zeros keep weight); 0 outside."""
+    x = F.normalize(x, dim=-1)
+    cosine = x @ x.transpose(1, 2)
+    cosine = torch.where(cosine > threshold, cosine, 0)
+    block = mask[:, :, None] & mask[:, None]
+    return cosine.masked_fill(~mask[:, :, None], -torch.inf).softmax(1) * block
+
+
+def distance_adjacency(length: int, like: Tensor) -> Tensor:
+    """exp(−|i−j|/e), (T, T), not normalised."""
+    index = torch.arange(length, device=like.device, dtype=torch.float32)
+    return torch.exp(-(index[:, None] - index).abs() / torch.e).to(like.dtype)
+
+
+class GCN(nn.Module):
+    """Two pairs of graph convolutions, one on similarity, one on distance, side by side (VadCLIP), padding masked."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        half = width // 2
+        self.gc1, self.gc2 = GraphConvolution(width, half), GraphConvolution(half, half)
+        self.gc3, self.gc4 = GraphConvolution(width, half), GraphConvolution(half, half)
+        self.gelu, self.linear = QuickGELU(), nn.Linear(2 * half, width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        valid = mask[..., None]
+        x = x * valid
+        similarity, distance = similarity_adjacency(x, mask).to(x.dtype), distance_adjacency(x.shape[1], x)
+        near = self.gelu(self.gc2(self.gelu(self.gc1(x, similarity)) * valid, similarity))
+        far = self.gelu(self.gc4(self.gelu(self.gc3(x, distance)) * valid, distance))
+        return self.linear(torch.cat([near, far], -1))
+
+
+TEMPORAL = ("none", "global", "local", "gcn", "local+global", "global+gcn", "local+gcn", "eg", "ee", "ge-fusion", "ge")
+
+
+class TemporalNetwork(nn.Module):
+    """Feature Intensify Module, one of the temporal networks of table V by name, and the linear layer that gives G_visual (for GE it is the widening one)."""
+
+    def __init__(
+        self,
+        name: str,
+        width: int,
+        *,
+        length: int,
+        layers: int,
+        heads: int,
+        attn_window: int,
+        window_length: int,
+        skip: bool,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        if name not in TEMPORAL:
+            raise BadInput(f"--temporal {name}: no such network; expected one of {', '.join(TEMPORAL)}")
+        self.fim = FeatureIntensify(width)
+        self.parts = nn.ModuleList()
+        for part in name.split("+"):
+            if part in ("ge", "eg", "ee", "ge-fusion"):
+                self.parts.append(GlimpseEmphasize(width, order=part, layers=layers, window=window_length, skip=skip, dropout=dropout))
+            elif part in ("local", "global"):
+                window = attn_window if part == "local" else None
+                self.parts.append(TemporalTransformer(width, layers=layers, heads=heads, length=length, window=window, dropout=dropout))
+            elif part == "gcn":
+                self.parts.append(GCN(width))
+        self.linear = nn.Identity() if isinstance(self.parts[-1] if self.parts else None, GlimpseEmphasize) else nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = self.fim(x, mask)
+        for part in self.parts:
+            x = part(x, mask)
+        return self.linear(x)

@@ -1,0 +1,23 @@
+"""Test a checkpoint on XD-Violence: table, report.json, report.md, scores and plots."""
+
+import sys
+from pathlib import Path
+
+from utils import checkpoint, experiment
+from utils.errors import exit_code
+from xd_option import parse_args
+
+
+def main(argv=None):
+    options = parse_args(argv, testing=True)
+    path = Path(options.checkpoint or experiment.newest_run(options.dataset))
+    print(f"checkpoint: {path}")
+    options = experiment.tested_options(options, path, checkpoint.load(path))
+    experiment.announce(options)
+    data = experiment.load_data(options, seed=None)
+    model = experiment.load_model(options, options.seed)
+    experiment.test(model, path, data, options, experiment.test_folder(options, path))
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

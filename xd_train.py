@@ -1,0 +1,24 @@
+"""Train on XD-Violence: options, data, model, loop, test. Settings are in xd_option.py; the loop itself is utils/engine.py."""
+
+import sys
+from pathlib import Path
+
+from utils import experiment
+from utils.errors import exit_code
+from xd_option import parse_args
+
+
+def main(argv=None):
+    options = parse_args(argv)
+    experiment.announce(options)  # your features, or the built-in sample
+    reports = []
+    for seed in options.seeds:
+        data = experiment.load_data(options, seed)  # balanced bags to train on, videos held out, videos to test
+        model = experiment.load_model(options, seed)  # model.py, with its frozen text side
+        best = experiment.train(model, data, options, seed)
+        reports.append(experiment.test(model, best, data, options, best.parent))
+    experiment.summarise(reports, Path(options.output))
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
