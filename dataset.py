@@ -184,17 +184,20 @@ def load_features(path: Path | str, width: int, crop: int | None = None) -> torc
     return torch.from_numpy(features)
 
 
-def check_features(videos: Sequence[Video], width: int) -> None:
-    """Check the header of every file at the start, so that no training dies in hour two.
+def check_features(videos: Sequence[Video], width: int) -> dict[str, int]:
+    """Check the header of every file at the start, so that no training dies in hour two; the number of rows T of each video.
 
     Raises BadInput as load_features does, but for NaN, and where the crops of a video differ in their number of rows.
     """
+    rows = {}
     for video in videos:
         shapes = [_open(file, width).shape for file in video.files]
+        rows[video.name] = shapes[0][0]
         for file, shape in zip(video.files, shapes, strict=True):
             if shape != shapes[0] or (len(shape) == 3 and video.crops is not None):
                 expected = f"expected ({shapes[0][0]}, {width}) in every crop of {video.name}, as {video.files[0]} begins"
                 raise BadInput(f"{file}: shape {shape}; {expected}; extract the crops anew")
+    return rows
 
 
 def resample(features: torch.Tensor, length: int) -> tuple[torch.Tensor, int]:

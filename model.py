@@ -100,14 +100,23 @@ def build_model(
 
     clip_model: an OpenAI CLIP, a text encoder of utils/text.py, class text features (C+1, D) as a tensor, or None where no text is used.
     more, for "reflip": temporal, blocks, prompt, template, distilbert (a `transformers` encoder for the reparameterized prompt), v_prompt,
-    temperature, window_length, ge_skip, dropout (utils/options.py describes each). Raises BadInput for a name that is unknown or widths that do not fit.
+    temperature, window_length, ge_skip, dropout (utils/options.py describes each). Raises BadInput for a name that is unknown or widths
+    that do not fit.
     """
     if name not in MODELS:
         raise BadInput(f"--model {name}: no such model; available models: {', '.join(MODELS)}")
     return MODELS[name](
-        class_names, clip_model, visual_length=visual_length, visual_width=visual_width, visual_layers=visual_layers, visual_head=visual_head,
-        attn_window=attn_window, prompt_prefix=prompt_prefix, prompt_postfix=prompt_postfix, **more,
-    )  # fmt: skip
+        class_names,
+        clip_model,
+        visual_length=visual_length,
+        visual_width=visual_width,
+        visual_layers=visual_layers,
+        visual_head=visual_head,
+        attn_window=attn_window,
+        prompt_prefix=prompt_prefix,
+        prompt_postfix=prompt_postfix,
+        **more,
+    )
 
 
 def build_text(
@@ -125,7 +134,8 @@ def build_text(
     if isinstance(text, Tensor):
         if text.shape != (len(class_names), width):
             raise BadInput(
-                f"--text-features: shape {tuple(text.shape)}, expected {(len(class_names), width)}: one row per class, --visual-width columns"
+                f"--text-features: shape {tuple(text.shape)}, "
+                f"expected {(len(class_names), width)}: one row per class, --visual-width columns"
             )
         return FixedFeatures(text.float())
     text = text if hasattr(text, "tokens") else CLIPText(text)
@@ -142,24 +152,24 @@ def reflip(
     window_length=64, ge_skip=True, dropout=0.0,
 ) -> ReFLIPVAD:  # fmt: skip
     """ReFLIP-VAD from sizes; see `build_model`."""
-    text = None
-    if blocks != "cls":
-        text = build_text(class_names, clip_model, width=visual_width, prompt=prompt, template=template, prefix=prompt_prefix, postfix=prompt_postfix, distilbert=distilbert)  # fmt: skip
     if v_prompt and blocks != "both":
         raise BadInput(f"--blocks {blocks}: the V-prompt needs both blocks; add --no-v-prompt")
+    text = None
+    if blocks != "cls":
+        prompts = {"prompt": prompt, "template": template, "prefix": prompt_prefix, "postfix": prompt_postfix}
+        text = build_text(class_names, clip_model, width=visual_width, distilbert=distilbert, **prompts)
     network = TemporalNetwork(
-        temporal, visual_width, length=visual_length, layers=visual_layers, heads=visual_head, attn_window=attn_window, window_length=window_length,
-        skip=ge_skip, dropout=dropout,
-    )  # fmt: skip
-    return ReFLIPVAD(
-        text,
-        width=visual_width,
-        temporal=network,
-        blocks=blocks,
-        v_prompt=v_prompt,
-        temperature=temperature,
+        temporal,
+        visual_width,
+        length=visual_length,
+        layers=visual_layers,
+        heads=visual_head,
+        attn_window=attn_window,
+        window_length=window_length,
+        skip=ge_skip,
         dropout=dropout,
     )
+    return ReFLIPVAD(text, width=visual_width, temporal=network, blocks=blocks, v_prompt=v_prompt, temperature=temperature, dropout=dropout)
 
 
 MODELS = {"reflip": reflip}

@@ -41,7 +41,9 @@ def matmul_rate(dtype: torch.dtype, size: int = 4096) -> float:
 
 
 def paper_sized() -> ReFLIPVAD:
-    """ReFLIP-VAD on UCF-Crime's classes with the text side of CLIP ViT-B/16 and a DistilBERT of the real size, weights random; the image side is not used."""
+    """ReFLIP-VAD on UCF-Crime's classes with the text side of CLIP ViT-B/16 and a DistilBERT of the real size, weights random; the image
+    side is not used.
+    """
     from transformers import DistilBertConfig, DistilBertModel
 
     torch.manual_seed(0)
@@ -50,7 +52,9 @@ def paper_sized() -> ReFLIPVAD:
 
 
 def literal_text(model: ReFLIPVAD) -> Tensor:
-    """The class text features as the released code computes them: every prompt filled up to 77 tokens, through openai-clip's own transformer."""
+    """The class text features as the released code computes them: every prompt filled up to 77 tokens, through openai-clip's own
+    transformer.
+    """
     prompt = model.prompt
     clip_model = prompt.text.module
     tokens = prompt.reparameterization(prompt.tokens)
@@ -68,9 +72,8 @@ def bench_step() -> None:
     model = paper_sized()
     with torch.no_grad():
         ours, literal = model.prompt(), literal_text(model)
-    print(
-        f"text side, 77 tokens against the longest in use: largest difference {((ours - literal).abs().max() / literal.abs().max()).item():.1e} of the largest value"
-    )
+    difference = ((ours - literal).abs().max() / literal.abs().max()).item()
+    print(f"text side, 77 tokens against the longest in use: largest difference {difference:.1e} of the largest value")
     fast = seconds(lambda: model.prompt().sum().backward(), 5)
     slow = seconds(lambda: literal_text(model).sum().backward(), 5)
     print(f"text side, forward + backward: ours {fast:.3f} s, literal {slow:.3f} s: {slow / fast:.2f} times faster")
@@ -96,9 +99,10 @@ def bench_step() -> None:
             losses[precision] = engine.step(model, batch, optimizer, options, torch.device("cpu"))["loss"]
         times[precision] = seconds(lambda optimizer=optimizer: engine.step(model, batch, optimizer, options, torch.device("cpu")), 3)
         rate = matmul_rate(dtype)
-        floor = counter.get_total_flops() / rate
+        flops = counter.get_total_flops()
+        floor = flops / rate
         print(
-            f"step, {precision}: {times[precision]:.2f} s; floor {counter.get_total_flops() / 1e12:.3f} TFLOP at {rate / 1e9:.0f} GFLOP/s = {floor:.2f} s; "
+            f"step, {precision}: {times[precision]:.2f} s; floor {flops / 1e12:.3f} TFLOP at {rate / 1e9:.0f} GFLOP/s = {floor:.2f} s; "
             f"time / floor {times[precision] / floor:.2f}; loss {losses[precision]:.5f}"
         )
     change = abs(losses["bf16"] / losses["fp32"] - 1)

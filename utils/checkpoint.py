@@ -36,7 +36,8 @@ def load_trained_state(model: nn.Module, state: dict, path: Path | str) -> None:
     for key, value in own.items():
         if value.shape != state[key].shape:
             raise BadInput(
-                f"{path}: {key} has shape {tuple(state[key].shape)}, this model's is {tuple(value.shape)}; give the options it was trained with"
+                f"{path}: {key} has shape {tuple(state[key].shape)}, this model's is {tuple(value.shape)}; "
+                f"give the options it was trained with"
             )
     model.load_state_dict(state, strict=False)
 

@@ -56,7 +56,9 @@ def autocast(device: torch.device, precision: str):
 
 
 class WeightAverage:
-    """Exponential average of the trained weights and buffers (`--ema`): w̄ ← d·w̄ + (1 − d)·w after each step, d rising to `decay` from 1/11 at the first step."""
+    """Exponential average of the trained weights and buffers (`--ema`): w̄ ← d·w̄ + (1 − d)·w after each step, d rising to `decay` from
+    1/11 at the first step.
+    """
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay, self.steps = decay, 0
@@ -111,8 +113,9 @@ class Training:
         self.scheduler = make_scheduler(self.optimizer, options)
         self.average = WeightAverage(model, options.ema) if options.ema else None
         self.epoch, self.best, self.log = 0, -math.inf, []
-        self.about = {"options": saved_options(options), "dataset": options.dataset, "classes": list(classes), "commit": checkpoint.commit(),
-                      "encoders": {name: part.digest() for name, part in checkpoint.frozen_parts(model).items()}}  # fmt: skip
+        encoders = {name: part.digest() for name, part in checkpoint.frozen_parts(model).items()}
+        about = {"dataset": options.dataset, "classes": list(classes), "commit": checkpoint.commit(), "encoders": encoders}
+        self.about = {"options": saved_options(options), **about}
 
     def resume(self, folder: Path) -> None:
         """Go on from folder/last.pt. Raises BadInput where it is missing or was trained with other options."""
@@ -120,7 +123,8 @@ class Training:
         for name, value in self.about["options"].items():
             if state["options"].get(name) != value:
                 raise BadInput(
-                    f"--resume: {folder / 'last.pt'} was trained with {name} = {state['options'].get(name)}, now it is {value}; give the same options"
+                    f"--resume: {folder / 'last.pt'} was trained with {name} = {state['options'].get(name)}, "
+                    f"now it is {value}; give the same options"
                 )
         checkpoint.load_trained_state(self.model, state["weights"], folder / "last.pt")
         self.optimizer.load_state_dict(state["optimizer"])
@@ -160,7 +164,8 @@ class Training:
 
 
 def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.device, classes, figure=None) -> dict:
-    """Train `model` on `train` (FeatureDataset) in `batches` (BalancedBatches), keep last.pt and the selected best.pt in `folder`, return the latter.
+    """Train `model` on `train` (FeatureDataset) in `batches` (BalancedBatches), keep last.pt and the selected best.pt in `folder`, return
+    the latter.
 
     figure(model) -> float is the selection figure, measured after each epoch; None selects the last epoch. A resumed run equals the
     uninterrupted one, to the bit on CPU. Raises BadInput where the loss is not finite, naming the batch.
@@ -259,7 +264,8 @@ def predict(
 
 
 def video_figure(scores: dict[str, tuple], abnormal: dict[str, bool], metric: str) -> float:
-    """Video-level AUC or AP, the selection figure on held-out training videos (no frame labels needed): a video's score is the top-K mean of its
+    """Video-level AUC or AP, the selection figure on held-out training videos (no frame labels needed): a video's score is the top-K mean
+    of its
     coarse scores (fine where there is no coarse), K = ⌊T/16 + 1⌋."""
     values = []
     for coarse, fine in scores.values():

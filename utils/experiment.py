@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import model as models
-from dataset import BalancedBatches, FeatureDataset, check_features, hold_out, read_list, rows, test_videos
+from dataset import BalancedBatches, FeatureDataset, check_features, hold_out, read_list, test_videos
 from tools.make_sample import make_sample
 from utils import checkpoint, engine, plots, report, text
 from utils.errors import BadInput
@@ -74,13 +74,11 @@ def read_text_features(path: str) -> torch.Tensor:
 
 def load_model(options, seed: int) -> torch.nn.Module:
     """The model that the options describe, with its frozen encoders, initialised from `seed`, on the device of `--device`."""
-    names = ("visual_length", "visual_width", "visual_layers", "visual_head", "attn_window", "prompt_prefix", "prompt_postfix", "temporal", "blocks",
-             "prompt", "template", "v_prompt", "temperature", "window_length", "ge_skip", "dropout")  # fmt: skip
     encoder, distilbert = load_text(options), None
     if options.blocks != "cls" and not options.text_features and options.prompt == "reparameterized":
         distilbert = text.load_transformer(options.distilbert, "--distilbert")
     torch.manual_seed(seed)
-    sizes = {name: getattr(options, name) for name in names}
+    sizes = {name: getattr(options, name) for name in BY_NAME if BY_NAME[name].group == "model" and name != "model"}
     model = models.build_model(options.model, DATASETS[options.dataset].names, encoder, distilbert=distilbert, **sizes)
     return model.to(pick_device(options.device))
 
@@ -99,8 +97,8 @@ def describe(model: torch.nn.Module, options) -> str:
     total = counter.get_flop_counts()
     flops = sum(sum(counts.values()) for name, counts in total.items() if name.split(".")[-1] in ("temporal", "ffn_cls", "classifier"))
     return (
-        f"{options.temporal} network and CLS block: {parameters / 1e6:.2f} M parameters, {flops / 1e9:.2f} GFLOPs for {options.visual_length} snippets "
-        f"(paper, GE: 1.14 M, 0.36 GFLOPs)"
+        f"{options.temporal} network and CLS block: {parameters / 1e6:.2f} M parameters, {flops / 1e9:.2f} GFLOPs for {options.visual_length} "
+        f"snippets (paper, GE: 1.14 M, 0.36 GFLOPs)"
     )
 
 
@@ -123,8 +121,7 @@ def load_data(options, seed: int | None) -> Data:
     dataset = DATASETS[options.dataset]
     test = read_list(options.test_list, options.feature_root, dataset, "--test-list")
     truth = load_ground_truth(options.gt_path, dataset)
-    check_features(test, options.visual_width)
-    report.check_lengths({video.name: rows(video) for video in test}, truth, options.allow_length_mismatch)
+    report.check_lengths(check_features(test, options.visual_width), truth, options.allow_length_mismatch)
     if seed is None:
         return Data(dataset, None, None, [], test, truth)
     videos, held_out = read_list(options.train_list, options.feature_root, dataset, "--train-list"), []
@@ -136,7 +133,8 @@ def load_data(options, seed: int | None) -> Data:
         videos, held_out = hold_out(videos, options.val_share, seed, dataset)
         if len({video.abnormal for video in held_out}) < 2:
             raise BadInput(
-                f"--select val: the {len(held_out)} held-out videos are all of one kind; raise --val-share {options.val_share}, or --select last"
+                f"--select val: the {len(held_out)} held-out videos are all of one kind; "
+                f"raise --val-share {options.val_share}, or --select last"
             )
     train = FeatureDataset(videos, length=options.visual_length, width=options.visual_width)
     return Data(dataset, train, BalancedBatches(train.abnormal, options.batch_size, seed), held_out, test, truth)
@@ -156,7 +154,8 @@ def score(model, videos, options) -> dict:
 def selection_figure(data: Data, options):
     """The figure that `--select` maximises, as a function of the model; None for the last epoch.
 
-    val: video-level AUC (UCF) or AP (XD) of the held-out training videos. test: what the papers did, coarse frame AUC (UCF), fine frame AP (XD).
+    val: video-level AUC (UCF) or AP (XD) of the held-out training videos.
+    test: what the papers did, coarse frame AUC (UCF), fine frame AP (XD).
     """
     metric = "auc" if options.dataset == "ucf" else "ap"
     if options.select == "val":
@@ -171,9 +170,8 @@ def selection_figure(data: Data, options):
 def train(model, data: Data, options, seed: int) -> Path:
     """Train one seed under OUTPUT/seed-K; the path of the selected checkpoint."""
     folder = make_folder(Path(options.output) / f"seed-{seed}")
-    print(
-        f"seed {seed}: {len(data.train)} samples of {len(set(v.name for v, *_ in data.train.samples))} videos, {len(data.held_out)} videos held out -> {folder}"
-    )
+    names = len({video.name for video, *_ in data.train.samples})
+    print(f"seed {seed}: {len(data.train)} samples of {names} videos, {len(data.held_out)} videos held out -> {folder}")
     if seed == options.seeds[0]:
         print(describe(model, options))
     run = argparse.Namespace(**{**vars(options), "seed": seed})
@@ -226,18 +224,20 @@ def matches(saved: dict, model, path, options) -> None:
     """Raise BadInput where a checkpoint belongs to another dataset, model or frozen encoder."""
     if saved["dataset"] != options.dataset or saved["classes"] != list(DATASETS[options.dataset].names):
         raise BadInput(
-            f"{path}: trained on {saved['dataset']} with {len(saved['classes'])} classes, expected {options.dataset}; use {saved['dataset']}_test.py"
+            f"{path}: trained on {saved['dataset']} with {len(saved['classes'])} classes, "
+            f"expected {options.dataset}; use {saved['dataset']}_test.py"
         )
     for name, part in checkpoint.frozen_parts(model).items():
         if saved["encoders"].get(name) != part.digest():
             raise BadInput(
-                f"{path}: trained with another frozen encoder ({name}); give the one it was trained with: --clip, --sentence-encoder or --distilbert"
+                f"{path}: trained with another frozen encoder ({name}); "
+                f"give the one it was trained with: --clip, --sentence-encoder or --distilbert"
             )
 
 
 def newest_run(dataset: str) -> Path:
     """The best.pt written last under runs/ for this dataset. Raises BadInput where there is none."""
-    found = [path for path in (ROOT / "runs").glob(f"{dataset}-*/seed-*/best.pt")]
+    found = list((ROOT / "runs").glob(f"{dataset}-*/seed-*/best.pt"))
     if not found:
         raise BadInput(
             f"runs/{dataset}-*/seed-*/best.pt: no run yet; run python {dataset}_train.py, or name a checkpoint with --checkpoint"

@@ -1,0 +1,74 @@
+"""Frame-level ground truth as JSON, one video per line (contract: Files). tools.make_gt writes it from the official annotations.
+
+    {"NAME": {"frames": F, "fps": 30, "segments": [[start, end, "Class"], …]}, …}
+
+NAME without crop suffix or extension; frames 0-based, half-open; Class an official label of the dataset. Segments may overlap: XD-Violence annotates
+several classes at once. A normal video has no segments.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.errors import BadInput
+from utils.files import read_json, replacing
+from utils.labels import Dataset
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """A video: number of frames, frames per second, anomalous segments (start, end, label) in frames, 0-based, half-open."""
+
+    frames: int
+    fps: float
+    segments: tuple[tuple[int, int, str], ...]
+
+
+def load_ground_truth(path: Path | str, dataset: Dataset) -> dict[str, GroundTruth]:
+    """Read and check a ground-truth file: name -> GroundTruth, in the file's order.
+
+    Raises BadInput naming file and video unless frames > 0, fps > 0, 0 <= start < end <= frames, and each class is an anomaly class of `dataset`.
+    """
+    content = read_json(path, "--gt-path")
+    if not isinstance(content, dict) or not content:
+        raise BadInput(
+            f'{path}: no videos; expected {{"NAME": {{"frames", "fps", "segments"}}, …}} as tools.make_gt writes it; check --gt-path'
+        )
+    return {name: _checked(name, entry, path, dataset) for name, entry in content.items()}
+
+
+def write_ground_truth(path: Path | str, truth: dict[str, GroundTruth]) -> None:
+    """Write `truth` under `path`, whole or not at all, one video per line so that a diff can be read. The same truth gives the same bytes."""
+    lines = []
+    for name, video in truth.items():
+        fps = int(video.fps) if video.fps == int(video.fps) else video.fps
+        entry = {"frames": video.frames, "fps": fps, "segments": [list(segment) for segment in video.segments]}
+        lines.append(f"{json.dumps(name, ensure_ascii=False)}: {json.dumps(entry, ensure_ascii=False)}")
+    with replacing(path) as temporary:
+        temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def _checked(name: str, entry, path: Path | str, dataset: Dataset) -> GroundTruth:
+    def wrong(found: str, expected: str) -> BadInput:
+        return BadInput(f"{path}: {name}: {found}; expected {expected}; correct the file or name another with --gt-path")
+
+    if not isinstance(entry, dict) or not {"frames", "fps", "segments"} <= entry.keys():
+        found = f"only {', '.join(entry) or 'nothing'}" if isinstance(entry, dict) else repr(entry)
+        raise wrong(found, "frames, fps and segments")
+    frames, fps, segments = entry["frames"], entry["fps"], entry["segments"]
+    if type(frames) is not int or frames <= 0:
+        raise wrong(f"frames {frames!r}", "an integer above 0")
+    if type(fps) not in (int, float) or not 0 < fps < math.inf:
+        raise wrong(f"fps {fps!r}", "a number above 0")
+    if not isinstance(segments, list):
+        raise wrong(f"segments {segments!r}", "a list of [start, end, class]")
+    for segment in segments:
+        if not isinstance(segment, list) or [type(value) for value in segment] != [int, int, str]:
+            raise wrong(f"segment {segment!r}", "[start, end, class]: two integers and a label")
+        start, end, label = segment
+        if not 0 <= start < end <= frames:
+            raise wrong(f"segment {segment!r}", f"0 <= start < end <= {frames} frames")
+        if label not in dataset.labels[1:]:
+            raise wrong(f"class {label!r} in segment {segment!r}", f"an anomaly class of {dataset.title}: {', '.join(dataset.labels[1:])}")
+    return GroundTruth(frames, float(fps), tuple(tuple(segment) for segment in segments))

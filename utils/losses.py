@@ -44,7 +44,10 @@ def mil_align(alignment: Tensor, labels: Tensor, lengths: Tensor, *, normal_top1
 
 def magnitude_separability(visual: Tensor, labels: Tensor, lengths: Tensor, *, margin: float) -> Tensor:
     """L_fms over G_visual (B, T, D): each bag's mean of its top-K snippet magnitudes ‖·‖₂ is pulled to the nearest bag of its own kind and
-    pushed `margin` away from the farthest bag of the other kind (MGFN's squared form, averaged; eq. 14–16). A kind with one bag pulls nothing."""
+    pushed `margin` away from the farthest bag of the other kind (MGFN's squared form, averaged; eq. 14–16).
+
+    A kind with one bag pulls nothing.
+    """
     magnitude = top_k_mean(visual.float().norm(dim=-1), lengths, top_k(labels, lengths, False))
     distance = (magnitude[:, None] - magnitude).abs()
     normal = labels[:, 0] > 0

@@ -35,7 +35,8 @@ class Reparameterization(nn.Module):
 class PromptEncoder(nn.Module):
     """[SOS] φ_1..φ_prefix [class] φ_prefix+1..φ_N [EOS] through the frozen text encoder: (C+1, D).
 
-    prompt "class": the class name alone; "template": `template` before it; "learnable": φ = N free tokens; "reparameterized": φ = θ(pe) + pe.
+    prompt "class": the class name alone; "template": `template` before it; "learnable": φ = N free tokens; "reparameterized": φ = θ(pe) +
+    pe.
     The two fixed prompts are encoded once. Raises BadInput where the prompt is longer than the encoder's positions.
     """
 
@@ -58,7 +59,7 @@ class PromptEncoder(nn.Module):
         for name, tensor in (
             ("start", text.embed(start)),
             ("end", text.embed(end)),
-            ("names", text.embed(sum((body for _, body, _ in pieces), []))),
+            ("names", text.embed([token for _, body, _ in pieces for token in body])),
         ):
             self.register_buffer(name, tensor.detach().clone(), persistent=False)
         self.sizes = [len(body) for _, body, _ in pieces]
@@ -66,7 +67,8 @@ class PromptEncoder(nn.Module):
         longest = 2 + max(self.sizes) + (0 if self.fixed else prefix + postfix)
         if longest > text.max_length:
             raise BadInput(
-                f"--prompt {prompt}: {longest} tokens with the longest class name, the text encoder takes {text.max_length}; lower --prompt-prefix and --prompt-postfix"
+                f"--prompt {prompt}: {longest} tokens with the longest class name, "
+                f"the text encoder takes {text.max_length}; lower --prompt-prefix and --prompt-postfix"
             )
         self.reparameterization = None
         if self.fixed:

@@ -38,7 +38,9 @@ def from_windows(x: Tensor, batch: int, length: int) -> Tensor:
 
 
 class FeatureIntensify(nn.Module):
-    """Feature Intensify Module, eq. 1–2: g + α·Conv1d(‖g‖₂), the convolution running over time and mapping 1 -> D channels (MGFN: kernel 3, α = 0.1)."""
+    """Feature Intensify Module, eq. 1–2: g + α·Conv1d(‖g‖₂), the convolution running over time and mapping 1 -> D channels (MGFN: kernel
+    3, α = 0.1).
+    """
 
     def __init__(self, width: int, alpha: float = 0.1):
         super().__init__()
@@ -50,7 +52,8 @@ class FeatureIntensify(nn.Module):
 
 
 class Glimpse(nn.Module):
-    """Global, eq. 3–5: attention over all T snippets with 1-D convolutions for Q, K, V, no 1/√d, one head, no positions; then a feed-forward network.
+    """Global, eq. 3–5: attention over all T snippets with 1-D convolutions for Q, K, V, no 1/√d, one head, no positions; then a feed-
+    forward network.
 
     Padding is masked (ours); normalisation before and a residual connection round either sub-block as in MGFN.
     """
@@ -72,7 +75,8 @@ class Emphasize(nn.Module):
     """Local, eq. 6–7: batch normalisation and a convolution inside windows; then attention over channels without parameters,
     out_l = Σ_m g_l·g_m at each snippet; then a feed-forward network.
 
-    Batch statistics are taken over valid snippets only, the convolution does not cross windows (ours), a residual connection goes round each sub-block as in MGFN.
+    Batch statistics are taken over valid snippets only, the convolution does not cross windows (ours), a residual connection goes round
+    each sub-block as in MGFN.
     """
 
     def __init__(self, width: int, window: int, kernel: int = 5, dropout: float = 0.0):
@@ -101,7 +105,7 @@ class GlimpseEmphasize(nn.Module):
     def __init__(self, width: int, *, order: str, layers: int, window: int, skip: bool, dropout: float = 0.0):
         super().__init__()
         self.skip, self.parallel = skip, order == "ge-fusion"
-        sizes = {"g": max(width // 32, 1), "e": max(width // 16, 1)}
+        sizes = {"g": max(width // 32, 8), "e": max(width // 16, 16)}  # a floor for small D: fewer channels cannot be normalised
         stages = [letter for letter in order[:2] for _ in range(layers)]
         self.squeeze, self.stages = nn.ModuleList(), nn.ModuleList()
         previous = width
@@ -146,7 +150,9 @@ class ResidualAttentionBlock(nn.Module):
 
 
 class TemporalTransformer(nn.Module):
-    """Local (`window` snippets) or global (`window` None) transformer with learned positions; windows are computed as windows, not as a masked T × T."""
+    """Local (`window` snippets) or global (`window` None) transformer with learned positions; windows are computed as windows, not as a
+    masked T × T.
+    """
 
     def __init__(self, width: int, *, layers: int, heads: int, length: int, window: int | None, dropout: float = 0.0):
         super().__init__()
@@ -178,7 +184,9 @@ class GraphConvolution(nn.Module):
 
 
 def similarity_adjacency(x: Tensor, mask: Tensor, threshold: float = 0.7) -> Tensor:
-    """Cosine similarity (B, T, T), values below `threshold` set to 0, softmax over dim 1 inside the valid block (zeros keep weight); 0 outside."""
+    """Cosine similarity (B, T, T), values below `threshold` set to 0, softmax over dim 1 inside the valid block (zeros keep weight); 0
+    outside.
+    """
     x = F.normalize(x, dim=-1)
     cosine = x @ x.transpose(1, 2)
     cosine = torch.where(cosine > threshold, cosine, 0)
@@ -215,7 +223,9 @@ TEMPORAL = ("none", "global", "local", "gcn", "local+global", "global+gcn", "loc
 
 
 class TemporalNetwork(nn.Module):
-    """Feature Intensify Module, one of the temporal networks of table V by name, and the linear layer that gives G_visual (for GE it is the widening one)."""
+    """Feature Intensify Module, one of the temporal networks of table V by name, and the linear layer that gives G_visual (for GE it is
+    the widening one).
+    """
 
     def __init__(
         self,

@@ -87,7 +87,9 @@ class SentenceText(Frozen):
         return [self.tokenizer.cls_token_id], body, [self.tokenizer.sep_token_id]
 
     def forward(self, prompts: Tensor, lengths: Tensor) -> Tensor:
-        """prompts (K, L, W), lengths (K,) -> (K, D): the mean of the last layer over each prompt's tokens, unit norm if the encoder's own pipeline says so."""
+        """prompts (K, L, W), lengths (K,) -> (K, D): the mean of the last layer over each prompt's tokens, unit norm if the encoder's own
+        pipeline says so.
+        """
         valid = torch.arange(prompts.shape[1], device=prompts.device) < lengths[:, None]
         x = self.module(inputs_embeds=prompts, attention_mask=valid.long()).last_hidden_state
         x = (x * valid[..., None]).sum(1) / lengths[:, None]
@@ -103,7 +105,8 @@ def openai_clip():
 
 
 def load_clip(name_or_path: str) -> nn.Module:
-    """OpenAI's CLIP in float32 on the CPU, by name (openai-clip downloads it on first use) or from a file: a state dict, or OpenAI's own TorchScript archive.
+    """OpenAI's CLIP in float32 on the CPU, by name (openai-clip downloads it on first use) or from a file: a state dict, or OpenAI's own
+    TorchScript archive.
 
     Raises BadInput naming the file, where to get it and `--clip` where it is missing or no CLIP.
     """
@@ -126,7 +129,7 @@ def load_clip(name_or_path: str) -> nn.Module:
             state = torch.load(name_or_path, map_location="cpu", weights_only=True)
         except RuntimeError:  # OpenAI's own files are TorchScript archives, which torch.load refuses
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)
+                warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated; OpenAI's files remain
                 state = torch.jit.load(name_or_path, map_location="cpu").state_dict()
         return clip.model.build_model(dict(state)).float()
     except Exception as error:  # any way a file can fail to be a CLIP: cut short, another model, another format

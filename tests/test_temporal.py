@@ -1,0 +1,77 @@
+"""Temporal networks: padding without influence, windows that are windows, one case by hand."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from utils.temporal import TEMPORAL, Emphasize, TemporalNetwork, from_windows, similarity_adjacency, to_windows
+
+
+def network(name, width=32, **more):
+    torch.manual_seed(0)
+    sizes = {"length": 40, "layers": 1, "heads": 1, "attn_window": 8, "window_length": 8, "skip": True} | more
+    return TemporalNetwork(name, width, **sizes)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", TEMPORAL)
+@settings(max_examples=5, deadline=None)
+@given(lengths=st.lists(st.integers(2, 30), min_size=2, max_size=4), extra=st.integers(0, 10), seed=st.integers(0, 99))
+def test_padding_never_influences_a_valid_snippet(name, training, lengths, extra, seed):
+    """Neither the content of the padding nor its amount changes anything, in training (batch statistics) or testing."""
+    lengths = torch.tensor(lengths)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(len(lengths), int(lengths.max()), 32, generator=generator)
+    mask = torch.arange(x.shape[1]) < lengths[:, None]
+    clean = torch.where(mask[..., None], x, 0)
+    longer = torch.cat([torch.where(mask[..., None], x, 1e3), torch.full((len(lengths), extra, 32), -1e3)], 1)
+    longer_mask = torch.cat([mask, torch.zeros(len(lengths), extra, dtype=torch.bool)], 1)
+    model = network(name).train(training)
+    a = model(clean, mask)
+    b = network(name).train(training)(longer.masked_fill(~longer_mask[..., None], 0), longer_mask)
+    c = network(name).train(training)(longer, longer_mask)
+    assert torch.allclose(a[mask], b[:, : x.shape[1]][mask], atol=2e-5)
+    assert torch.allclose(b[longer_mask], c[longer_mask], atol=2e-5)
+
+
+@pytest.mark.parametrize("name", TEMPORAL)
+def test_gradients_reach_every_parameter(name):
+    model = network(name)
+    x = torch.randn(3, 20, 32)
+    (model(x, torch.arange(20) < torch.tensor([[20], [9], [4]])) ** 2).mean().backward()
+    assert [key for key, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+def test_windows_go_there_and_back():
+    x = torch.arange(2 * 10 * 3.0).reshape(2, 10, 3)
+    assert to_windows(x, 4).shape == (6, 4, 3)
+    assert torch.equal(from_windows(to_windows(x, 4), 2, 10), x)
+
+
+def test_emphasize_stays_inside_its_window():
+    torch.manual_seed(0)
+    model = Emphasize(4, window=5).eval()
+    x, mask = torch.randn(1, 10, 4), torch.ones(1, 10, dtype=torch.bool)
+    y = x.clone()
+    y[0, 4] += 1
+    changed = (model(x, mask) != model(y, mask)).any(-1)[0]
+    assert changed.nonzero().flatten().tolist() == [2, 3, 4]  # five wide: two on either side, none beyond snippet 4
+
+
+def test_channel_attention_by_hand():
+    """out_l = Σ_m g_l·g_m at each snippet, with convolution and feed-forward silenced."""
+    model = Emphasize(2, window=4).eval()
+    for p in [*model.conv.parameters(), *model.ffn.parameters()]:
+        torch.nn.init.zeros_(p)
+    out = model(torch.tensor([[[2.0, 3.0]]]), torch.ones(1, 1, dtype=torch.bool))
+    assert out.tolist() == [[[2 + 2 * 5, 3 + 3 * 5]]]
+
+
+def test_similarity_adjacency_by_hand():
+    x = torch.tensor([[[1.0, 0], [2, 0], [0, 1], [9, 9]]])
+    a = similarity_adjacency(x, torch.tensor([[True, True, True, False]]))[0]
+    e = torch.e
+    assert torch.allclose(a[:3, 0], torch.tensor([e, e, 1]) / (2 * e + 1))
+    assert a[3].sum() == 0
+    assert a[:, 3].sum() == 0

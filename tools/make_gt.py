@@ -1,0 +1,142 @@
+"""Ground truth as JSON from the official annotations.
+
+    python -m tools.make_gt --dataset ucf --annotations Temporal_Anomaly_Annotation.txt --frames FRAMES.json --output list/ucf_gt.json
+    python -m tools.make_gt --dataset xd --annotations annotations_multiclasses.txt --frames FEATURE_FOLDER \
+        --test-list list/xd_ReFLIP_rgbtest.csv --output list/xd_gt.json
+
+The official files hold no frame counts; --frames is a JSON {NAME: frames} or {NAME: {"frames": frames}}, or a folder of features (16 frames a row).
+XD-Violence's normal test videos are not in its annotations either: they come from --test-list, or are all that --frames names.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from dataset import _index as feature_index
+from tools.make_list import _lines, read_videos
+from utils.errors import BadInput, exit_code
+from utils.files import read_json
+from utils.ground_truth import GroundTruth, write_ground_truth
+from utils.labels import DATASETS, UCF, Dataset, class_indices
+
+SNIPPET = 16  # frames a feature row stands for
+SLACK = 16  # frames by which official segments end after a video whose count is a multiple of 16 (protocol.md, Data facts)
+
+Segments = list[tuple[int, int, str]]
+
+
+def read_annotations(path: Path | str, dataset: Dataset) -> dict[str, Segments]:
+    """Read the official annotations: name -> segments (start, end, label) in frames, 0-based, half-open, as and in the order in which they stand there.
+
+    UCF-Crime: `NAME  Class  start1  end1  start2  end2`, -1 for none. XD-Violence: `NAME class start end class start end …`.
+    XD-Violence's segments may overlap, several classes at once. Raises BadInput naming file and line.
+    """
+    truth: dict[str, Segments] = {}
+    for number, line in enumerate(_lines(path), start=1):
+        name, *fields = line.split()
+        name = name.removesuffix(".mp4")
+        if dataset is UCF:
+            groups = [(fields[0], *fields[i : i + 2]) for i in (1, 3)] if len(fields) == 5 else []
+        else:
+            groups = [tuple(fields[i : i + 3]) for i in range(0, len(fields), 3)] if len(fields) % 3 == 0 else []
+        try:
+            if not groups or name in truth:
+                raise BadInput(f"{name} stands there twice" if name in truth else f"{len(fields)} fields after the name")
+            segments = [(int(start), int(end), label) for label, start, end in groups if (start, end) != ("-1", "-1")]
+            if any(0 in class_indices(label, dataset) for *_, label in segments):
+                raise BadInput("a segment of the normal class")
+        except ValueError as error:  # BadInput is one
+            expected = "'NAME Class start end start end'" if dataset is UCF else "'NAME class start end …' as in annotations_multiclasses.txt"
+            raise BadInput(f"{path}: line {number}: {error}; expected {expected}; check --annotations and --dataset") from None
+        truth[name] = segments
+    if not truth:
+        raise BadInput(f"{path}: no videos; name the official annotations with --annotations")
+    return truth
+
+
+def read_frames(path: Path | str) -> dict[str, int]:
+    """Frame counts by name: from JSON, or 16 × rows of the features below a folder (only headers are read).
+
+    Raises BadInput for a count that is no integer above 0 and where the files of a video differ in their rows.
+    """
+    if not Path(path).is_dir():
+        entries = read_json(path, "--frames")
+        frames = {name: entry["frames"] if isinstance(entry, dict) and "frames" in entry else entry for name, entry in dict(entries).items()}
+        for name, count in frames.items():
+            if type(count) is not int or count <= 0:
+                raise BadInput(f"{path}: {name}: {count!r}; expected a number of frames, an integer above 0; check --frames")
+        return frames
+    frames = {}
+    for name, homes in feature_index(Path(path).absolute()).items():
+        rows = {file: _rows(file) for files in homes.values() for file in files.values()}
+        first, *others = rows
+        for file in others:
+            if rows[file] != rows[first]:
+                raise BadInput(f"{file}: {rows[file]} rows, {first} has {rows[first]}; expected the same; extract {name} anew")
+        frames[name] = SNIPPET * rows[first]
+    if not frames:
+        raise BadInput(f"{path}: no .npy below it; name a folder of features or a JSON of frame counts with --frames")
+    return frames
+
+
+def make_ground_truth(annotated: dict[str, Segments], frames: dict[str, int], names: list[str], dataset: Dataset) -> tuple[dict, dict[str, int]]:
+    """Put the two together for `names`: (name -> GroundTruth, name -> frames cut off its segments).
+
+    A segment that ends up to 16 frames after the last frame is clipped. Raises BadInput naming the video where one reaches further,
+    where the frame count or the annotation of a video is missing, and where a segment is empty.
+    """
+    if missing := [name for name in names if name not in frames]:
+        first = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+        raise BadInput(f"no frame count of {len(missing)} of {len(names)} videos ({first}); add them to --frames, or name those you have with --test-list")
+    truth, clipped = {}, {}
+    for name in names:
+        segments = []
+        if name not in annotated and (dataset is UCF or not name.endswith("_label_A")):
+            raise BadInput(f"{name}: not in the annotations, and no normal video by its name; check --annotations, or name the test videos with --test-list")
+        for start, end, label in annotated.get(name, []):
+            if not 0 <= start < min(end, frames[name]) or end > frames[name] + SLACK:
+                raise BadInput(
+                    f"{name}: segment {start}–{end} in a video of {frames[name]} frames; expected 0 <= start < end <= frames "
+                    f"(up to {SLACK} more are clipped); check its count in --frames"
+                )
+            if end > frames[name]:
+                clipped[name] = max(end - frames[name], clipped.get(name, 0))
+            segments.append((start, min(end, frames[name]), label))
+        truth[name] = GroundTruth(frames[name], dataset.fps, tuple(segments))
+    return truth, clipped
+
+
+def _rows(file: Path) -> int:
+    try:
+        return len(np.load(file, mmap_mode="r", allow_pickle=False))
+    except Exception as error:  # a damaged header makes NumPy raise whatever its parser raises
+        raise BadInput(f"{file}: no readable .npy array ({error}); extract it anew") from None
+
+
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.make_gt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", required=True, choices=list(DATASETS), help="whose annotations")
+    parser.add_argument("--annotations", required=True, metavar="FILE", help="the official text file")
+    parser.add_argument("--frames", required=True, metavar="FILE_OR_FOLDER", help="frame counts as JSON, or a folder of features")
+    parser.add_argument("--test-list", metavar="CSV", help="the videos to keep, in its order (default: all, in the order of --annotations and --frames)")
+    parser.add_argument("--output", required=True, metavar="JSON", help="the ground truth to write")
+    options = parser.parse_args(argv)
+    dataset = DATASETS[options.dataset]
+    annotated, frames = read_annotations(options.annotations, dataset), read_frames(options.frames)
+    if options.test_list:
+        names = list(read_videos(options.test_list, dataset))
+    else:
+        names = list(annotated if dataset is UCF else annotated | frames)
+    truth, clipped = make_ground_truth(annotated, frames, names, dataset)
+    write_ground_truth(options.output, truth)
+    segments = sum(len(video.segments) for video in truth.values())
+    normal = sum(not video.segments for video in truth.values())
+    print(f"{options.output}: {len(truth)} videos of {dataset.title}, {normal} normal, {sum(v.frames for v in truth.values())} frames, {segments} segments")
+    if clipped:
+        print(f"clipped: segments of {len(clipped)} videos end up to {max(clipped.values())} frames after the last frame: {', '.join(clipped)}")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

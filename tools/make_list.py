@@ -1,0 +1,149 @@
+"""Lists for training and testing, one row per video, from the official files or from a feature folder.
+
+    python -m tools.make_list --dataset ucf --annotations Anomaly_Train.txt --output list/ucf_ReFLIP_rgb.csv
+    python -m tools.make_list --dataset xd --annotations xd_train_videos.txt --feature-root DIR --output mine.csv
+
+The official files: UCF-Crime's Anomaly_Train.txt and Anomaly_Test.txt (`Abuse/Abuse001_x264.mp4`), names of XD-Violence's videos, one a line.
+A published list (CSV `path,label`, ten rows a video or one) and, for XD-Violence, a ground-truth JSON serve as well. Rows keep the file's order.
+With --feature-root only the videos that have features below it are listed, under their path there; without --annotations all of them are.
+"""
+
+import argparse
+import csv
+import sys
+from pathlib import Path, PurePosixPath
+
+from dataset import _index as feature_index
+from dataset import _rows as csv_rows
+from dataset import split_crop
+from utils.errors import BadInput, exit_code
+from utils.files import read_json, replacing
+from utils.labels import DATASETS, UCF, Dataset, class_indices
+
+
+def official_label(path: PurePosixPath, dataset: Dataset) -> str | None:
+    """The label that a video's path tells: UCF-Crime's is the folder, XD-Violence's stands in the name. None where it tells none."""
+    if dataset is UCF:
+        return "Normal" if "Normal_Videos" in path.parent.name else path.parent.name if path.parent.name in dataset.labels else None
+    return path.name.removesuffix(".npy").rpartition("_label_")[2] if "_label_" in path.name else None
+
+
+def read_videos(path: Path | str, dataset: Dataset) -> dict[str, tuple[PurePosixPath, str]]:
+    """Read an official file, a published list or a ground-truth JSON: name -> (official folder / NAME.npy, label), in the file's order.
+
+    Raises BadInput naming file and video where it cannot be read, names no video, or tells no or an unknown or two different labels.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".csv":
+        entries = csv_rows(path, "--annotations")
+    elif suffix == ".json":
+        entries = [(name, None) for name in read_json(path, "--annotations")]
+    else:
+        entries = [(line, None) for line in _lines(path)]
+    videos: dict[str, tuple[PurePosixPath, str]] = {}
+    for entry, label in entries:
+        *folders, file = entry.replace("\\", "/").split("/")
+        name = split_crop(file.removesuffix(".mp4").removesuffix(".npy") + ".npy")[0]
+        place = PurePosixPath(*folders[-1:], f"{name}.npy")
+        label = label or official_label(place, dataset)
+        if label is None:
+            where = "its folder (Abuse/Abuse001_x264.mp4)" if dataset is UCF else "its name (…_label_B2-0-0)"
+            raise BadInput(f"{path}: {entry!r} has no label; {dataset.title} expects it in {where}; check --annotations and --dataset")
+        try:
+            class_indices(label, dataset)
+        except BadInput as error:
+            raise BadInput(f"{path}: {entry!r}: {error}; check --annotations and --dataset") from None
+        if dataset is not UCF or official_label(place, dataset) is None:
+            place = PurePosixPath(place.name)  # somebody's own folder, not one of the data set
+        if videos.setdefault(name, (place, label)) != (place, label):
+            raise BadInput(f"{path}: {name} stands there as {videos[name][1]} and as {label}, or in two folders; keep one of the two")
+    if not videos:
+        raise BadInput(f"{path}: no videos; expected one a line; check --annotations")
+    return videos
+
+
+def read_folder(root: Path | str, dataset: Dataset) -> dict[str, tuple[PurePosixPath, str]]:
+    """Every video with features below `root`, labels as `official_label` finds them, sorted by path. As read_videos."""
+    videos = {}
+    for place in sorted(PurePosixPath(*home, f"{name}.npy") for name, homes in _features(root).items() for home in homes):
+        label = official_label(place, dataset)
+        if label is None:
+            where = "a folder named after the class" if dataset is UCF else "_label_… in the name"
+            raise BadInput(f"{Path(root, place)}: no label; {dataset.title} expects {where}; give the official list with --annotations")
+        class_indices(label, dataset)
+        name = place.name.removesuffix(".npy")
+        if name in videos:
+            raise BadInput(f"{root}: {name} lies in {videos[name][0].parent} and in {place.parent}; keep one of the two")
+        videos[name] = (place, label)
+    return videos
+
+
+def with_features(videos: dict[str, tuple[PurePosixPath, str]], root: Path | str) -> dict[str, tuple[PurePosixPath, str]]:
+    """Keep the videos that have features anywhere below `root`, with or without crop suffix; their path becomes the one below the root.
+
+    Raises BadInput where a video lies in two folders and neither is the official one, and where nothing is left.
+    """
+    index = _features(root)
+    found = {}
+    for name, (place, label) in videos.items():
+        homes = [PurePosixPath(*home) for home in index.get(name, ())]
+        homes = [home for home in homes if home == place.parent] or homes
+        if len(homes) > 1:
+            raise BadInput(f"{root}: {name} lies in {homes[0]} and in {homes[1]}; keep one, or name the right folder with --feature-root")
+        if homes:
+            found[name] = (homes[0] / f"{name}.npy", label)
+    if not found:
+        raise BadInput(f"{root}: features of none of the {len(videos)} videos (first: {next(iter(videos))}); check --feature-root")
+    return found
+
+
+def write_list(path: Path | str, videos: dict[str, tuple[PurePosixPath, str]]) -> None:
+    """Write the CSV `path,label`, whole or not at all."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([("path", "label"), *((place, label) for place, label in videos.values())])
+
+
+def _lines(path: Path | str) -> list[str]:
+    """The non-empty lines of a text file, stripped. Raises BadInput where it cannot be read."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); check --annotations") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _features(root: Path | str) -> dict[str, dict]:
+    if not Path(root).is_dir():
+        raise BadInput(f"{root}: no such folder; name the folder of the feature files with --feature-root")
+    return feature_index(Path(root).absolute())
+
+
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.make_list", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset", required=True, choices=list(DATASETS), help="whose classes and names")
+    parser.add_argument("--annotations", metavar="FILE", help="official list (.txt), published list (.csv) or ground truth (.json)")
+    parser.add_argument("--feature-root", metavar="DIR", help="list only the videos that have features below this folder")
+    parser.add_argument("--output", required=True, metavar="CSV", help="the list to write")
+    options = parser.parse_args(argv)
+    dataset = DATASETS[options.dataset]
+    if options.annotations:
+        wanted = read_videos(options.annotations, dataset)
+        videos = with_features(wanted, options.feature_root) if options.feature_root else wanted
+    elif options.feature_root:
+        wanted = videos = read_folder(options.feature_root, dataset)
+        if not videos:
+            raise BadInput(f"{options.feature_root}: no .npy below it; name the folder of the feature files with --feature-root")
+    else:
+        raise BadInput("nothing to list; name an official list with --annotations, a feature folder with --feature-root, or both")
+    write_list(options.output, videos)
+    normal = sum(label == dataset.labels[0] for _, label in videos.values())
+    print(f"{options.output}: {len(videos)} videos of {dataset.title}, {len(videos) - normal} abnormal, {normal} normal")
+    if missing := [name for name in wanted if name not in videos]:
+        first = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+        print(f"left out, no features below {options.feature_root}: {len(missing)} of {len(wanted)} videos ({first})")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
