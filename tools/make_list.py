@@ -3,9 +3,9 @@
     python -m tools.make_list --dataset ucf --annotations Anomaly_Train.txt --output list/ucf_ReFLIP_rgb.csv
     python -m tools.make_list --dataset xd --annotations xd_train_videos.txt --feature-root DIR --output mine.csv
 
-The official files: UCF-Crime's Anomaly_Train.txt and Anomaly_Test.txt (`Abuse/Abuse001_x264.mp4`), names of XD-Violence's videos, one a line.
-A published list (CSV `path,label`, ten rows a video or one) and, for XD-Violence, a ground-truth JSON serve as well. Rows keep the file's order.
-With --feature-root only the videos that have features below it are listed, under their path there; without --annotations all of them are.
+The official files: UCF-Crime's Anomaly_Train.txt and Anomaly_Test.txt (`Abuse/Abuse001_x264.mp4`), XD-Violence's names one a line.
+A published list (CSV `path,label`, ten rows a video or one) and, for XD-Violence, a ground-truth JSON serve as well. Rows keep the file's
+order. With --feature-root only the videos with features below it are listed, under their path there; without --annotations all of them.
 """
 
 import argparse
@@ -24,22 +24,24 @@ from utils.labels import DATASETS, UCF, Dataset, class_indices
 def official_label(path: PurePosixPath, dataset: Dataset) -> str | None:
     """The label that a video's path tells: UCF-Crime's is the folder, XD-Violence's stands in the name. None where it tells none."""
     if dataset is UCF:
-        return "Normal" if "Normal_Videos" in path.parent.name else path.parent.name if path.parent.name in dataset.labels else None
+        folder = "Normal" if "Normal_Videos" in path.parent.name else path.parent.name
+        return folder if folder in dataset.labels else None
     return path.name.removesuffix(".npy").rpartition("_label_")[2] if "_label_" in path.name else None
 
 
-def read_videos(path: Path | str, dataset: Dataset) -> dict[str, tuple[PurePosixPath, str]]:
+def read_videos(path: Path | str, dataset: Dataset, option: str = "--annotations") -> dict[str, tuple[PurePosixPath, str]]:
     """Read an official file, a published list or a ground-truth JSON: name -> (official folder / NAME.npy, label), in the file's order.
 
     Raises BadInput naming file and video where it cannot be read, names no video, or tells no or an unknown or two different labels.
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".csv":
-        entries = csv_rows(path, "--annotations")
+        entries = csv_rows(path, option)
     elif suffix == ".json":
-        entries = [(name, None) for name in read_json(path, "--annotations")]
+        content = read_json(path, option)
+        entries = [(name, None) for name in content] if isinstance(content, dict) else []
     else:
-        entries = [(line, None) for line in _lines(path)]
+        entries = [(line, None) for line in read_lines(path, option)]
     videos: dict[str, tuple[PurePosixPath, str]] = {}
     for entry, label in entries:
         *folders, file = entry.replace("\\", "/").split("/")
@@ -48,17 +50,17 @@ def read_videos(path: Path | str, dataset: Dataset) -> dict[str, tuple[PurePosix
         label = label or official_label(place, dataset)
         if label is None:
             where = "its folder (Abuse/Abuse001_x264.mp4)" if dataset is UCF else "its name (…_label_B2-0-0)"
-            raise BadInput(f"{path}: {entry!r} has no label; {dataset.title} expects it in {where}; check --annotations and --dataset")
+            raise BadInput(f"{path}: {entry!r} has no label; {dataset.title} expects it in {where}; check {option} and --dataset")
         try:
             class_indices(label, dataset)
         except BadInput as error:
-            raise BadInput(f"{path}: {entry!r}: {error}; check --annotations and --dataset") from None
+            raise BadInput(f"{path}: {entry!r}: {error}; check {option} and --dataset") from None
         if dataset is not UCF or official_label(place, dataset) is None:
             place = PurePosixPath(place.name)  # somebody's own folder, not one of the data set
         if videos.setdefault(name, (place, label)) != (place, label):
             raise BadInput(f"{path}: {name} stands there as {videos[name][1]} and as {label}, or in two folders; keep one of the two")
     if not videos:
-        raise BadInput(f"{path}: no videos; expected one a line; check --annotations")
+        raise BadInput(f"{path}: no videos in it; check {option}")
     return videos
 
 
@@ -103,12 +105,12 @@ def write_list(path: Path | str, videos: dict[str, tuple[PurePosixPath, str]]) -
         csv.writer(file, lineterminator="\n").writerows([("path", "label"), *((place, label) for place, label in videos.values())])
 
 
-def _lines(path: Path | str) -> list[str]:
+def read_lines(path: Path | str, option: str = "--annotations") -> list[str]:
     """The non-empty lines of a text file, stripped. Raises BadInput where it cannot be read."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); check --annotations") from None
+        raise BadInput(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); check {option}") from None
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
@@ -119,9 +121,7 @@ def _features(root: Path | str) -> dict[str, dict]:
 
 
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.make_list", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser("python -m tools.make_list", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, choices=list(DATASETS), help="whose classes and names")
     parser.add_argument("--annotations", metavar="FILE", help="official list (.txt), published list (.csv) or ground truth (.json)")
     parser.add_argument("--feature-root", metavar="DIR", help="list only the videos that have features below this folder")

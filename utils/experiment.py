@@ -163,7 +163,7 @@ def selection_figure(data: Data, options):
         return lambda model: engine.video_figure(score(model, data.held_out, options), abnormal, metric)
     if options.select == "test":
         part = "coarse" if options.dataset == "ucf" else "fine"
-        return lambda model: report.frame_figure(score(model, data.test, options), data.truth, data.dataset, part, metric)
+        return lambda model: report.frame_figure(score(model, data.test, options), data.truth, part, metric)
     return None
 
 

@@ -2,8 +2,8 @@
 
     {"NAME": {"frames": F, "fps": 30, "segments": [[start, end, "Class"], …]}, …}
 
-NAME without crop suffix or extension; frames 0-based, half-open; Class an official label of the dataset. Segments may overlap: XD-Violence annotates
-several classes at once. A normal video has no segments.
+NAME without crop suffix or extension; frames 0-based, half-open; Class an official label of the dataset. A normal video has no segments.
+Segments may overlap: XD-Violence annotates several classes at once.
 """
 
 import json
@@ -28,7 +28,8 @@ class GroundTruth:
 def load_ground_truth(path: Path | str, dataset: Dataset) -> dict[str, GroundTruth]:
     """Read and check a ground-truth file: name -> GroundTruth, in the file's order.
 
-    Raises BadInput naming file and video unless frames > 0, fps > 0, 0 <= start < end <= frames, and each class is an anomaly class of `dataset`.
+    Raises BadInput naming file and video unless frames > 0, fps > 0, 0 <= start < end <= frames, and each class is an anomaly class of
+    `dataset`.
     """
     content = read_json(path, "--gt-path")
     if not isinstance(content, dict) or not content:
@@ -39,7 +40,7 @@ def load_ground_truth(path: Path | str, dataset: Dataset) -> dict[str, GroundTru
 
 
 def write_ground_truth(path: Path | str, truth: dict[str, GroundTruth]) -> None:
-    """Write `truth` under `path`, whole or not at all, one video per line so that a diff can be read. The same truth gives the same bytes."""
+    """Write `truth` under `path`, whole or not at all, one video per line so that a diff can be read."""
     lines = []
     for name, video in truth.items():
         fps = int(video.fps) if video.fps == int(video.fps) else video.fps

