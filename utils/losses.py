@@ -29,7 +29,8 @@ def top_k_mean(scores: Tensor, lengths: Tensor, k: Tensor) -> Tensor:
 def mil_classification(scores: Tensor, labels: Tensor, lengths: Tensor, *, normal_top1: bool = False) -> Tensor:
     """L_cga: binary cross entropy of each bag's top-K mean of coarse scores (B, T) in [0, 1] against "abnormal"."""
     bag = top_k_mean(scores, lengths, top_k(labels, lengths, normal_top1))
-    return F.binary_cross_entropy(bag, 1 - labels[:, 0].float())
+    bag = bag.clamp(1e-7, 1 - 1e-7)  # not F.binary_cross_entropy: that raises on NaN before the engine can name the batch
+    return -torch.where(labels[:, 0] > 0, (1 - bag).log(), bag.log()).mean()
 
 
 def mil_align(alignment: Tensor, labels: Tensor, lengths: Tensor, *, normal_top1: bool = False) -> Tensor:

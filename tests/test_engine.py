@@ -1,0 +1,193 @@
+"""Training as a whole: determinism, resuming, selection, what a run leaves behind, bad input."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import ucf_test
+import ucf_train
+import xd_test
+import xd_train
+from utils import checkpoint, engine
+from utils.errors import BadInput
+from utils.prompt import PROMPTS
+from utils.temporal import TEMPORAL
+
+SCRIPTS = {"ucf": (ucf_train.main, ucf_test.main), "xd": (xd_train.main, xd_test.main)}
+
+
+def same(a, b):
+    """Equal to the bit, through dicts and lists."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+@pytest.fixture(scope="module")
+def trained(small_sample, tmp_path_factory):
+    """trained("xd"): the folder of a run over seeds 1 and 2."""
+    made = {}
+
+    def run(key):
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("run") / key
+            SCRIPTS[key][0]([*small_sample(key), "--output", str(made[key]), "--seeds", "1", "2"])
+        return made[key]
+
+    return run
+
+
+@pytest.mark.parametrize("key", ["ucf", "xd"])
+def test_a_run_leaves_the_files_of_the_contract(trained, key, capsys):
+    folder = trained(key)
+    seed = folder / "seed-1"
+    for name in ("options.json", "log.jsonl", "last.pt", "best.pt", "scores.npz", "report.json", "report.md", "plots"):
+        assert (seed / name).exists(), name
+    assert list(seed.glob("events.out.tfevents*"))
+    report = json.loads((seed / "report.json").read_text())
+    assert {"dataset", "model", "checkpoint", "selected_on", "sample", "videos", "frames", "command", "versions", "seeds"} <= report.keys()
+    for part in ("coarse", "fine"):
+        for figure in ("auc", "ap", "ano_auc", "ano_ap"):
+            assert 0 <= report[part][figure]["low"] <= report[part][figure]["value"] <= report[part][figure]["high"] <= 1
+    assert set(report["map"]["official"]) == set(report["map"]["anomaly"]) == {"0.1", "0.2", "0.3", "0.4", "0.5", "avg"}
+    whole = json.loads((folder / "report.json").read_text())
+    second = json.loads((folder / "seed-2" / "report.json").read_text())
+    values = [r["coarse"]["auc"]["value"] for r in (report, second)]
+    assert whole["coarse"]["auc"]["value"] == pytest.approx(np.mean(values))
+    assert whole["coarse"]["auc"]["std"] == pytest.approx(np.std(values, ddof=1))
+    assert len((seed / "log.jsonl").read_text().splitlines()) == 2
+    saved = checkpoint.load(seed / "best.pt")
+    assert not any("encoder." in key or "text.module" in key for key in saved["weights"])
+
+
+def test_one_seed_gives_one_checkpoint_to_the_bit(trained, small_sample, tmp_path):
+    xd_train.main([*small_sample("xd"), "--output", str(tmp_path), "--seed", "2"])
+    for name in ("best.pt", "last.pt", "scores.npz"):
+        assert (tmp_path / "seed-2" / name).read_bytes() == (trained("xd") / "seed-2" / name).read_bytes(), name
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+@pytest.mark.parametrize("more", [[], ["--ema", "0.9", "--dropout", "0.3", "--scheduler", "multistep", "--milestones", "1"]])
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(small_sample, tmp_path, monkeypatch, after, more):
+    words = [*small_sample("ucf"), "--max-epoch", "3", *more]
+    ucf_train.main([*words, "--output", str(tmp_path / "whole")])
+    finish = engine.Training.finish_epoch
+
+    def dying(self, *rest):
+        finish(self, *rest)
+        if self.epoch == after:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(engine.Training, "finish_epoch", dying)
+        ucf_train.main([*words, "--output", str(tmp_path / "cut")])
+    ucf_train.main([*words, "--output", str(tmp_path / "cut"), "--resume"])
+    for name in ("last.pt", "best.pt"):
+        assert same(*(checkpoint.load(tmp_path / run / "seed-1" / name) for run in ("whole", "cut"))), name
+    lines = [(tmp_path / run / "seed-1" / "log.jsonl").read_text().splitlines() for run in ("whole", "cut")]
+    assert [{**json.loads(line), "seconds": 0} for line in lines[0]] == [{**json.loads(line), "seconds": 0} for line in lines[1]]
+
+
+def test_test_script_gives_the_trainings_figures(trained, capsys):
+    best = trained("xd") / "seed-1" / "best.pt"
+    xd_test.main(["--checkpoint", str(best)])
+    printed = capsys.readouterr().out
+    assert "simulated" not in printed
+    ours, theirs = (json.loads((best.parent / name).read_text()) for name in ("report.json", "test/report.json"))
+    assert ours["coarse"] == theirs["coarse"]
+    assert ours["map"] == theirs["map"]
+
+
+@pytest.mark.parametrize("select", ["last", "test"])
+def test_selection(small_sample, tmp_path, select):
+    xd_train.main([*small_sample("xd"), "--select", select, "--output", str(tmp_path)])
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["selected_on"] == select
+    assert ("selected on test" in (tmp_path / "report.md").read_text()) == (select == "test")
+
+
+CASES = [("--temporal", name) for name in TEMPORAL] + [("--prompt", name) for name in PROMPTS]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [*CASES, ("--blocks", "cls", "--no-v-prompt"), ("--blocks", "vta", "--no-v-prompt"), ("--no-ge-skip",)])
+def test_every_temporal_network_and_prompt_trains(small_sample, tmp_path, words):
+    xd_train.main([*small_sample("xd"), *words, "--max-epoch", "1", "--output", str(tmp_path)])
+    assert json.loads((tmp_path / "seed-1" / "log.jsonl").read_text())["loss"] > 0
+
+
+def test_bf16_trains(small_sample, tmp_path):
+    xd_train.main([*small_sample("xd"), "--precision", "bf16", "--max-epoch", "1", "--output", str(tmp_path)])
+
+
+def test_a_loss_that_is_not_finite_names_the_batch(small_sample, tmp_path):
+    with pytest.raises(BadInput, match=r"loss is not finite in epoch \d, batch \d+ .*videos: .*lower --lr"):
+        ucf_train.main([*small_sample("ucf"), "--lr", "1e30", "--max-epoch", "9", "--grad-clip", "0", "--output", str(tmp_path)])
+
+
+def test_bad_checkpoints(trained, small_sample, tmp_path):
+    best = trained("xd") / "seed-1" / "best.pt"
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes(best.read_bytes()[:5000])
+    other = tmp_path / "other.pt"
+    torch.save({"weight": torch.zeros(1)}, other)
+    for main, words, message in (
+        (xd_test.main, ["--checkpoint", str(cut)], "not a readable checkpoint"),
+        (xd_test.main, ["--checkpoint", str(other)], "not a checkpoint of this project"),
+        (xd_test.main, ["--checkpoint", str(tmp_path / "absent.pt")], "no such checkpoint"),
+        (xd_test.main, ["--checkpoint", str(best), "--temporal", "gcn"], "trained with --temporal ge, found gcn"),
+        (ucf_test.main, [*small_sample("ucf"), "--checkpoint", str(best)], "trained on xd with 7 classes, expected ucf"),
+    ):
+        before = best.read_bytes()
+        with pytest.raises(BadInput, match=message) as caught:
+            main(words)
+        assert "\n" not in str(caught.value)
+        assert best.read_bytes() == before
+
+
+def spoil(words, option, change, tmp_path):
+    """The same words with the file of `option` copied and changed."""
+    words = list(words)
+    place = words.index(option) + 1
+    copy = tmp_path / "changed"
+    shutil.copy(words[place], copy)
+    copy.write_text(change(copy.read_text()))
+    words[place] = str(copy)
+    return words
+
+
+@pytest.mark.parametrize(
+    ("option", "change", "message"),
+    [
+        ("--train-list", lambda text: text.replace(".npy,", "-gone.npy,", 1), "gone"),
+        ("--train-list", lambda text: text.replace(",B", ",B9-B", 1), "B9"),
+        ("--train-list", lambda text: "file,class\n", "path,label"),
+        ("--gt-path", lambda text: text[: len(text) // 2], "not a JSON file"),
+        ("--gt-path", lambda text: '{"other": {"frames": 16, "fps": 24, "segments": []}}', "not in the ground truth"),
+        ("--gt-path", lambda text: text.replace('"frames": ', '"frames": 9', 1), "--allow-length-mismatch"),
+    ],
+)
+def test_bad_lists_and_ground_truth_leave_an_earlier_run_alone(trained, small_sample, tmp_path, option, change, message):
+    folder = trained("xd")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(BadInput, match=message) as caught:
+        xd_train.main([*spoil(small_sample("xd"), option, change, tmp_path), "--output", str(folder)])
+    assert "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_output_that_cannot_be_written(small_sample, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="cannot write there"):
+        xd_train.main([*small_sample("xd"), "--output", str(tmp_path / "file" / "run")])
