@@ -69,11 +69,11 @@ def read_list(path: Path | str, feature_root: Path | str, dataset: Dataset, opti
     root = Path(os.path.abspath(feature_root))
     if not root.is_dir():
         raise BadInput(f"{feature_root}: no such folder; name the folder of the feature files with --feature-root")
-    index = _index(root)
+    index = index_features(root)
     first: dict[str, tuple] = {}
     files: dict[str, dict] = {}
     unnamed = set()
-    for number, (row, label) in enumerate(_rows(path, option), start=1):
+    for number, (row, label) in enumerate(read_rows(path, option), start=1):
         try:
             class_indices(label, dataset)
             name, crop, folder, found = _locate(row, root, index)
@@ -94,7 +94,7 @@ def read_list(path: Path | str, feature_root: Path | str, dataset: Dataset, opti
     return videos
 
 
-def _rows(path: Path | str, option: str) -> list[tuple[str, str]]:
+def read_rows(path: Path | str, option: str) -> list[tuple[str, str]]:
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
     except (OSError, ValueError) as error:
@@ -106,7 +106,7 @@ def _rows(path: Path | str, option: str) -> list[tuple[str, str]]:
     return list(zip(table["path"].str.strip(), table["label"].str.strip(), strict=True))
 
 
-def _index(root: Path) -> dict[str, dict[tuple[str, ...], dict[int | None, Path]]]:
+def index_features(root: Path) -> dict[str, dict[tuple[str, ...], dict[int | None, Path]]]:
     """Every .npy below the root: name -> folder below the root, as parts -> crop (None without suffix) -> file."""
     index: dict[str, dict] = {}
     seen = set()

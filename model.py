@@ -41,11 +41,12 @@ class ReFLIPVAD(nn.Module):
         temporal: nn.Module,
         blocks: str,
         v_prompt: bool,
+        feature_scale: float,
         temperature: float,
         dropout: float,
     ):
         super().__init__()
-        self.blocks, self.temperature = blocks, temperature
+        self.blocks, self.feature_scale, self.temperature = blocks, feature_scale, temperature
         self.temporal = temporal
         self.dropout = nn.Dropout(dropout)
         if blocks != "vta":
@@ -62,7 +63,7 @@ class ReFLIPVAD(nn.Module):
     def forward(self, features: Tensor, lengths: Tensor, text: Tensor | None = None) -> Output:
         """features (B, T, D) float, rows from `lengths` (B,) int on are padding and change nothing -> Output."""
         mask = torch.arange(features.shape[1], device=features.device) < lengths[:, None]  # (B, T), True = valid
-        visual = self.temporal(features.masked_fill(~mask[..., None], 0), mask)
+        visual = self.temporal(self.feature_scale * features.masked_fill(~mask[..., None], 0), mask)
         coarse = alignment = embeddings = None
         if self.blocks != "vta":
             x = self.dropout(visual)
@@ -100,7 +101,8 @@ def build_model(
 
     clip_model: an OpenAI CLIP, a text encoder of utils/text.py, class text features (C+1, D) as a tensor, or None where no text is used.
     more, for "reflip": temporal, blocks, prompt, template, distilbert (a `transformers` encoder for the reparameterized prompt), v_prompt,
-    temperature, window_length, ge_skip, dropout (utils/options.py describes each). Raises BadInput for a name that is unknown or widths
+    feature_scale, temperature, window_length, ge_skip, dropout (utils/options.py describes each). Raises BadInput for a name that is
+    unknown or widths
     that do not fit.
     """
     if name not in MODELS:
@@ -148,8 +150,8 @@ def build_text(
 
 def reflip(
     class_names, clip_model, *, visual_length, visual_width, visual_layers, visual_head, attn_window, prompt_prefix, prompt_postfix,
-    temporal="ge", blocks="both", prompt="reparameterized", template="a video of", distilbert=None, v_prompt=True, temperature=0.07,
-    window_length=64, ge_skip=True, dropout=0.0,
+    temporal="ge", blocks="both", prompt="reparameterized", template="a video of", distilbert=None, v_prompt=True, feature_scale=1.0,
+    temperature=0.07, window_length=64, ge_skip=True, dropout=0.0,
 ) -> ReFLIPVAD:  # fmt: skip
     """ReFLIP-VAD from sizes; see `build_model`."""
     if v_prompt and blocks != "both":
@@ -169,7 +171,8 @@ def reflip(
         skip=ge_skip,
         dropout=dropout,
     )
-    return ReFLIPVAD(text, width=visual_width, temporal=network, blocks=blocks, v_prompt=v_prompt, temperature=temperature, dropout=dropout)
+    scales = {"feature_scale": feature_scale, "temperature": temperature, "dropout": dropout}
+    return ReFLIPVAD(text, width=visual_width, temporal=network, blocks=blocks, v_prompt=v_prompt, **scales)
 
 
 MODELS = {"reflip": reflip}

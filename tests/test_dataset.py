@@ -239,7 +239,7 @@ def test_linked_folders_are_followed_and_end(tmp_path):
     (real / "back").symlink_to(root)
     (video,) = read_list(write_list(tmp_path / "l.csv", "Abuse/f.npy,Abuse"), root, UCF)
     assert video.files == (root / "Abuse" / "f.npy",)
-    assert list(dataset._index(root)["f"]) == [("Abuse",)]  # once, not again through each turn of the loop
+    assert list(dataset.index_features(root)["f"]) == [("Abuse",)]  # once, not again through each turn of the loop
 
 
 # Feature files

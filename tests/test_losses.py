@@ -53,7 +53,9 @@ def test_padding_never_counts():
 
 
 def test_magnitudes_by_hand():
-    """Bags of one snippet, magnitudes 1, 2 (normal) and 5, 9 (abnormal), margin 10: nearest of the same kind 1, 1, 4, 4, farthest of the other 8, 7, 4, 8."""
+    """Bags of one snippet, magnitudes 1, 2 (normal) and 5, 9 (abnormal), margin 10: nearest of the same kind 1, 1, 4, 4, farthest of the
+    other 8, 7, 4, 8.
+    """
     visual = torch.tensor([1.0, 2.0, 5.0, 9.0])[:, None, None]
     labels = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]])
     value = magnitude_separability(visual, labels, torch.ones(4, dtype=torch.long), margin=10)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset import _index as feature_index
+from dataset import index_features
 from tools.make_list import read_lines, read_videos
 from utils.errors import BadInput, exit_code
 from utils.files import read_json
@@ -71,8 +71,8 @@ def read_frames(path: Path | str) -> dict[str, int]:
                 raise BadInput(f"{path}: {name}: {count!r} frames; expected an integer above 0; check --frames")
         return frames
     frames = {}
-    for name, homes in feature_index(Path(path).absolute()).items():
-        rows = {file: _rows(file) for files in homes.values() for file in files.values()}
+    for name, homes in index_features(Path(path).absolute()).items():
+        rows = {file: count_rows(file) for files in homes.values() for file in files.values()}
         first, *others = rows
         for file in others:
             if rows[file] != rows[first]:
@@ -114,7 +114,7 @@ def make_ground_truth(
     return truth, clipped
 
 
-def _rows(file: Path) -> int:
+def count_rows(file: Path) -> int:
     try:
         rows = np.load(file, mmap_mode="r", allow_pickle=False).shape[0]
     except Exception as error:  # a damaged header makes NumPy raise whatever its parser raises

@@ -13,9 +13,7 @@ import csv
 import sys
 from pathlib import Path, PurePosixPath
 
-from dataset import _index as feature_index
-from dataset import _rows as csv_rows
-from dataset import split_crop
+from dataset import index_features, read_rows, split_crop
 from utils.errors import BadInput, exit_code
 from utils.files import read_json, replacing
 from utils.labels import DATASETS, UCF, Dataset, class_indices
@@ -36,7 +34,7 @@ def read_videos(path: Path | str, dataset: Dataset, option: str = "--annotations
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".csv":
-        entries = csv_rows(path, option)
+        entries = read_rows(path, option)
     elif suffix == ".json":
         content = read_json(path, option)
         entries = [(name, None) for name in content] if isinstance(content, dict) else []
@@ -117,7 +115,7 @@ def read_lines(path: Path | str, option: str = "--annotations") -> list[str]:
 def _features(root: Path | str) -> dict[str, dict]:
     if not Path(root).is_dir():
         raise BadInput(f"{root}: no such folder; name the folder of the feature files with --feature-root")
-    return feature_index(Path(root).absolute())
+    return index_features(Path(root).absolute())
 
 
 def main(argv=None) -> None:

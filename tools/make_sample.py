@@ -2,7 +2,8 @@
 
     python -m tools.make_sample [--dataset ucf|xd|both] [--output data/sample] [--seed 0] [--shuffle-labels]
 
-Bit for bit the same from a seed; figures obtained on it say nothing about UCF-Crime or XD-Violence. What is simulated and why: data/README.md.
+Bit for bit the same from a seed; figures obtained on it say nothing about UCF-Crime or XD-Violence. What is simulated and why:
+data/README.md.
 B crops (10), T snippets of 16 frames, D feature width, C+1 classes.
 """
 
@@ -19,9 +20,11 @@ import numpy as np
 
 from utils.errors import BadInput, exit_code
 from utils.files import make_folder, write_json
+from utils.ground_truth import GroundTruth, write_ground_truth
 from utils.labels import DATASETS, UCF, Dataset
+from utils.options import ROOT
+from utils.text import openai_clip
 
-ROOT = Path(__file__).parents[1]
 SNIPPET = 16  # frames
 CROPS = 10
 WIDTH = 64  # D, CLIP's embedding; DistilBERT's own width differs on purpose
@@ -63,7 +66,8 @@ class Video:
 
 
 def make_sample(folder: Path | str, dataset: str, seed: int = 0, shuffle_labels: bool = False, videos: tuple[int, int] = (120, 60)) -> Path:
-    """Write the sample of `dataset` into `folder` (whole or not at all) and return it: clip.pt, distilbert/, features/, train.csv, test.csv, gt.json, sample.json.
+    """Write the sample of `dataset` into `folder` (whole or not at all) and return it: clip.pt, distilbert/, features/, train.csv,
+    test.csv, gt.json, sample.json.
 
     videos: (training, test) videos, half of them normal. shuffle_labels permutes the training labels over the videos; nothing else changes.
     A sample that stands in `folder` is replaced. Raises BadInput where `folder` holds anything else or cannot be written.
@@ -87,7 +91,7 @@ def make_sample(folder: Path | str, dataset: str, seed: int = 0, shuffle_labels:
         labels = [video.label for video in train]
         write_list(temporary / "train.csv", train, shuffled(rng, train, directions) if shuffle_labels else labels)
         write_list(temporary / "test.csv", test, [video.label for video in test])
-        write_json(temporary / "gt.json", {video.name: truth(video, dataset) for video in test})
+        write_ground_truth(temporary / "gt.json", {video.name: truth(video, dataset) for video in test})
         write_json(
             temporary / "sample.json",
             {
@@ -193,7 +197,9 @@ def simulate(rng: np.random.Generator, video: Video, gap: np.ndarray, directions
 
 
 def profile(start: int, end: int, length: int, ramp: float) -> np.ndarray:
-    """(length,) in [0, 1]: how much of an event from frame `start` to `end` each snippet shows, rising and falling over `ramp` snippets inside it."""
+    """(length,) in [0, 1]: how much of an event from frame `start` to `end` each snippet shows, rising and falling over `ramp` snippets
+    inside it.
+    """
     centre = np.arange(length) + 0.5
     start, end = start / SNIPPET, end / SNIPPET
     ramp = min(ramp, (end - start) / 2)
@@ -201,12 +207,13 @@ def profile(start: int, end: int, length: int, ramp: float) -> np.ndarray:
 
 
 def class_directions(clip_model, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """(gap (D,), directions (C+1, D)): a unit vector orthogonal to nothing in particular, and the unit vectors from the normal class's text feature to each class's."""
-    import clip
+    """(gap (D,), directions (C+1, D)): a unit vector orthogonal to nothing in particular, and the unit vectors from the normal class's
+    text feature to each class's.
+    """
     import torch
 
     with torch.no_grad():
-        text = clip_model.float().encode_text(clip.tokenize(list(dataset.names))).numpy().astype(np.float64)
+        text = clip_model.float().encode_text(openai_clip().tokenize(list(dataset.names))).numpy().astype(np.float64)
     text /= np.linalg.norm(text, axis=1, keepdims=True)
     directions = text - text[0]
     directions[1:] /= np.linalg.norm(directions[1:], axis=1, keepdims=True)
@@ -248,9 +255,9 @@ def shuffled(rng: np.random.Generator, train: list[Video], directions: np.ndarra
 # Files.
 
 
-def truth(video: Video, dataset: Dataset) -> dict:
-    segments = [[start, end, dataset.labels[which]] for start, end, which in video.segments]
-    return {"frames": video.frames, "fps": dataset.fps, "segments": segments}
+def truth(video: Video, dataset: Dataset) -> GroundTruth:
+    segments = tuple((start, end, dataset.labels[which]) for start, end, which in video.segments)
+    return GroundTruth(video.frames, dataset.fps, segments)
 
 
 def write_list(path: Path, videos: list[Video], labels: list[str]) -> None:
@@ -262,11 +269,11 @@ def write_list(path: Path, videos: list[Video], labels: list[str]) -> None:
 def write_clip(path: Path, seed: int):
     """A small random CLIP in OpenAI's state-dict format; returns the model."""
     import torch
-    from clip.model import CLIP, convert_weights
 
+    clip = openai_clip()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = CLIP(WIDTH, 32, 2, 64, 8, 77, 49408, 64, 1, 2)
+        model = clip.model.CLIP(WIDTH, 32, 2, 64, 8, 77, 49408, 64, 1, 2)
         std = 0.1
         torch.nn.init.normal_(model.token_embedding.weight, std=std)
     with torch.no_grad():
@@ -277,7 +284,7 @@ def write_clip(path: Path, seed: int):
             block.attn.in_proj_weight[:, 0] = 0
             block.mlp.c_fc.weight[:, 0] = 0
         model.text_projection[0] = 0
-    convert_weights(model)  # fp16 where OpenAI's checkpoints have it
+    clip.model.convert_weights(model)  # fp16 where OpenAI's checkpoints have it
     torch.save(dict(model.state_dict()), path)
     return model.eval()
 

@@ -97,8 +97,8 @@ def describe(model: torch.nn.Module, options) -> str:
     total = counter.get_flop_counts()
     flops = sum(sum(counts.values()) for name, counts in total.items() if name.split(".")[-1] in ("temporal", "ffn_cls", "classifier"))
     return (
-        f"{options.temporal} network and CLS block: {parameters / 1e6:.2f} M parameters, {flops / 1e9:.2f} GFLOPs for {options.visual_length} "
-        f"snippets (paper, GE: 1.14 M, 0.36 GFLOPs)"
+        f"{options.temporal} network and CLS block: {parameters / 1e6:.2f} M parameters, {flops / 1e9:.2f} GFLOPs "
+        f"for {options.visual_length} snippets (paper, GE: 1.14 M, 0.36 GFLOPs)"
     )
 
 

@@ -1,6 +1,7 @@
 """Frame-level figures with bootstrap intervals, and segment mAP@IoU (design/protocol.md, "Metrics"). Pure functions of numpy arrays.
 
-F frames of a video, V videos, C+1 classes with class 0 = normal, R rows: runs of frames with one score, which are what is sorted and summed.
+F frames of a video, V videos, C+1 classes with class 0 = normal, R rows: runs of frames with one score, which are what is sorted and
+summed.
 All figures are fractions in [0, 1]; a figure that is undefined (one class only) is None, never NaN.
 """
 
@@ -33,7 +34,8 @@ def frame_metrics(scores, labels) -> dict[str, float | None]:
     """scores, labels: one (F,) array per video, F of its own; labels 0 or 1 -> the figures of protocol.md by their name in report.json.
 
     `auc` and `ap` (average precision) pool the frames of all videos, `ano_auc` and `ano_ap` those of anomalous videos, i.e. videos with an
-    anomalous frame; `within_video_auc` is the mean of the AUC inside each anomalous video; `recall_at_fpr_X` the highest recall at a false-positive
+    anomalous frame; `within_video_auc` is the mean of the AUC inside each anomalous video; `recall_at_fpr_X` the highest recall at a
+    false-positive
     rate of at most X; `false_alarm_rate` the share of normal videos' frames scored above 0.5.
     Raises BadInput naming the video's index where lengths differ or a value is not finite.
     """
@@ -44,7 +46,8 @@ def frame_metrics(scores, labels) -> dict[str, float | None]:
 def bootstrap(scores, labels, *, resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, float | None]]:
     """Each of `frame_metrics`' figures as {"value", "low", "high"}: 95 % percentile interval of a seeded bootstrap over videos.
 
-    A resample in which a figure is undefined is left out of that figure's interval; the intervals depend on the order of the videos, the values do not.
+    A resample in which a figure is undefined is left out of that figure's interval; the intervals depend on the order of the videos, the
+    values do not.
     """
     frames = _frames(scores, labels)
     videos = len(frames.anomalous)
@@ -74,7 +77,7 @@ def _frames(scores, labels) -> Frames:
             )
         if not np.isfinite(score).all():
             raise BadInput(
-                f"video {video}: score {score[~np.isfinite(score)][0]} at frame {np.flatnonzero(~np.isfinite(score))[0]}; expected a finite one"
+                f"video {video}: score {score[~np.isfinite(score)][0]} at frame {np.isfinite(score).argmin()}; expected a finite one"
             )
         if not np.isin(label, (0, 1)).all():
             raise BadInput(f"video {video}: label {label[~np.isin(label, (0, 1))][0]}; expected 0 or 1 at each frame")
@@ -149,9 +152,11 @@ def segment_map(probs, segments, labels, class_names, protocol: str = "official"
 
     Lists per video: probs (F, C+1) float; segments [[start, end], …] in frames, half-open; labels [class name, …], one per segment.
     - `official`: what VadCLIP's released code computes (systems.md §3). All C+1 classes count. A segment labelled "A" (normal, the whole
-      video) belongs to no class unless class_names has an "A": so UCF-Crime's "Normal" scores 0 and a perfect predictor 13/14. Everything is 0
+      video) belongs to no class unless class_names has an "A": so UCF-Crime's "Normal" scores 0 and a perfect predictor 13/14. Everything
+      is 0
       if any class has no detection.
-    - `anomaly`: anomalous videos only, and the classes with a segment in them; a perfect predictor gets 1. A class without a detection scores 0.
+    - `anomaly`: anomalous videos only, and the classes with a segment in them; a perfect predictor gets 1. A class without a detection
+    scores 0.
       None where no video is anomalous.
     Raises BadInput naming the video's index for wrong shapes, values that are not finite, and labels that are no class.
     """

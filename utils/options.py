@@ -41,6 +41,7 @@ TABLE = [
     Option("model", "model", "reflip", str, "which system", ("reflip",)),
     Option("model", "visual_length", 512, int, "snippets T of a training bag and of a test chunk", tried="64 128 256 512 1024"),
     Option("model", "visual_width", 512, int, "feature width D (CLIP ViT-B/16: 512)"),
+    Option("model", "feature_scale", 1.0, float, "features are multiplied by this: CLIP's have norm 10, a sentence encoder's norm 1 wants 10 (ours)"),
     Option("model", "visual_layers", 1, int, "blocks in each stage of the temporal network"),
     Option("model", "visual_head", 1, int, "attention heads of the local and global transformer"),
     Option("model", "attn_window", 64, int, "window of the local transformer, in snippets"),
@@ -185,7 +186,7 @@ def check(options: dict) -> None:
     for name, (low, high) in {"val_share": (0, 0.9), "dropout": (0, 0.99), "ema": (0, 0.9999)}.items():
         if not low <= options[name] <= high:
             raise BadInput(f"{BY_NAME[name].flag} {options[name]}: expected a value from {low} to {high}")
-    for name in ("lr", "temperature"):
+    for name in ("lr", "temperature", "feature_scale"):
         if not options[name] > 0:
             raise BadInput(f"{BY_NAME[name].flag} {options[name]}: expected a value above 0")
     if options["batch_size"] % 2:

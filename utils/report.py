@@ -177,10 +177,8 @@ def rows(report: dict) -> list[tuple[str, str, str]]:
 def heading(report: dict) -> list[str]:
     """What a reader must know before the figures."""
     title = DATASETS[report["dataset"]].title
-    seeds = ", ".join(map(str, report["seeds"]))
-    lines = [
-        f"{report['model']} on {title}: {report['videos']} videos, {report['frames']} frames, seed{'s' * (len(report['seeds']) > 1)} {seeds}"
-    ]
+    seeds = ("seeds " if len(report["seeds"]) > 1 else "seed ") + ", ".join(map(str, report["seeds"]))
+    lines = [f"{report['model']} on {title}: {report['videos']} videos, {report['frames']} frames, {seeds}"]
     lines.append(
         f"checkpoint selected on {SELECTED[report['selected_on']]}; "
         + ("mean ± std over seeds" if len(report["seeds"]) > 1 else "95 % bootstrap intervals over videos")
