@@ -1,0 +1,70 @@
+"""The scripts as a user starts them: any folder, exit codes, one line on stderr for what the user can put right, a kill in the middle."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from utils import checkpoint
+from utils.options import ROOT
+
+
+def start(script, words, folder, **more):
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / script), *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
+    )
+
+
+def last_line(stderr):
+    """What stays on a terminal: progress bars rewrite their line with a carriage return."""
+    return stderr.strip().splitlines()[-1].split("\r")[-1]
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_bad_feature_file_ends_in_one_line_and_exit_code_2(small_sample, tmp_path, workers):
+    words = small_sample("xd")
+    root = tmp_path / "features"
+    root.mkdir()
+    for file in sorted((tmp_path / words[words.index("--feature-root") + 1]).iterdir()):
+        (root / file.name).symlink_to(file)
+    bad = sorted(root.iterdir())[0]
+    broken = np.load(bad)
+    broken[1] = np.nan
+    bad.unlink()
+    np.save(bad, broken)
+    words[words.index("--feature-root") + 1] = str(root)
+    process = start("xd_train.py", [*words, "--workers", workers, "--select", "last", "--output", str(tmp_path / "run")], tmp_path)
+    stderr = process.communicate(timeout=120)[1]
+    assert process.returncode == 2
+    assert last_line(stderr).startswith(f"error: {bad}: NaN or infinity in row 1")
+    assert "Traceback" not in stderr
+
+
+def test_nothing_to_test_yet(tmp_path):
+    process = start("xd_test.py", ["--checkpoint", "absent.pt"], tmp_path)
+    stderr = process.communicate(timeout=120)[1]
+    assert process.returncode == 2
+    assert stderr == "error: absent.pt: no such checkpoint; train one, or name another with --checkpoint\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kill", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_a_killed_process_resumes_to_the_same_bytes(small_sample, tmp_path, kill, code):
+    words = [*small_sample("xd"), "--max-epoch", "6"]
+    whole = start("xd_train.py", [*words, "--output", str(tmp_path / "whole")], tmp_path)
+    assert whole.wait(300) == 0
+    log = tmp_path / "cut" / "seed-1" / "log.jsonl"
+    cut = start("xd_train.py", [*words, "--output", str(tmp_path / "cut")], tmp_path)
+    while not (log.exists() and len(log.read_text().splitlines()) >= 2):
+        assert cut.poll() is None
+        time.sleep(0.05)
+    cut.send_signal(kill)
+    assert cut.wait(60) == code
+    resumed = start("xd_train.py", [*words, "--output", str(tmp_path / "cut"), "--resume"], tmp_path)
+    assert resumed.wait(300) == 0
+    for name in ("last.pt", "best.pt"):
+        a, b = (checkpoint.load(tmp_path / run / "seed-1" / name)["weights"] for run in ("whole", "cut"))
+        assert all((a[key] == b[key]).all() for key in a), name
