@@ -63,7 +63,10 @@ class ReFLIPVAD(nn.Module):
     def forward(self, features: Tensor, lengths: Tensor, text: Tensor | None = None) -> Output:
         """features (B, T, D) float, rows from `lengths` (B,) int on are padding and change nothing -> Output."""
         mask = torch.arange(features.shape[1], device=features.device) < lengths[:, None]  # (B, T), True = valid
-        visual = self.temporal(self.feature_scale * features.masked_fill(~mask[..., None], 0), mask)
+        x = self.feature_scale * features.masked_fill(~mask[..., None], 0)
+        if torch.is_autocast_enabled(x.device.type):  # once here, not at each layer and back again
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        visual = self.temporal(x, mask)
         coarse = alignment = embeddings = None
         if self.blocks != "vta":
             x = self.dropout(visual)
@@ -80,7 +83,9 @@ class ReFLIPVAD(nn.Module):
 
 def cosine(visual: Tensor, embeddings: Tensor) -> Tensor:
     """Cosine similarity of each snippet (B, T, D) and class ((C+1, D) or (B, C+1, D)): (B, T, C+1), in float32."""
-    return F.normalize(visual.float(), dim=-1) @ F.normalize(embeddings.float(), dim=-1).transpose(-1, -2)
+    visual = visual.float()
+    products = visual @ F.normalize(embeddings.float(), dim=-1).transpose(-1, -2)
+    return products / visual.norm(dim=-1, keepdim=True).clamp(min=1e-12)  # C+1 columns are divided instead of D
 
 
 def build_model(

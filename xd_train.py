@@ -11,13 +11,13 @@ from xd_option import parse_args
 def main(argv=None):
     options = parse_args(argv)
     experiment.announce(options)  # your features, or the built-in sample
-    reports = []
+    tested = []
     for seed in options.seeds:
         data = experiment.load_data(options, seed)  # balanced bags to train on, videos held out, videos to test
         model = experiment.load_model(options, seed)  # model.py, with its frozen text side
         best = experiment.train(model, data, options, seed)
-        reports.append(experiment.test(model, best, data, options, best.parent))
-    experiment.summarise(reports, Path(options.output))
+        tested.append(experiment.test(model, best, data, options, best.parent))
+    experiment.summarise(tested, data, Path(options.output))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import ucf_test
 import ucf_train
 import xd_test
 import xd_train
+from tools import evaluate
 from utils import checkpoint, engine
 from utils.errors import BadInput
 from utils.prompt import PROMPTS
@@ -53,6 +55,10 @@ def test_a_run_leaves_the_files_of_the_contract(trained, key, capsys):
     assert list(seed.glob("events.out.tfevents*"))
     report = json.loads((seed / "report.json").read_text())
     assert {"dataset", "model", "checkpoint", "selected_on", "sample", "videos", "frames", "command", "versions", "seeds"} <= report.keys()
+    assert (seed / "plots" / "curves.png").exists()
+    assert (seed / "plots" / "confusion.png").exists()
+    assert (seed / "plots" / "alignment.png").exists()
+    assert (folder / "plots" / "curves.png").exists()
     for part in ("coarse", "fine"):
         for figure in ("auc", "ap", "ano_auc", "ano_ap"):
             assert 0 <= report[part][figure]["low"] <= report[part][figure]["value"] <= report[part][figure]["high"] <= 1
@@ -62,6 +68,7 @@ def test_a_run_leaves_the_files_of_the_contract(trained, key, capsys):
     values = [r["coarse"]["auc"]["value"] for r in (report, second)]
     assert whole["coarse"]["auc"]["value"] == pytest.approx(np.mean(values))
     assert whole["coarse"]["auc"]["std"] == pytest.approx(np.std(values, ddof=1))
+    assert whole["coarse"]["auc"]["low"] <= whole["coarse"]["auc"]["value"] <= whole["coarse"]["auc"]["high"]
     assert len((seed / "log.jsonl").read_text().splitlines()) == 2
     saved = checkpoint.load(seed / "best.pt")
     assert not any("encoder." in key or "text.module" in key for key in saved["weights"])
@@ -108,6 +115,17 @@ def test_test_script_gives_the_trainings_figures(trained, capsys):
     ours, theirs = (json.loads((best.parent / name).read_text()) for name in ("report.json", "test/report.json"))
     assert ours["coarse"] == theirs["coarse"]
     assert ours["map"] == theirs["map"]
+
+
+def test_saved_scores_evaluate_to_the_same_report(trained, small_sample, tmp_path):
+    best = trained("xd") / "seed-1" / "best.pt"
+    scores, ours, theirs = (str(tmp_path / name) for name in ("s.npz", "ours.json", "theirs.json"))
+    xd_test.main(["--checkpoint", str(best), "--save-scores", scores, "--json", ours, "--output", str(tmp_path / "test")])
+    words = small_sample("xd")
+    evaluate.main(["--dataset", "xd", "--scores", scores, "--gt-path", words[words.index("--gt-path") + 1], "--json", theirs])
+    ours, theirs = (json.loads(Path(path).read_text()) for path in (ours, theirs))
+    for part in ("videos", "frames", "coarse", "fine", "per_class", "map"):
+        assert ours[part] == theirs[part], part
 
 
 @pytest.mark.parametrize("select", ["last", "test"])

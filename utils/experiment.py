@@ -21,6 +21,7 @@ from utils.files import make_folder, read_json, write_json
 from utils.ground_truth import load_ground_truth
 from utils.labels import DATASETS, Dataset
 from utils.options import BY_NAME, ROOT
+from utils.scores import check_lengths, save_scores
 
 
 def announce(options) -> None:
@@ -121,7 +122,7 @@ def load_data(options, seed: int | None) -> Data:
     dataset = DATASETS[options.dataset]
     test = read_list(options.test_list, options.feature_root, dataset, "--test-list")
     truth = load_ground_truth(options.gt_path, dataset)
-    report.check_lengths(check_features(test, options.visual_width), truth, options.allow_length_mismatch)
+    check_lengths(check_features(test, options.visual_width), truth, options.allow_length_mismatch)
     if seed is None:
         return Data(dataset, None, None, [], test, truth)
     videos, held_out = read_list(options.train_list, options.feature_root, dataset, "--train-list"), []
@@ -190,34 +191,59 @@ def train(model, data: Data, options, seed: int) -> Path:
         {**vars(run), "command": command(), "held_out": [video.name for video in data.held_out]},
     )
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    plots.plot_training(make_folder(folder / "plots") / "training.png", lines)
+    plots.plot_training(make_folder(folder / "plots") / "training.png", lines, report.SELECTED_ON_TEST if options.select == "test" else "")
     return folder / "best.pt"
 
 
-def test(model, path: Path, data: Data, options, folder: Path) -> dict:
-    """Test a checkpoint once: scores.npz, report.json, report.md and plots/ in `folder`; the table is printed, the report returned."""
+class Tested(NamedTuple):
+    """A tested checkpoint: its report, what report.resample drew for it, and its scores by video."""
+
+    report: dict
+    drawn: dict
+    scores: dict
+
+
+def test(model, path: Path, data: Data, options, folder: Path) -> Tested:
+    """Test a checkpoint once: scores.npz, report.json, report.md and plots/ in `folder`; the table is printed."""
     saved = checkpoint.load(path)
     matches(saved, model, path, options)
     checkpoint.load_trained_state(model, saved["weights"], path)
     scores = score(model, data.test, options)
-    selected = saved["options"]["select"] if path.name == "best.pt" else "last"
+    drawn = report.resample(scores, data.truth, data.dataset)
     result = {
         "dataset": options.dataset,
         "model": options.model,
         "checkpoint": str(path),
-        "selected_on": selected,
+        "selected_on": saved["options"]["select"] if path.name == "best.pt" else "last",
         "sample": options.sample,
-        **report.evaluate(scores, data.truth, data.dataset, options.allow_length_mismatch),
+        "features": "sample" if options.sample else "sentences" if options.sentence_encoder else "visual",
+        **report.evaluate(scores, data.truth, drawn),
         "command": command(),
         "versions": versions() | {"commit": saved["commit"]},
         "seeds": [saved["options"]["seed"]],
     }
-    report.save_scores(folder / "scores.npz", scores, data.dataset.names)
+    for place in {folder / "scores.npz", Path(options.save_scores or folder / "scores.npz")}:
+        save_scores(place, scores, data.dataset.names)
     report.write_report(folder, result)
-    plots.plot_scores(make_folder(folder / "plots"), scores, data.truth, data.dataset)
+    if options.json:
+        write_json(options.json, result)
+    draw(folder / "plots", [scores], data, result)
+    plots.plot_scores(folder / "plots", scores, data.truth, data.dataset, report.stamp(result))
     print(report.print_table(result))
     print(f"report: {folder / 'report.md'}   plots: {folder / 'plots'}")
-    return result
+    return Tested(result, drawn, scores)
+
+
+def draw(folder: Path, runs: list[dict], data: Data, result: dict) -> None:
+    """The pictures of one seed or of several: ROC and PR curves; for one seed also confusion and the alignment map of the test video with
+    the most anomalous frames.
+    """
+    stamp = report.stamp(result)
+    plots.plot_curves(make_folder(folder) / "curves.png", runs, data.truth, stamp)
+    if len(runs) == 1 and result["fine"] is not None:
+        plots.plot_confusion(folder / "confusion.png", runs[0], data.truth, data.dataset, stamp)
+        name = max(runs[0], key=lambda name: report.frame_labels(data.truth[name], data.truth[name].frames).sum())
+        plots.plot_alignment(folder / "alignment.png", name, runs[0][name][1], data.truth[name], data.dataset, stamp)
 
 
 def matches(saved: dict, model, path, options) -> None:
@@ -273,13 +299,14 @@ def test_folder(options, path: Path) -> Path:
     return make_folder(options.output if "output" in options.typed else path.parent / "test")
 
 
-def summarise(reports: list[dict], folder: Path) -> None:
-    """Mean ± std over the seeds, as report.json and report.md of the whole run."""
-    result = report.summarise(reports)
+def summarise(tested: list[Tested], data: Data, folder: Path) -> None:
+    """Mean ± std over the seeds, as report.json, report.md and plots/ of the whole run."""
+    result = report.summarise([part.report for part in tested], [part.drawn for part in tested])
     report.write_report(folder, result)
-    if len(reports) > 1:
+    if len(tested) > 1:
+        draw(folder / "plots", [part.scores for part in tested], data, result)
         print(report.print_table(result))
-    print(f"report over {len(reports)} seed{'s' if len(reports) > 1 else ''}: {folder / 'report.md'}")
+    print(f"report over {len(tested)} seed{'s' if len(tested) > 1 else ''}: {folder / 'report.md'}")
 
 
 def command() -> str:

@@ -1,10 +1,18 @@
-"""Frame-level figures with bootstrap intervals, and segment mAP@IoU (design/protocol.md, "Metrics"). Pure functions of numpy arrays.
+"""Frame-level figures and segment mAP@IoU (design/protocol.md, "Metrics"). Pure functions of numpy arrays.
 
-F frames of a video, V videos, C+1 classes with class 0 = normal, R rows: runs of frames with one score, which are what is sorted and
-summed.
-All figures are fractions in [0, 1]; a figure that is undefined (one class only) is None, never NaN.
+F frames of a video, V videos, C+1 classes with class 0 = normal, R rows: runs of frames with one score and label, which are what is sorted
+and summed. All figures are fractions in [0, 1]; a figure that is undefined (one class only) is None, never NaN.
+
+`frame_figures`, `class_figures` and `segment_figures` do all the sorting and matching once and return a function of a weight (V,) int,
+how often each video stands in the test set: one call per bootstrap resample (utils/intervals.py). `frame_metrics` and `segment_map` are
+that function at weight 1.
+
+`ap` is average precision, Σ (recall step) · precision, scikit-learn's `average_precision_score`. The area under the same curve by the
+trapezoidal rule, `auc(recall, precision)` in some released code, joins its points by lines that no threshold reaches: it is another number
+(VADTree coarse refined on UCF-Crime: 0.3247 instead of 0.3281).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,62 +24,80 @@ PROTOCOLS = ("official", "anomaly")
 # The released ground truth calls a normal video's only segment so, on UCF-Crime too, where no class has that name.
 WHOLE_VIDEO = "A"
 
+Figures = dict[str | tuple[str, str], float | None]
 
-class Frames(NamedTuple):
-    """The frames of a test set as R rows of one score and video, highest score first."""
 
+class Ranking:
+    """Rows from the highest to the lowest score, ready for curves at any weight of the videos.
+
+    score (R,) float, video (R,) int, positive and negative (R,) int64: the frames of either kind in each row.
+    """
+
+    def __init__(self, score: np.ndarray, video: np.ndarray, positive: np.ndarray, negative: np.ndarray):
+        order = np.argsort(-score)
+        ends = np.flatnonzero(np.diff(score[order], append=np.nan) != 0) + 1  # behind the last row of each distinct score
+        starts = np.r_[0, ends[:-1]]
+        # A curve needs the distinct scores that some positive frame has; at all others recall does not move.
+        self.negative_video, self.negative = video[order], negative[order]
+        rows = np.flatnonzero(positive[order])
+        self.positive_video, self.positive = video[order][rows], positive[order][rows]
+        group = np.searchsorted(ends, rows, side="right")
+        self.last = np.flatnonzero(np.diff(group, append=-1) != 0)  # the last positive row of each such score
+        self.first_negative, self.last_negative = starts[group[self.last]], ends[group[self.last]]
+
+    def curve(self, weight: np.ndarray) -> tuple[np.ndarray, ...] | None:
+        """(G,) int64 each, at the G distinct scores with a positive frame: true positives at the score, false positives above it and down
+        to it; then the number of all negatives. None where one of the two kinds is missing.
+        """
+        true = np.cumsum(self.positive * weight[self.positive_video])[self.last]
+        false = np.cumsum(np.r_[0, self.negative * weight[self.negative_video]])
+        if not len(true) or not true[-1] or not false[-1]:
+            return None
+        return np.diff(true, prepend=0), false[self.first_negative], false[self.last_negative], false[-1]
+
+
+def auc_and_ap(curve: tuple[np.ndarray, ...] | None) -> tuple[float | None, float | None]:
+    """Area under the ROC curve (a tie counts one half) and average precision of `Ranking.curve`."""
+    if curve is None:
+        return None, None
+    hits, above, down_to, negatives = curve
+    true = hits.cumsum()
+    auc = 1 - hits @ (above + down_to) / (2 * true[-1] * negatives)  # integer sums: nothing is lost in a million frames
+    return float(auc), float(hits @ (true / np.maximum(true + down_to, 1)) / true[-1])
+
+
+def recall_at(curve: tuple[np.ndarray, ...] | None, rate: float) -> float | None:
+    """The highest recall at a false-positive rate of at most `rate`."""
+    if curve is None:
+        return None
+    hits, _, down_to, negatives = curve
+    return float(hits[down_to / negatives <= rate].sum() / hits.sum())
+
+
+class Rows(NamedTuple):
+    """The frames of a test set as runs of one score and label, in the order of videos and time."""
+
+    score: np.ndarray  # (R,) float
     video: np.ndarray  # (R,) int
-    positive: np.ndarray  # (R,) int64: anomalous frames in the row
-    negative: np.ndarray  # (R,) int64
-    ends: np.ndarray  # (G,) int: the last row of each of the G distinct scores
-    anomalous: np.ndarray  # (V,) bool: has an anomalous frame
-    within: np.ndarray  # (V,) float: AUC among the video's own frames, NaN where it has one class only
-    alarms: np.ndarray  # (V,) int: frames above 0.5 if the video is normal, else 0
-    normal: np.ndarray  # (V,) int: frames if the video is normal, else 0
+    length: np.ndarray  # (R,) int64: frames
+    label: np.ndarray  # (R, C) bool: the anomaly classes, or the one kind of anomaly, that these frames show
+
+    def ranking(self, chosen: np.ndarray, positive: np.ndarray) -> Ranking:
+        """Of the `chosen` rows (R,) bool: the frames of `positive` rows (R,) bool against those of rows without any anomaly."""
+        score, video, length, label = (part[chosen] for part in self)
+        return Ranking(score, video, length * positive[chosen], length * ~label.any(1))
 
 
-def frame_metrics(scores, labels) -> dict[str, float | None]:
-    """scores, labels: one (F,) array per video, F of its own; labels 0 or 1 -> the figures of protocol.md by their name in report.json.
-
-    `auc` and `ap` (average precision) pool the frames of all videos, `ano_auc` and `ano_ap` those of anomalous videos, i.e. videos with an
-    anomalous frame; `within_video_auc` is the mean of the AUC inside each anomalous video; `recall_at_fpr_X` the highest recall at a
-    false-positive
-    rate of at most X; `false_alarm_rate` the share of normal videos' frames scored above 0.5.
-    Raises BadInput naming the video's index where lengths differ or a value is not finite.
-    """
-    frames = _frames(scores, labels)
-    return _figures(frames, np.ones(len(frames.anomalous), np.int64))
-
-
-def bootstrap(scores, labels, *, resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, float | None]]:
-    """Each of `frame_metrics`' figures as {"value", "low", "high"}: 95 % percentile interval of a seeded bootstrap over videos.
-
-    A resample in which a figure is undefined is left out of that figure's interval; the intervals depend on the order of the videos, the
-    values do not.
-    """
-    frames = _frames(scores, labels)
-    videos = len(frames.anomalous)
-    random = np.random.default_rng(seed)
-    draws = (np.bincount(random.integers(videos, size=videos), minlength=videos) for _ in range(resamples))
-    drawn = [_figures(frames, weight) for weight in draws]
-    result = {}
-    for name, value in _figures(frames, np.ones(videos, np.int64)).items():
-        defined = [figures[name] for figures in drawn if figures[name] is not None]
-        low, high = np.percentile(defined, [2.5, 97.5]).tolist() if defined and value is not None else (None, None)
-        result[name] = {"value": value, "low": low, "high": high}
-    return result
-
-
-def _frames(scores, labels) -> Frames:
-    """Check the input and sort it once; every resample is then a weight per video on the same rows."""
+def to_rows(scores, labels) -> Rows:
+    """scores: one (F,) per video; labels: one (F,) or (F, C) of 0 and 1 per video. Raises BadInput as `frame_metrics` does."""
     if len(scores) != len(labels) or not len(scores):
         raise BadInput(
             f"{len(scores)} videos have scores, {len(labels)} have labels; expected one array of each per video, one video or more"
         )
-    rows, within = [], []
+    parts = []
     for video, (score, label) in enumerate(zip(scores, labels, strict=True)):
         score, label = np.asarray(score, np.float64), np.asarray(label)
-        if score.ndim != 1 or score.shape != label.shape or not len(score):
+        if score.ndim != 1 or score.shape != label.shape[:1] or not len(score):
             raise BadInput(
                 f"video {video}: scores of shape {score.shape}, labels of shape {label.shape}; expected one value per frame in both"
             )
@@ -79,72 +105,87 @@ def _frames(scores, labels) -> Frames:
             raise BadInput(
                 f"video {video}: score {score[~np.isfinite(score)][0]} at frame {np.isfinite(score).argmin()}; expected a finite one"
             )
-        if not np.isin(label, (0, 1)).all():
-            raise BadInput(f"video {video}: label {label[~np.isin(label, (0, 1))][0]}; expected 0 or 1 at each frame")
-        starts = np.flatnonzero(np.diff(score, prepend=np.nan) != 0)
-        length = np.diff(starts, append=len(score))
-        positive = np.add.reduceat(label.astype(np.int64), starts)
-        rows.append((score[starts], positive, length - positive, np.full(len(starts), video)))
-        order, ends = _descending(score[starts])
-        within.append(_auc(positive[order].cumsum()[ends], (length - positive)[order].cumsum()[ends]))
-    score, positive, negative, video = (np.concatenate(column) for column in zip(*rows, strict=True))
-    order, ends = _descending(score)
-    anomalous = np.bincount(video, positive) > 0
-    normal = np.where(anomalous, 0, np.bincount(video, negative)).astype(np.int64)
-    alarms = np.where(anomalous, 0, np.bincount(video, negative * (score > 0.5))).astype(np.int64)
-    within = np.array([np.nan if value is None else value for value in within])
-    return Frames(video[order], positive[order], negative[order], ends, anomalous, within, alarms, normal)
+        if not ((label == 0) | (label == 1)).all():
+            raise BadInput(f"video {video}: label {label[(label != 0) & (label != 1)][0]}; expected 0 or 1 at each frame")
+        label = label.reshape(len(score), -1).astype(bool)
+        starts = np.flatnonzero(np.r_[True, (score[1:] != score[:-1]) | (label[1:] != label[:-1]).any(1)])
+        parts.append((score[starts], np.full(len(starts), video), np.diff(starts, append=len(score)), label[starts]))
+    return Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _descending(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The order from the highest to the lowest score, and the last place of each distinct score in it."""
-    order = np.argsort(-score)
-    return order, np.flatnonzero(np.diff(score[order], append=np.nan) != 0)
+def frame_metrics(scores, labels) -> Figures:
+    """scores, labels: one (F,) array per video, F of its own; labels 0 or 1 -> the figures of protocol.md by their name in report.json.
+
+    `auc` and `ap` (average precision) pool the frames of all videos, `ano_auc` and `ano_ap` those of anomalous videos, i.e. videos with an
+    anomalous frame; `within_video_auc` is the mean of the AUC inside each anomalous video; `recall_at_fpr_X` the highest recall at a
+    false-positive rate of at most X; `false_alarm_rate` the share of normal videos' frames scored above 0.5.
+    Raises BadInput naming the video's index where lengths differ or a value is not finite.
+    """
+    return frame_figures(scores, labels)(np.ones(len(scores), np.int64))
 
 
-def _figures(frames: Frames, weight: np.ndarray) -> dict[str, float | None]:
-    """The figures of a test set in which video v stands weight[v] times; weight (V,) int."""
-    row_weight = weight[frames.video]
-    negative = row_weight * frames.negative
-    true = np.cumsum(row_weight * frames.positive)[frames.ends]  # (G,) true positives down to each distinct score
-    false = np.cumsum(negative)[frames.ends]
-    # Positives are in anomalous videos anyway, so that only the false positives differ.
-    false_anomalous = np.cumsum(negative * frames.anomalous[frames.video])[frames.ends]
-    counted = weight * ~np.isnan(frames.within)
-    normal = weight @ frames.normal
-    return {
-        "auc": _auc(true, false),
-        "ap": _average_precision(true, false),
-        "ano_auc": _auc(true, false_anomalous),
-        "ano_ap": _average_precision(true, false_anomalous),
-        "within_video_auc": float(counted @ np.nan_to_num(frames.within) / counted.sum()) if counted.any() else None,
-        "recall_at_fpr_0.01": _recall(true, false, 0.01),
-        "recall_at_fpr_0.1": _recall(true, false, 0.1),
-        "false_alarm_rate": float(weight @ frames.alarms / normal) if normal else None,
-    }
+def frame_figures(scores, labels) -> Callable[[np.ndarray], Figures]:
+    """`frame_metrics` as a function of the videos' weight (V,) int."""
+    rows = to_rows(scores, labels)
+    positive, videos = rows.label[:, 0], len(scores)
+    anomalous = np.bincount(rows.video, positive, videos) > 0
+    everything = rows.ranking(np.ones(len(positive), bool), positive)
+    anomalous_only = rows.ranking(anomalous[rows.video], positive)
+    one = np.ones(1, np.int64)
+    within = np.full(videos, np.nan)
+    bounds = np.searchsorted(rows.video, np.arange(videos + 1))
+    for video in np.flatnonzero(anomalous):
+        score, _, length, label = (part[bounds[video] : bounds[video + 1]] for part in rows)
+        single = Ranking(score, np.zeros(len(score), np.int64), length * label[:, 0], length * ~label[:, 0])
+        within[video] = np.nan if (auc := auc_and_ap(single.curve(one))[0]) is None else auc
+    both_kinds = ~np.isnan(within)
+    normal = ~anomalous[rows.video]
+    frames = np.bincount(rows.video, rows.length * normal, videos)  # (V,) frames of normal videos, and those scored above 0.5
+    alarms = np.bincount(rows.video, rows.length * (normal & (rows.score > 0.5)), videos)
+
+    def figures(weight: np.ndarray) -> Figures:
+        curve = everything.curve(weight)
+        auc, ap = auc_and_ap(curve)
+        ano_auc, ano_ap = auc_and_ap(anomalous_only.curve(weight))
+        counted = weight * both_kinds
+        total = weight @ frames
+        return {
+            "auc": auc,
+            "ap": ap,
+            "ano_auc": ano_auc,
+            "ano_ap": ano_ap,
+            "within_video_auc": float(counted @ np.nan_to_num(within) / counted.sum()) if counted.any() else None,
+            "recall_at_fpr_0.01": recall_at(curve, 0.01),
+            "recall_at_fpr_0.1": recall_at(curve, 0.1),
+            "false_alarm_rate": float(weight @ alarms / total) if total else None,
+        }
+
+    return figures
 
 
-def _auc(true: np.ndarray, false: np.ndarray) -> float | None:
-    """Area under the ROC curve through the cumulative counts (G,) int; integer sums, so that nothing is lost in a million frames."""
-    if not true[-1] or not false[-1]:
-        return None
-    twice = np.diff(false, prepend=0) @ (2 * true - np.diff(true, prepend=0))  # trapezoids: a tie counts one half
-    return float(twice / (2 * true[-1] * false[-1]))
+def class_figures(scores, labels, class_names) -> Callable[[np.ndarray], Figures]:
+    """AUC and AP class by class, as a function of the videos' weight: keys (NAME, "auc") and (NAME, "ap") for each anomaly
+    class with a frame.
 
+    scores: one (F,) anomaly score per video; labels: one (F, C) of 0 and 1 per video, C = len(class_names) without normal. A class is
+    measured on the videos that show it and on the normal videos; frames of other classes count neither way.
+    """
+    rows = to_rows(scores, labels)
+    videos = len(scores)
+    normal = np.bincount(rows.video, rows.label.any(1), videos) == 0
+    rankings = {}
+    for number, name in enumerate(class_names):
+        shows = np.bincount(rows.video, rows.label[:, number], videos) > 0
+        if shows.any():
+            rankings[name] = rows.ranking((normal | shows)[rows.video], rows.label[:, number])
 
-def _average_precision(true: np.ndarray, false: np.ndarray) -> float | None:
-    """Σ (recall step) · precision, as scikit-learn's average_precision_score; None where it says 1 because there is no negative."""
-    if not true[-1] or not false[-1]:
-        return None
-    precision = true / np.maximum(true + false, 1)
-    return float(np.diff(true, prepend=0) @ precision / true[-1])
+    def figures(weight: np.ndarray) -> Figures:
+        result = {}
+        for name, ranking in rankings.items():
+            result[name, "auc"], result[name, "ap"] = auc_and_ap(ranking.curve(weight))
+        return result
 
-
-def _recall(true: np.ndarray, false: np.ndarray, rate: float) -> float | None:
-    if not true[-1] or not false[-1]:
-        return None
-    reached = np.searchsorted(false / false[-1], rate, side="right")
-    return float(true[reached - 1] / true[-1]) if reached else 0.0
+    return figures
 
 
 def segment_map(probs, segments, labels, class_names, protocol: str = "official") -> dict[float | str, float | None]:
@@ -153,33 +194,70 @@ def segment_map(probs, segments, labels, class_names, protocol: str = "official"
     Lists per video: probs (F, C+1) float; segments [[start, end], …] in frames, half-open; labels [class name, …], one per segment.
     - `official`: what VadCLIP's released code computes (systems.md §3). All C+1 classes count. A segment labelled "A" (normal, the whole
       video) belongs to no class unless class_names has an "A": so UCF-Crime's "Normal" scores 0 and a perfect predictor 13/14. Everything
-      is 0
-      if any class has no detection.
+      is 0 if any class has no detection.
     - `anomaly`: anomalous videos only, and the classes with a segment in them; a perfect predictor gets 1. A class without a detection
-    scores 0.
-      None where no video is anomalous.
+      scores 0. None where no video is anomalous.
     Raises BadInput naming the video's index for wrong shapes, values that are not finite, and labels that are no class.
+    """
+    values = segment_figures(probs, segments, labels, class_names, protocol)(np.ones(len(probs), np.int64))
+    return {key if key == "avg" else float(key): value for key, value in values.items()}
+
+
+def segment_figures(probs, segments, labels, class_names, protocol: str) -> Callable[[np.ndarray], Figures]:
+    """`segment_map` as a function of the videos' weight (V,) int, keys "0.1" … "0.5", "avg".
+
+    A match depends on its own video only, so that detections are matched once. A video that is drawn twice gives each of its detections
+    twice, one after the other.
     """
     if protocol not in PROTOCOLS:
         raise BadInput(f"protocol {protocol!r}; expected one of {', '.join(PROTOCOLS)}")
+    official = protocol == "official"
     truth = _truth(probs, segments, labels, list(class_names))  # (number of segments, 4) int: class, video, start, end
     classes, videos = range(len(class_names)), range(len(probs))
-    if protocol == "anomaly":
+    if not official:
         truth = truth[truth[:, 0] > 0]
         classes, videos = np.unique(truth[:, 0]), np.unique(truth[:, 1])
-    found = [(video, *_detections(np.asarray(probs[video]), whole=protocol == "anomaly")) for video in videos]
-    if not len(classes) or not found:
-        return dict.fromkeys((*IOUS, "avg"))
-    video = np.repeat([row[0] for row in found], [len(row[1]) for row in found])
-    number, start, end, score = (np.concatenate(column) for column in list(zip(*found, strict=True))[1:])
-    # Equal scores stand in the order of videos and time; the released code leaves their order to an unstable sort.
-    order = np.argsort(-score, kind="stable")
-    detections = np.stack([number, video, start, end], 1)[order]
-    by_class = [(detections[detections[:, 0] == c, 1:], truth[truth[:, 0] == c, 1:]) for c in classes]
-    if protocol == "official" and not all(len(detected) for detected, _ in by_class):
-        return dict.fromkeys((*IOUS, "avg"), 0.0)
-    precision = np.mean([_segment_precision(*pair) for pair in by_class], 0)
-    return {**dict(zip(IOUS, precision.tolist(), strict=True)), "avg": float(precision.mean())}
+    found = [(video, *_detections(np.asarray(probs[video]), whole=not official)) for video in videos]
+    by_class = []  # of each class: video of each detection, best first; whether it hits at each IoU (5, n); segments of each video (V,)
+    if found:
+        video = np.repeat([row[0] for row in found], [len(row[1]) for row in found])
+        number, start, end, score = (np.concatenate(column) for column in list(zip(*found, strict=True))[1:])
+        # Equal scores stand in the order of videos and time; the released code leaves their order to an unstable sort.
+        order = np.argsort(-score, kind="stable")
+        detections = np.stack([number, video, start, end], 1)[order]
+        for c in classes:
+            detected, wanted = detections[detections[:, 0] == c, 1:], truth[truth[:, 0] == c, 1:]
+            by_class.append((detected[:, 0], _hits(detected, wanted), np.bincount(wanted[:, 0], minlength=len(probs))))
+    keys = [*map(str, IOUS), "avg"]
+
+    def figures(weight: np.ndarray) -> Figures:
+        precision = []
+        for detected, hits, wanted in by_class:
+            count, total = weight[detected], weight @ wanted
+            if official and not count.any():
+                return dict.fromkeys(keys, 0.0)
+            if total or official:
+                precision.append(_average_precision(count, hits) / max(total, 1))
+        if not precision:
+            return dict.fromkeys(keys)
+        mean = np.mean(precision, 0)
+        return dict(zip(keys, [*mean.tolist(), float(mean.mean())], strict=True))
+
+    return figures
+
+
+def _average_precision(count: np.ndarray, hits: np.ndarray) -> np.ndarray:
+    """Σ precision at the hits, for each IoU: count (n,) how often each detection stands in the list, hits (IoUs, n) bool -> (IoUs,)."""
+    before = np.cumsum(count) - count
+    result = np.zeros(len(hits))
+    for row, hit in enumerate(hits):
+        where = np.flatnonzero(hit)
+        copies = count[where]
+        true = np.cumsum(copies) - copies
+        for copy in range(1, copies.max(initial=0) + 1):
+            precision = (true + copy) / (before[where] + copy)
+            result[row] += precision[copies >= copy].sum()
+    return result
 
 
 def _truth(probs, segments, labels, class_names: list[str]) -> np.ndarray:
@@ -233,10 +311,10 @@ def _detections(probs: np.ndarray, whole: bool) -> tuple[np.ndarray, ...]:
     return number[long], start[long], end[long], (peak + 0.7 * mean[number, 0])[long]
 
 
-def _segment_precision(detected: np.ndarray, truth: np.ndarray) -> list[float]:
-    """One class: detected (n, 3), best first, and truth (m, 3) as video, start, end -> AP at each IoU.
+def _hits(detected: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """One class: detected (n, 3), best first, and truth (m, 3) as video, start, end -> (IoUs, n) bool, which detections hit.
 
-    Each detection in turn takes the free segment it overlaps most, if IoU >= the threshold. AP = Σ precision at the hits / m.
+    Each detection in turn takes the free segment it overlaps most, if IoU >= the threshold.
     """
     pairs = []  # (detection, −IoU, segment) of all pairs that can match, so that sorting gives the order of the matching
     for segment, (video, start, end) in enumerate(truth):
@@ -246,12 +324,10 @@ def _segment_precision(detected: np.ndarray, truth: np.ndarray) -> list[float]:
         overlap = common / (last - first + end - start - common)
         pairs += [(same[i], -overlap[i], segment) for i in np.flatnonzero(overlap >= min(IOUS))]
     pairs.sort()
-    result = []
-    for iou in IOUS:
-        hit, free = np.zeros(len(detected)), np.ones(len(truth), bool)
+    hits = np.zeros((len(IOUS), len(detected)), bool)
+    for hit, iou in zip(hits, IOUS, strict=True):
+        free = np.ones(len(truth), bool)
         for detection, overlap, segment in pairs:
             if -overlap >= iou and free[segment] and not hit[detection]:
-                hit[detection], free[segment] = 1, False
-        precision = hit.cumsum() / np.arange(1, len(hit) + 1)
-        result.append(float(hit @ precision / len(truth)) if len(truth) else 0.0)
-    return result
+                hit[detection], free[segment] = True, False
+    return hits

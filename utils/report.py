@@ -1,47 +1,31 @@
 """From scores and ground truth to report.json, report.md and the printed table (contract.md: report.json, Scores)."""
 
 import statistics
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from utils.errors import BadInput
 from utils.files import replacing, write_json
 from utils.ground_truth import GroundTruth
+from utils.intervals import RESAMPLES, interval, over_seeds, resampled
 from utils.labels import DATASETS, Dataset
-from utils.metrics import PROTOCOLS, bootstrap, frame_metrics, segment_map
+from utils.metrics import PROTOCOLS, class_figures, frame_figures, frame_metrics, segment_figures
+from utils.scores import to_frames
 
-SNIPPET = 16  # frames
-# ReFLIP-VAD's own figures with CLIP features (systems.md §1), chosen as the best epoch on the test set.
-PAPER = {
-    "ucf": {"coarse.auc": 0.8857, "coarse.ano_auc": 0.7235, "map.official.avg": 0.0962},
-    "xd": {"fine.ap": 0.8581, "map.official.avg": 0.2736},
+FEATURES = {
+    "sample": "built-in sample: simulated features; these figures say nothing about {}",
+    "sentences": "features of sentences, which know what their writers saw: not comparable with published figures on {}'s videos",
 }
-SELECTED = {"val": "held-out training videos", "last": "the last epoch", "test": "TEST (selected on test)"}
-SHOWN = ("auc", "ap", "ano_auc", "ano_ap", "within_video_auc", "recall_at_fpr_0.01", "recall_at_fpr_0.1", "false_alarm_rate")
-
-
-def check_lengths(rows: dict[str, int], truth: dict[str, GroundTruth], allowed: int = 0) -> None:
-    """rows: snippets T of each video. A video of F frames has floor or ceil(F/16) of them, depending on who extracted it.
-
-    Raises BadInput naming the first video that ground truth lacks, or whose count is off by more than `allowed` snippets.
-    """
-    for name, count in rows.items():
-        if name not in truth:
-            raise BadInput(f"{name}: not in the ground truth; expected every test video there; add it, or name another file with --gt-path")
-        frames = truth[name].frames
-        off = max(frames // SNIPPET - count, count - -(-frames // SNIPPET))
-        if off > allowed:
-            raise BadInput(
-                f"{name}: {count} snippets of features, {frames} frames of ground truth = {frames / SNIPPET:.1f} snippets; "
-                f"expected the same video; accept it with --allow-length-mismatch {off}"
-            )
-
-
-def to_frames(values: np.ndarray, frames: int) -> np.ndarray:
-    """(T, ...) one row per snippet -> (F', ...) one per frame: each 16 times, the last cut to the video's length."""
-    return np.repeat(values, SNIPPET, axis=0)[:frames]
+KEYS = ("0.1", "0.2", "0.3", "0.4", "0.5", "avg")
+# ReFLIP-VAD's own figures in percent (systems.md §1; the segment mAP's protocol is not stated), each the best epoch on the test set.
+PAPER = {
+    "ucf": {("coarse", "auc"): "88.57 (CLIP), 89.14 (FLIP)", ("coarse", "ano_auc"): "72.35 (CLIP), 74.72 (FLIP)"}
+    | {("map", "official", key): value for key, value in zip(KEYS, ["14.23", "10.34", "9.32", "7.54", "6.81", "9.62"], strict=True)},
+    "xd": {("fine", "ap"): "85.81 (CLIP), 86.29 (FLIP)"}
+    | {("map", "official", key): value for key, value in zip(KEYS, ["39.24", "33.45", "27.71", "20.86", "17.22", "27.36"], strict=True)},
+}
+SELECTED_ON_TEST = "selected on test"
+SELECTED = {"val": "held-out training videos", "last": "the last epoch", "test": f"TEST ({SELECTED_ON_TEST})"}
 
 
 def frame_labels(video: GroundTruth, frames: int) -> np.ndarray:
@@ -52,126 +36,136 @@ def frame_labels(video: GroundTruth, frames: int) -> np.ndarray:
     return labels
 
 
-def pooled(scores: dict, truth: dict[str, GroundTruth], part: str) -> tuple[list, list] | None:
-    """Frame scores and labels, one array per video; `part` "coarse", or "fine" = 1 − p(normal). None where the model has no such score."""
-    values, labels = [], []
-    for name, (coarse, fine) in scores.items():
-        snippets = coarse if part == "coarse" else None if fine is None else 1 - fine[:, 0]
-        if snippets is None:
-            return None
-        values.append(to_frames(snippets, truth[name].frames))
-        labels.append(frame_labels(truth[name], len(values[-1])))
-    return values, labels
+def class_labels(video: GroundTruth, dataset: Dataset) -> np.ndarray:
+    """(F, C) bool: which anomaly classes each frame shows."""
+    labels = np.zeros((video.frames, len(dataset.labels) - 1), bool)
+    for start, end, label in video.segments:
+        labels[start:end, dataset.labels.index(label) - 1] = True
+    return labels
+
+
+def anomaly_scores(scores: dict, truth: dict[str, GroundTruth], part: str) -> list[np.ndarray] | None:
+    """(F,) of each video, frame by frame; `part` "coarse", or "fine" = 1 − p(normal). None where the model has no such score."""
+    values = [coarse if part == "coarse" else None if fine is None else 1 - fine[:, 0] for coarse, fine in scores.values()]
+    if any(value is None for value in values):
+        return None
+    return [to_frames(value, truth[name].frames) for name, value in zip(scores, values, strict=True)]
 
 
 def frame_figure(scores: dict, truth: dict, part: str, metric: str) -> float:
-    """One frame-level figure of the coarse or fine score, without interval (for `--select test`)."""
-    both = pooled(scores, truth, part) or pooled(scores, truth, "fine" if part == "coarse" else "coarse")
-    return frame_metrics(*both)[metric]
+    """One frame-level figure of the coarse or fine score (the other where the model has only that), no interval (`--select test`)."""
+    values = anomaly_scores(scores, truth, part) or anomaly_scores(scores, truth, "fine" if part == "coarse" else "coarse")
+    return frame_metrics(values, [frame_labels(truth[name], truth[name].frames) for name in scores])[metric]
 
 
-def evaluate(scores: dict, truth: dict[str, GroundTruth], dataset: Dataset, allowed: int = 0) -> dict:
-    """scores: {NAME: (coarse (T,) or None, fine (T, C+1) probabilities or None)} -> videos, frames, coarse, fine, map as in report.json.
+def resample(scores: dict, truth: dict[str, GroundTruth], dataset: Dataset, resamples: int = RESAMPLES) -> dict[tuple, np.ndarray]:
+    """Every figure of a report on the whole test set, then on each bootstrap resample: {path: (1 + resamples,)}, NaN where undefined.
 
-    Raises BadInput as check_lengths does.
+    scores: {NAME: (coarse (T,) or None, fine (T, C+1) probabilities or None)}; paths are report.json's, ("coarse", "auc"),
+    ("per_class", "fine", "Abuse", "ap"), ("map", "official", "0.1"), … Videos are taken by name, so that two systems with the same videos
+    share their draws.
     """
-    check_lengths({name: len(next(part for part in parts if part is not None)) for name, parts in scores.items()}, truth, allowed)
-    result = {"videos": len(scores), "frames": sum(truth[name].frames for name in scores)}
+    scores = {name: scores[name] for name in sorted(scores)}
+    found = {}
+
+    def add(path: tuple, figures) -> None:
+        for name, values in resampled(figures, len(scores), resamples).items():
+            found[(*path, *name) if isinstance(name, tuple) else (*path, name)] = values
+
+    labels = [class_labels(truth[name], dataset) for name in scores]
+    anomalous = [label.any(1) for label in labels]
     for part in ("coarse", "fine"):
-        both = pooled(scores, truth, part)
-        result[part] = None if both is None else bootstrap(*both)
-    result["map"] = None
-    if result["fine"] is not None:
+        values = anomaly_scores(scores, truth, part)
+        if values is not None:
+            add((part,), frame_figures(values, anomalous))
+            add(("per_class", part), class_figures(values, labels, dataset.labels[1:]))
+    if all(fine is not None for _, fine in scores.values()):
         probs = [to_frames(fine, truth[name].frames) for name, (_, fine) in scores.items()]
-        result["map"] = {}
         for protocol in PROTOCOLS:
-            segments, labels = [], []
+            segments, names = [], []
             for name in scores:
                 # The released ground truth names a normal video's whole length a segment of class "A".
                 entries = truth[name].segments or ((0, truth[name].frames, "A"),) * (protocol == "official")
                 segments.append([[start, end] for start, end, _ in entries])
-                labels.append([label for _, _, label in entries])
-            values = segment_map(probs, segments, labels, list(dataset.labels), protocol)
-            result["map"][protocol] = {str(key): value for key, value in values.items()}
-    return result
-
-
-def save_scores(path: Path | str, scores: dict, class_names) -> None:
-    """NAME/coarse (T,), NAME/fine (T, C+1) and `classes` as .npz without pickled objects."""
-    arrays = {"classes": np.array(list(class_names))}
-    for name, (coarse, fine) in scores.items():
-        arrays |= {f"{name}/{part}": value for part, value in (("coarse", coarse), ("fine", fine)) if value is not None}
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
-
-
-def load_scores(path: Path | str) -> tuple[dict, tuple[str, ...]]:
-    """What `save_scores` wrote: ({NAME: (coarse, fine)}, class names). Raises BadInput where the file is missing or no such archive."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            names = list(dict.fromkeys(key.rpartition("/")[0] for key in archive.files if key != "classes"))
-            parts = {
-                name: tuple(archive[key] if (key := f"{name}/{part}") in archive else None for part in ("coarse", "fine")) for name in names
-            }
-            return parts, tuple(archive["classes"].tolist())
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file; name scores written by --save-scores") from None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path}: no score archive ({error}); expected NAME/coarse, NAME/fine and classes in an .npz") from None
-
-
-def figures(report: dict) -> dict[str, dict]:
-    """All figures of a report by path, `coarse.auc` or `map.official.0.1` -> {"value", "low", "high", …}."""
-    found = {f"{part}.{name}": figure for part in ("coarse", "fine") for name, figure in (report[part] or {}).items()}
-    for protocol, values in (report["map"] or {}).items():
-        found |= {f"map.{protocol}.{key}": value if isinstance(value, dict) else {"value": value} for key, value in values.items()}
+                names.append([label for _, _, label in entries])
+            add(("map", protocol), segment_figures(probs, segments, names, dataset.labels, protocol))
     return found
 
 
-def summarise(reports: list[dict]) -> dict:
-    """Over seeds: each figure's mean as value, std (n − 1), best and worst; with one seed the report itself."""
-    if len(reports) == 1:
-        return reports[0]
+def evaluate(scores: dict, truth: dict[str, GroundTruth], drawn: dict[tuple, np.ndarray]) -> dict:
+    """videos, frames, coarse, fine, per_class and map as in report.json, from what `resample` gave for these scores."""
+    counts = {"videos": len(scores), "frames": sum(truth[name].frames for name in scores)}
+    return counts | nest({path: interval(values) for path, values in drawn.items()})
 
-    def spread(values: list) -> dict:
-        if any(value is None for value in values):
-            return {"value": None}
-        return {"value": statistics.mean(values), "std": statistics.stdev(values), "best": max(values), "worst": min(values)}
 
-    result = {
-        **reports[0],
-        "seeds": [seed for report in reports for seed in report["seeds"]],
-        "checkpoint": [report["checkpoint"] for report in reports],
-    }
-    for part in ("coarse", "fine"):
-        if result[part] is not None:
-            result[part] = {name: spread([report[part][name]["value"] for report in reports]) for name in result[part]}
-    if result["map"] is not None:
-        result["map"] = {
-            p: {key: spread([report["map"][p][key] for report in reports]) for key in values} for p, values in result["map"].items()
-        }
+def nest(figures: dict[tuple, dict]) -> dict:
+    """{("coarse", "auc"): {…}, …} -> {"coarse": {"auc": {…}}, …}, None for a score that is absent."""
+    result: dict = {"coarse": None, "fine": None, "per_class": None, "map": None}
+    for path, figure in figures.items():
+        place = result
+        for key in path[:-1]:
+            place[key] = place.get(key) or {}
+            place = place[key]
+        place[path[-1]] = figure
     return result
 
 
+def figures(report: dict) -> dict[tuple, dict]:
+    """All figures of a report by path, ("coarse", "auc") or ("map", "official", "0.1") -> {"value", "low", "high", …}; `nest` undone."""
+
+    def walk(path: tuple, place):
+        if place and "value" in place:
+            yield path, place
+        elif place:
+            for key, inner in place.items():
+                yield from walk((*path, key), inner)
+
+    return {path: figure for part in ("coarse", "fine", "map", "per_class") for path, figure in walk((part,), report[part])}
+
+
+def summarise(reports: list[dict], drawn: list[dict[tuple, np.ndarray]]) -> dict:
+    """Over seeds: each figure's mean as value with its interval (utils/intervals.py, over_seeds), std (n − 1), best and worst; with one
+    seed the report itself. `drawn` is what `resample` gave for each of the reports.
+    """
+    if len(reports) == 1:
+        return reports[0]
+    result = {}
+    for path in drawn[0]:
+        values = [float(part[path][0]) for part in drawn]
+        if not np.isnan(values).any():
+            best, worst = (min, max) if path[-1] == "false_alarm_rate" else (max, min)
+            spread = {"std": statistics.stdev(values), "best": best(values), "worst": worst(values)}
+            result[path] = interval(over_seeds([part[path] for part in drawn], seed=0)) | spread
+        else:
+            result[path] = {"value": None, "low": None, "high": None}
+    seeds = [seed for report in reports for seed in report["seeds"]]
+    return {**reports[0], **nest(result), "seeds": seeds, "checkpoint": [report["checkpoint"] for report in reports]}
+
+
 def percent(figure: dict) -> str:
-    """A figure in percent: with its interval, or with its std over seeds."""
+    """A figure in percent: mean ± std over seeds where there are several, then its interval."""
     if figure["value"] is None:
         return "–"
-    text = f"{100 * figure['value']:.2f}"
-    if "std" in figure:
-        return f"{text} ± {100 * figure['std']:.2f}"
-    return f"{text} [{100 * figure['low']:.2f}, {100 * figure['high']:.2f}]" if figure.get("low") is not None else text
+    text = f"{100 * figure['value']:.2f}" + (f" ± {100 * figure['std']:.2f}" if "std" in figure else "")
+    return text if figure["low"] is None else f"{text} [{100 * figure['low']:.2f}, {100 * figure['high']:.2f}]"
 
 
 def rows(report: dict) -> list[tuple[str, str, str]]:
-    """The table: figure, ours, the paper's."""
-    table = []
-    for path, figure in figures(report).items():
-        part, _, name = path.partition(".")
-        if part == "map" or name in SHOWN:
-            paper = PAPER[report["dataset"]].get(path) if report["model"] == "reflip" and not report["sample"] else None
-            table.append((path.replace("map.", "mAP "), percent(figure), "" if paper is None else f"{100 * paper:.2f}"))
-    return table
+    """The table: figure, ours, the paper's (only beside features of the paper's kind)."""
+    paper = PAPER[report["dataset"]] if report["model"] == "reflip" and report["features"] == "visual" else {}
+    return [
+        (" ".join(("mAP", *path[1:]) if path[0] == "map" else path), percent(figure), paper.get(path, ""))
+        for path, figure in figures(report).items()
+        if path[0] != "per_class"
+    ]
+
+
+def class_rows(report: dict) -> list[list[str]]:
+    """The table by class: class, then AUC and AP of the coarse and the fine score, where there are such."""
+    parts = [(part, figure) for part in report["per_class"] or {} for figure in ("auc", "ap")]
+    names = next(iter((report["per_class"] or {"": {}}).values()))
+    header = ["class", *(f"{part} {figure}" for part, figure in parts)]
+    return [header] + [[name, *(percent(report["per_class"][part][name][figure]) for part, figure in parts)] for name in names]
 
 
 def heading(report: dict) -> list[str]:
@@ -181,11 +175,17 @@ def heading(report: dict) -> list[str]:
     lines = [f"{report['model']} on {title}: {report['videos']} videos, {report['frames']} frames, {seeds}"]
     lines.append(
         f"checkpoint selected on {SELECTED[report['selected_on']]}; "
-        + ("mean ± std over seeds" if len(report["seeds"]) > 1 else "95 % bootstrap intervals over videos")
+        + ("mean ± std over seeds, " if len(report["seeds"]) > 1 else "")
+        + ("95 % bootstrap intervals over videos" + (" and seeds" if len(report["seeds"]) > 1 else ""))
     )
-    if report["sample"]:
-        lines.append(f"built-in sample: simulated features; these figures say nothing about {title}")
+    if report["features"] in FEATURES:
+        lines.append(FEATURES[report["features"]].format(title))
     return lines
+
+
+def stamp(report: dict) -> str:
+    """What must stand on a picture: nothing, unless the checkpoint was selected on the test set."""
+    return SELECTED_ON_TEST if report["selected_on"] == "test" else ""
 
 
 def print_table(report: dict) -> str:
@@ -197,11 +197,19 @@ def print_table(report: dict) -> str:
     return "\n".join([*lines, *(f"{name:{left}}  {ours:{middle}}  {theirs}".rstrip() for name, ours, theirs in body)])
 
 
+def markdown(rows: list) -> list[str]:
+    """The first row is the header."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return [lines[0], f"|{' --- |' * len(rows[0])}", *lines[1:]]
+
+
 def write_report(folder: Path | str, report: dict) -> None:
     """report.json (fractions) and report.md (percent, a table ready for a paper) in `folder`."""
     write_json(Path(folder) / "report.json", report)
-    lines = [f"{line}  " for line in heading(report)] + ["", "| figure (%) | ours | paper (best epoch on test) |", "| --- | --- | --- |"]
-    lines += [f"| {name} | {ours} | {theirs} |" for name, ours, theirs in rows(report)]
+    lines = [f"{line}  " for line in heading(report)]
+    lines += ["", *markdown([("figure (%)", "ours", "paper (best epoch on test)"), *rows(report)])]
+    lines += ["", "By class: the videos that show it and the normal videos; frames of other classes count neither way.", ""]
+    lines += markdown(class_rows(report))
     lines += ["", f"`{report['command']}`", "", ", ".join(f"{name} {value}" for name, value in report["versions"].items())]
     with replacing(Path(folder) / "report.md") as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

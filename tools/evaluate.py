@@ -1,0 +1,137 @@
+"""The same metrics for anybody's scores, and the paired bootstrap difference of two systems on the same videos.
+
+    python -m tools.evaluate --dataset ucf --scores runs/ucf-reflip/seed-*/scores.npz
+    python -m tools.evaluate --dataset ucf --scores A.npz --against B.npz --json difference.json
+    python -m tools.evaluate --dataset ucf --scores pel4vad.csv.gz --names pel4vad.list
+
+Several files on a side are the seeds of one system: figures are their mean, and each resample of the videos draws seeds too. A file is
+
+    .npz    NAME/coarse (T,), NAME/fine (T, C+1) and `classes`, as --save-scores writes them, or one array (T,) per NAME
+    .csv    first column the video, a column `score` or `pred`; videos by name, or numbered in the order of the list --names
+    .json   {"vid_score": {NAME: {"start, end": score}}}, ranges of frames (VADTree)
+
+the latter two with or without .gz. T counts snippets of 16 frames, or frames. A score without classes stands as the coarse one. AP is
+average precision; released code that integrates the precision-recall curve by trapezoids prints another number under the same name.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from utils import report
+from utils.errors import BadInput, exit_code
+from utils.files import write_json
+from utils.ground_truth import load_ground_truth
+from utils.intervals import RESAMPLES, difference, over_seeds
+from utils.labels import DATASETS, Dataset
+from utils.options import ROOT
+from utils.scores import check_lengths, load_scores
+
+
+def load_side(paths: list[str], option: str, dataset: Dataset, truth: dict, options) -> list[dict]:
+    """The scores of each seed of one system, checked against the ground truth. Raises BadInput where they do not fit."""
+    runs = []
+    for path in paths:
+        scores, classes = load_scores(path, options.names)
+        if any(fine is not None for _, fine in scores.values()) and classes not in (dataset.names, dataset.labels):
+            raise BadInput(
+                f"{option} {path}: its classes are {', '.join(classes or ())}; expected {', '.join(dataset.names)}; check --dataset"
+            )
+        try:
+            check_lengths(
+                {name: len(next(p for p in parts if p is not None)) for name, parts in scores.items()}, truth, options.allow_length_mismatch
+            )
+        except BadInput as error:
+            raise BadInput(f"{option} {path}: {error}") from None
+        if runs and scores.keys() != runs[0].keys():
+            odd = min(scores.keys() ^ runs[0].keys())
+            raise BadInput(f"{option}: {odd} is in only one of {paths[0]} and {path}; seeds of one system have the same videos")
+        runs.append(scores)
+    return runs
+
+
+def compare(ours: list[dict], theirs: list[dict]) -> dict[tuple, dict]:
+    """Each figure that both systems have: {"ours", "theirs", "value", "low", "high", "p"}; `ours` and `theirs` hold what report.resample
+    drew for each seed.
+    """
+    result = {}
+    for path in ours[0]:
+        if path in theirs[0]:
+            a, b = over_seeds([run[path] for run in ours], seed=1), over_seeds([run[path] for run in theirs], seed=2)
+            gap = difference(a, b)
+            if gap["value"] is not None:
+                result[path] = {"ours": float(a[0]), "theirs": float(b[0]), **gap}
+    return result
+
+
+def sentence(path: tuple, row: dict, videos: int) -> str:
+    """What the intervals allow one to say of a figure."""
+    apart = row["p"] < 0.05
+    return (
+        f"{label(path)}: {100 * row['ours']:.2f} against {100 * row['theirs']:.2f} on the same {videos} videos; the difference of "
+        f"{100 * row['value']:+.2f} points, 95 % interval [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}], p = {row['p']:.3f}, "
+        + ("tells the two apart." if apart else "does not tell the two apart.")
+    )
+
+
+def label(path: tuple) -> str:
+    return " ".join(("mAP", *path[1:]) if path[0] == "map" else path)
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser("python -m tools.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", choices=list(DATASETS), required=True)
+    parser.add_argument("--scores", nargs="+", required=True, metavar="FILE", help="one file per seed of a system")
+    parser.add_argument("--against", nargs="+", metavar="FILE", help="another system's, for the paired difference")
+    parser.add_argument("--gt-path", metavar="JSON", help="ground truth (default: list/DATASET_gt.json)")
+    parser.add_argument("--names", metavar="LIST", help="list whose order numbers the videos of a .csv")
+    parser.add_argument("--allow-length-mismatch", type=int, default=0, metavar="N", help="accept up to N snippets (default: %(default)s)")
+    parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of the bootstrap over videos (default: %(default)s)")
+    parser.add_argument("--json", metavar="FILE", help="write all figures there, as fractions")
+    options = parser.parse_args(argv)
+    if options.resamples < 1:
+        raise BadInput(f"--resamples {options.resamples}: expected 1 or more")
+    dataset = DATASETS[options.dataset]
+    gt_path = options.gt_path or ROOT / "list" / f"{dataset.key}_gt.json"
+    truth = load_ground_truth(gt_path, dataset)
+    sides = [load_side(options.scores, "--scores", dataset, truth, options)]
+    if options.against:
+        sides.append(load_side(options.against, "--against", dataset, truth, options))
+    shared = set.intersection(*(set(runs[0]) for runs in sides))
+    if not shared:
+        raise BadInput("--scores and --against have no video in common; expected the same test set")
+    for option, runs in zip(("--scores", "--against"), sides, strict=False):
+        if extra := len(runs[0]) - len(shared):
+            print(f"note: {extra} videos of {option} are not in the other's scores; both are measured on the {len(shared)} they share")
+    if len(shared) < len(truth):
+        print(f"note: {len(shared)} of the {len(truth)} videos of {gt_path} have scores; figures are of these")
+    drawn = [[report.resample({n: run[n] for n in shared}, truth, dataset, options.resamples) for run in runs] for runs in sides]
+    counts = {"dataset": dataset.key, "scores": options.scores, "against": options.against, "resamples": options.resamples}
+    if options.against:
+        rows = compare(*drawn)
+        content = {**counts, "videos": len(shared), "difference": report.nest(rows)}
+        shown = {path: row for path, row in rows.items() if path[0] != "per_class"}
+        cells = [
+            (label(path), *(f"{100 * row[key]:.2f}" for key in ("ours", "theirs")), report.percent(row), f"{row['p']:.3f}")
+            for path, row in shown.items()
+        ]
+        print(table([("figure (%)", "--scores", "--against", "difference", "p"), *cells]))
+        print("\n".join(sentence(path, row, len(shared)) for path, row in shown.items() if path[0] in ("coarse", "fine")))
+    else:
+        reports = [{"seeds": [index], "checkpoint": path, **report.evaluate({n: runs[n] for n in shared}, truth, part)}
+                   for index, (path, runs, part) in enumerate(zip(options.scores, sides[0], drawn[0], strict=True), 1)]  # fmt: skip
+        result = report.summarise(reports, drawn[0])
+        content = {**counts, **{key: value for key, value in result.items() if key not in ("seeds", "checkpoint")}}
+        print(f"{DATASETS[dataset.key].title}: {result['videos']} videos, {result['frames']} frames, 95 % bootstrap intervals over videos")
+        print(table([("figure (%)", "value"), *((label(path), report.percent(figure)) for path, figure in report.figures(result).items())]))
+    if options.json:
+        write_json(Path(options.json), content)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

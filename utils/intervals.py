@@ -1,0 +1,57 @@
+"""Bootstrap over videos: 95 % intervals of any figure, and paired differences between two systems (design/protocol.md, "Metrics").
+
+V videos. A resample draws V of them with replacement, which is a weight (V,) int; a figure is a function of such a weight
+(utils/metrics.py).
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+RESAMPLES = 1000
+
+
+def draws(videos: int, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[np.ndarray]:
+    """The whole test set, then each resample: weights (V,) int64. The same seed gives the same draws, which is what pairs two systems."""
+    yield np.ones(videos, np.int64)
+    random = np.random.default_rng(seed)
+    for _ in range(resamples):
+        yield np.bincount(random.integers(videos, size=videos), minlength=videos)
+
+
+def resampled(figures: Callable[[np.ndarray], dict], videos: int, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, np.ndarray]:
+    """Each figure on the whole test set, then on each resample: (1 + resamples,) float, NaN where it is undefined."""
+    rows = [figures(weight) for weight in draws(videos, resamples, seed)]
+    return {name: np.array([np.nan if row.get(name) is None else row[name] for row in rows]) for name in rows[0]}
+
+
+def interval(values: np.ndarray) -> dict[str, float | None]:
+    """(1 + resamples,) -> {"value", "low", "high"}: 95 % percentile interval. Resamples in which the figure is undefined are left out;
+    all three are None where the whole test set leaves it undefined.
+    """
+    if np.isnan(values[0]):
+        return {"value": None, "low": None, "high": None}
+    drawn = values[1:][~np.isnan(values[1:])]
+    low, high = np.percentile(drawn, [2.5, 97.5]).tolist() if len(drawn) else (None, None)
+    return {"value": float(values[0]), "low": low, "high": high}
+
+
+def over_seeds(runs: list[np.ndarray], seed: int) -> np.ndarray:
+    """Mean over the seeds of one system: k arrays (1 + resamples,) -> one. Each resample of the videos also draws k of the k seeds, so that
+    the interval holds the spread between trainings as far as k runs can tell it.
+    """
+    values, random = np.stack(runs), np.random.default_rng(seed)
+    chosen = random.integers(len(runs), size=(len(runs), values.shape[1]))
+    chosen[:, 0] = np.arange(len(runs))
+    return np.take_along_axis(values, chosen, 0).mean(0)
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float | None]:
+    """Paired difference of a figure, ours − theirs, on the same draws: `interval`'s keys and "p", two-sided: twice the share of resamples
+    on the far side of 0, both counts increased by one.
+    """
+    gap = ours - theirs
+    result = interval(gap)
+    drawn = gap[1:][~np.isnan(gap[1:])]
+    tail = min((drawn <= 0).sum(), (drawn >= 0).sum()) + 1
+    return {**result, "p": None if result["value"] is None else float(min(1, 2 * tail / (len(drawn) + 1)))}

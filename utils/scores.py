@@ -1,0 +1,136 @@
+"""Scores of a test set: one anomaly score, and class probabilities, per snippet or per frame of each video; ours and other methods' files.
+
+Scores are {NAME: (coarse (T,) or None, fine (T, C+1) probabilities or None)}, T rows of 16 frames each, or one row a frame.
+"""
+
+import gzip
+import itertools
+import json
+import re
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from utils.errors import BadInput
+from utils.files import replacing
+from utils.ground_truth import GroundTruth
+
+SNIPPET = 16  # frames
+READ = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)  # all a damaged file raises
+
+
+def to_frames(values: np.ndarray, frames: int) -> np.ndarray:
+    """(T, ...) one row per snippet or per frame -> (frames, ...): a snippet's row 16 times, the last cut to the video's length.
+
+    Whoever extracts floor(F/16) snippets leaves up to 15 frames at the end: they take the last row's value, so that every method is
+    measured on the same frames.
+    """
+    rows = values if by_frame(len(values), frames) else np.repeat(values, SNIPPET, axis=0)
+    missing = max(frames - len(rows), 0)
+    return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])[:frames]
+
+
+def by_frame(rows: int, frames: int) -> bool:
+    """Whether so many rows of scores stand for single frames, not snippets."""
+    return abs(rows - frames) < abs(SNIPPET * rows - frames)
+
+
+def check_lengths(rows: dict[str, int], truth: dict[str, GroundTruth], allowed: int = 0) -> None:
+    """rows: scores or features of each video. A video of F frames has floor or ceil(F/16) of them, depending on who extracted it, or one
+    per frame, up to a snippet more or less.
+
+    Raises BadInput naming the first video that ground truth lacks, or whose count is off by more than `allowed` snippets.
+    """
+    for name, count in rows.items():
+        if name not in truth:
+            raise BadInput(f"{name}: not in the ground truth; expected every test video there; add it, or name another file with --gt-path")
+        frames, what = truth[name].frames, "snippets"
+        if by_frame(count, frames):
+            what, off = "frames", max(0, -(-abs(count - frames) // SNIPPET) - 1)
+        else:
+            off = max(frames // SNIPPET - count, count - -(-frames // SNIPPET))
+        if off > allowed:
+            raise BadInput(
+                f"{name}: {count} {what} of features or scores, {frames} frames of ground truth = {frames / SNIPPET:.1f} snippets; "
+                f"expected the same video; accept it with --allow-length-mismatch {off}"
+            )
+
+
+def save_scores(path: Path | str, scores: dict, class_names) -> None:
+    """NAME/coarse (T,), NAME/fine (T, C+1) and `classes` as .npz without pickled objects."""
+    arrays = {"classes": np.array(list(class_names))}
+    for name, (coarse, fine) in scores.items():
+        arrays |= {f"{name}/{part}": value for part, value in (("coarse", coarse), ("fine", fine)) if value is not None}
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def load_scores(path: Path | str, names: Path | str | None = None) -> tuple[dict, tuple[str, ...] | None]:
+    """(scores, class names or None) from any of
+
+    - `.npz` as `save_scores` writes it, or with one array (T,) per NAME: an anomaly score;
+    - `.csv`, `.csv.gz`: the first column the video, a column `score` or `pred` its scores, one row per snippet or frame. Videos are names,
+      or numbers that count the videos in the order in which they first appear in the list `names`;
+    - `.json`, `.json.gz`: {"vid_score": {NAME: {"start, end": score or [score, …]}}}, ranges of frames, half-open (VADTree).
+
+    Names lose folder, crop suffix and extension. Raises BadInput naming the file and what is wrong with it.
+    """
+    suffix = PurePosixPath(str(path).removesuffix(".gz")).suffix
+    readers = {".npz": _read_npz, ".csv": _read_csv, ".json": _read_json}
+    if suffix not in readers:
+        raise BadInput(f"{path}: no score file; expected a name that ends in {', '.join(readers)} or one of these with .gz")
+    try:
+        scores, classes = readers[suffix](path, names)
+    except FileNotFoundError as error:
+        raise BadInput(f"{error.filename}: no such file; name scores that --save-scores wrote, or another method's") from None
+    except READ as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise BadInput(f"{path}: no readable scores ({reason}); the formats are in python -m tools.evaluate --help") from None
+    for name, parts in scores.items():
+        given = [part for part in parts if part is not None]
+        if not given or any(len(part) != len(given[0]) or not len(part) or not np.isfinite(part).all() for part in given):
+            raise BadInput(f"{path}: {name}: expected finite scores, at least one row, coarse and fine of one length; write them anew")
+    return scores, classes
+
+
+def video_name(text: str) -> str:
+    """`test/Abuse028_x264__9.npy`, `Abuse028_x264.mp4` -> `Abuse028_x264`."""
+    return re.sub(r"(__\d)?(\.npy|\.mp4|\.avi|\.mkv)?$", "", text.replace("\\", "/").rpartition("/")[2])
+
+
+def _read_npz(path, names):
+    with np.load(path, allow_pickle=False) as archive:
+        scores: dict[str, list] = {}
+        for key in archive.files:
+            if key != "classes":
+                name, _, part = key.rpartition("/") if key.endswith(("/coarse", "/fine")) else (video_name(key), "", "coarse")
+                scores.setdefault(name, [None, None])[part == "fine"] = archive[key]
+        classes = tuple(archive["classes"].tolist()) if "classes" in archive.files else None
+    return {name: tuple(parts) for name, parts in scores.items()}, classes
+
+
+def _read_csv(path, names):
+    table = pd.read_csv(path)
+    column = next((name for name in ("score", "pred") if name in table.columns), None)
+    if column is None:
+        raise ValueError(f"columns {', '.join(table.columns)}; expected the video, then score or pred")
+    videos = table.groupby(table.columns[0], sort=False)[column]
+    if names is None:
+        return {video_name(str(key)): (rows.to_numpy(np.float64), None) for key, rows in videos}, None
+    order = list(dict.fromkeys(video_name(line.split(",")[0]) for line in Path(names).read_text().split("\n") if line.strip()))
+    return {order[int(key)]: (rows.to_numpy(np.float64), None) for key, rows in videos}, None
+
+
+def _read_json(path, names):
+    with (gzip.open if str(path).endswith(".gz") else open)(path, "rt", encoding="utf-8") as file:
+        videos = json.load(file)["vid_score"]
+    scores = {}
+    for name, ranges in videos.items():
+        spans = sorted((*map(int, key.split(",")), value[0] if isinstance(value, list) else value) for key, value in ranges.items())
+        if any(end != start for (_, end, _), (start, _, _) in itertools.pairwise(spans)) or spans[0][0] != 0:
+            raise ValueError(f"{name}: ranges that overlap or leave frames out")
+        scores[video_name(name)] = (np.repeat([float(score) for *_, score in spans], [end - start for start, end, _ in spans]), None)
+    return scores, None
