@@ -106,9 +106,8 @@ def build_model(
 
     clip_model: an OpenAI CLIP, a text encoder of utils/text.py, class text features (C+1, D) as a tensor, or None where no text is used.
     more, for "reflip": temporal, blocks, prompt, template, distilbert (a `transformers` encoder for the reparameterized prompt), v_prompt,
-    feature_scale, temperature, window_length, ge_skip, dropout (utils/options.py describes each). Raises BadInput for a name that is
-    unknown or widths
-    that do not fit.
+    feature_scale, temperature, window_length, ge_skip, dropout (utils/options.py describes each). Raises BadInput for an unknown name and
+    for widths that do not fit.
     """
     if name not in MODELS:
         raise BadInput(f"--model {name}: no such model; available models: {', '.join(MODELS)}")

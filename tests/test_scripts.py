@@ -12,10 +12,8 @@ from utils import checkpoint
 from utils.options import ROOT
 
 
-def start(script, words, folder, **more):
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / script), *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
-    )
+def start(script, words, folder, output=subprocess.PIPE):
+    return subprocess.Popen([sys.executable, str(ROOT / script), *words], cwd=folder, stdout=output, stderr=output, text=True)
 
 
 def last_line(stderr):
@@ -54,16 +52,16 @@ def test_nothing_to_test_yet(tmp_path):
 @pytest.mark.parametrize(("kill", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_a_killed_process_resumes_to_the_same_bytes(small_sample, tmp_path, kill, code):
     words = [*small_sample("xd"), "--max-epoch", "6"]
-    whole = start("xd_train.py", [*words, "--output", str(tmp_path / "whole")], tmp_path)
+    whole = start("xd_train.py", [*words, "--output", str(tmp_path / "whole")], tmp_path, subprocess.DEVNULL)  # a full pipe would stop it
     assert whole.wait(300) == 0
     log = tmp_path / "cut" / "seed-1" / "log.jsonl"
-    cut = start("xd_train.py", [*words, "--output", str(tmp_path / "cut")], tmp_path)
+    cut = start("xd_train.py", [*words, "--output", str(tmp_path / "cut")], tmp_path, subprocess.DEVNULL)
     while not (log.exists() and len(log.read_text().splitlines()) >= 2):
         assert cut.poll() is None
         time.sleep(0.05)
     cut.send_signal(kill)
     assert cut.wait(60) == code
-    resumed = start("xd_train.py", [*words, "--output", str(tmp_path / "cut"), "--resume"], tmp_path)
+    resumed = start("xd_train.py", [*words, "--output", str(tmp_path / "cut"), "--resume"], tmp_path, subprocess.DEVNULL)
     assert resumed.wait(300) == 0
     for name in ("last.pt", "best.pt"):
         a, b = (checkpoint.load(tmp_path / run / "seed-1" / name)["weights"] for run in ("whole", "cut"))

@@ -46,8 +46,16 @@ def load_side(paths: list[str], option: str, dataset: Dataset, truth: dict, opti
         if runs and scores.keys() != runs[0].keys():
             odd = min(scores.keys() ^ runs[0].keys())
             raise BadInput(f"{option}: {odd} is in only one of {paths[0]} and {path}; seeds of one system have the same videos")
+        if runs and (odd := [name for name in scores if absent(scores[name]) != absent(runs[0][name])]):
+            raise BadInput(
+                f"{option}: {odd[0]} has other scores in {path} than in {paths[0]}; seeds of one system have the same, coarse or fine"
+            )
         runs.append(scores)
     return runs
+
+
+def absent(parts: tuple) -> list[bool]:
+    return [part is None for part in parts]
 
 
 def compare(ours: list[dict], theirs: list[dict]) -> dict[tuple, dict]:
@@ -67,10 +75,12 @@ def compare(ours: list[dict], theirs: list[dict]) -> dict[tuple, dict]:
 def sentence(path: tuple, row: dict, videos: int) -> str:
     """What the intervals allow one to say of a figure."""
     apart = row["p"] < 0.05
+    interval = "no interval"
+    if row["low"] is not None:
+        interval = f"95 % interval [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}], p = {row['p']:.3f}"
     return (
         f"{label(path)}: {100 * row['ours']:.2f} against {100 * row['theirs']:.2f} on the same {videos} videos; the difference of "
-        f"{100 * row['value']:+.2f} points, 95 % interval [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}], p = {row['p']:.3f}, "
-        + ("tells the two apart." if apart else "does not tell the two apart.")
+        f"{100 * row['value']:+.2f} points, {interval}, " + ("tells the two apart." if apart else "does not tell the two apart.")
     )
 
 
@@ -114,6 +124,8 @@ def main(argv=None) -> None:
     counts = {"dataset": dataset.key, "scores": options.scores, "against": options.against, "resamples": options.resamples}
     if options.against:
         rows = compare(*drawn)
+        if not rows:
+            raise BadInput("--scores and --against have no figure in common; expected coarse scores in both, or fine ones")
         content = {**counts, "videos": len(shared), "difference": report.nest(rows)}
         shown = {path: row for path, row in rows.items() if path[0] != "per_class"}
         cells = [

@@ -265,8 +265,8 @@ def predict(
 
 def video_figure(scores: dict[str, tuple], abnormal: dict[str, bool], metric: str) -> float:
     """Video-level AUC or AP, the selection figure on held-out training videos (no frame labels needed): a video's score is the top-K mean
-    of its
-    coarse scores (fine where there is no coarse), K = ⌊T/16 + 1⌋."""
+    of its coarse scores (fine where there is no coarse), K = ⌊T/16 + 1⌋.
+    """
     values = []
     for coarse, fine in scores.values():
         rows = torch.from_numpy(1 - fine[:, 0] if coarse is None else coarse)[None]

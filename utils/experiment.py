@@ -5,6 +5,7 @@ import json
 import platform
 import shlex
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -172,7 +173,9 @@ def train(model, data: Data, options, seed: int) -> Path:
     """Train one seed under OUTPUT/seed-K; the path of the selected checkpoint."""
     folder = make_folder(Path(options.output) / f"seed-{seed}")
     names = len({video.name for video, *_ in data.train.samples})
-    print(f"seed {seed}: {len(data.train)} samples of {names} videos, {len(data.held_out)} videos held out -> {folder}")
+    by_class = ", ".join(f"{label} {count}" for label, count in sorted(Counter(video.label for video in data.held_out).items()))
+    held_out = f"{len(data.held_out)} videos held out" + (f" ({by_class})" if by_class else "")
+    print(f"seed {seed}: {len(data.train)} samples of {names} videos, {held_out} -> {folder}")
     if seed == options.seeds[0]:
         print(describe(model, options))
     run = argparse.Namespace(**{**vars(options), "seed": seed})

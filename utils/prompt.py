@@ -35,8 +35,8 @@ class Reparameterization(nn.Module):
 class PromptEncoder(nn.Module):
     """[SOS] φ_1..φ_prefix [class] φ_prefix+1..φ_N [EOS] through the frozen text encoder: (C+1, D).
 
-    prompt "class": the class name alone; "template": `template` before it; "learnable": φ = N free tokens; "reparameterized": φ = θ(pe) +
-    pe.
+    prompt "class": the class name alone; "template": `template` before it; "learnable": φ = N free tokens;
+    "reparameterized": φ = θ(pe) + pe.
     The two fixed prompts are encoded once. Raises BadInput where the prompt is longer than the encoder's positions.
     """
 

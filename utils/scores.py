@@ -7,6 +7,7 @@ import gzip
 import itertools
 import json
 import re
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -19,7 +20,10 @@ from utils.files import replacing
 from utils.ground_truth import GroundTruth
 
 SNIPPET = 16  # frames
-READ = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)  # all a damaged file raises
+READ = (  # all a damaged file raises; the last two come from an array's header
+    *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error, SyntaxError),
+    tokenize.TokenError,
+)
 
 
 def to_frames(values: np.ndarray, frames: int) -> np.ndarray:
@@ -84,16 +88,38 @@ def load_scores(path: Path | str, names: Path | str | None = None) -> tuple[dict
         raise BadInput(f"{path}: no score file; expected a name that ends in {', '.join(readers)} or one of these with .gz")
     try:
         scores, classes = readers[suffix](path, names)
+        if not scores:
+            raise ValueError("no video")
     except FileNotFoundError as error:
         raise BadInput(f"{error.filename}: no such file; name scores that --save-scores wrote, or another method's") from None
     except READ as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise BadInput(f"{path}: no readable scores ({reason}); the formats are in python -m tools.evaluate --help") from None
     for name, parts in scores.items():
-        given = [part for part in parts if part is not None]
-        if not given or any(len(part) != len(given[0]) or not len(part) or not np.isfinite(part).all() for part in given):
-            raise BadInput(f"{path}: {name}: expected finite scores, at least one row, coarse and fine of one length; write them anew")
+        if not _sound(*parts, classes):
+            raise BadInput(
+                f"{path}: {name}: expected finite scores, coarse (T,) and fine (T, classes), one T of 1 or more; write them anew"
+            )
     return scores, classes
+
+
+def _sound(coarse, fine, classes) -> bool:
+    given = [part for part in (coarse, fine) if part is not None]
+    return (
+        (coarse is None or coarse.ndim == 1)
+        and (fine is None or (fine.ndim == 2 and (classes is None or fine.shape[1] == len(classes))))
+        and all(part.size and part.dtype.kind in "biuf" and np.isfinite(part).all() for part in given)
+        and len({len(part) for part in given}) == 1
+    )
+
+
+def _once(pairs) -> dict:
+    scores = {}
+    for name, value in pairs:
+        if name in scores:
+            raise ValueError(f"{name} stands there twice: folder, crop suffix and extension are no part of a name")
+        scores[name] = value
+    return scores
 
 
 def video_name(text: str) -> str:
@@ -103,13 +129,15 @@ def video_name(text: str) -> str:
 
 def _read_npz(path, names):
     with np.load(path, allow_pickle=False) as archive:
-        scores: dict[str, list] = {}
-        for key in archive.files:
-            if key != "classes":
-                name, _, part = key.rpartition("/") if key.endswith(("/coarse", "/fine")) else (video_name(key), "", "coarse")
-                scores.setdefault(name, [None, None])[part == "fine"] = archive[key]
+        keys = [key for key in archive.files if key != "classes"]
+        fine = _once((key.removesuffix("/fine"), archive[key]) for key in keys if key.endswith("/fine"))
+        coarse = _once(
+            (key.removesuffix("/coarse") if key.endswith("/coarse") else video_name(key), archive[key])
+            for key in keys
+            if not key.endswith("/fine")
+        )
         classes = tuple(archive["classes"].tolist()) if "classes" in archive.files else None
-    return {name: tuple(parts) for name, parts in scores.items()}, classes
+    return {name: (coarse.get(name), fine.get(name)) for name in coarse | fine}, classes
 
 
 def _read_csv(path, names):
@@ -117,20 +145,23 @@ def _read_csv(path, names):
     column = next((name for name in ("score", "pred") if name in table.columns), None)
     if column is None:
         raise ValueError(f"columns {', '.join(table.columns)}; expected the video, then score or pred")
-    videos = table.groupby(table.columns[0], sort=False)[column]
+    videos = table.groupby(table.columns[0], sort=False, dropna=False)[column]
     if names is None:
-        return {video_name(str(key)): (rows.to_numpy(np.float64), None) for key, rows in videos}, None
+        return _once((video_name(str(key)), (rows.to_numpy(np.float64), None)) for key, rows in videos), None
     order = list(dict.fromkeys(video_name(line.split(",")[0]) for line in Path(names).read_text().split("\n") if line.strip()))
-    return {order[int(key)]: (rows.to_numpy(np.float64), None) for key, rows in videos}, None
+    if odd := [key for key, _ in videos if not 0 <= int(key) < len(order)]:
+        raise ValueError(f"video number {odd[0]}, but {names} has {len(order)} videos, numbered from 0")
+    return _once((order[int(key)], (rows.to_numpy(np.float64), None)) for key, rows in videos), None
 
 
 def _read_json(path, names):
     with (gzip.open if str(path).endswith(".gz") else open)(path, "rt", encoding="utf-8") as file:
         videos = json.load(file)["vid_score"]
-    scores = {}
+    scores = []
     for name, ranges in videos.items():
         spans = sorted((*map(int, key.split(",")), value[0] if isinstance(value, list) else value) for key, value in ranges.items())
-        if any(end != start for (_, end, _), (start, _, _) in itertools.pairwise(spans)) or spans[0][0] != 0:
+        if any(end != start for (_, end, _), (start, _, _) in itertools.pairwise(spans)) or not spans or spans[0][0] != 0:
             raise ValueError(f"{name}: ranges that overlap or leave frames out")
-        scores[video_name(name)] = (np.repeat([float(score) for *_, score in spans], [end - start for start, end, _ in spans]), None)
-    return scores, None
+        frames = np.repeat([float(score) for *_, score in spans], [end - start for start, end, _ in spans])
+        scores.append((video_name(name), (frames, None)))
+    return _once(scores), None

@@ -1,0 +1,276 @@
+"""tools.evaluate: known figures of others' scores, paired differences, seeds, and everything that is refused in one line."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tools.evaluate import main
+from utils.errors import exit_code
+from utils.ground_truth import GroundTruth, write_ground_truth
+from utils.labels import UCF, XD
+from utils.scores import save_scores
+
+SCORES = Path(__file__).parents[2] / "shared" / "real" / "scores"
+PEL4VAD = [str(SCORES / "pel4vad_ucf.csv.gz")]
+VADTREE = [str(SCORES / "ucf_coarse_refined_8276.json.gz")]
+NAMES = ["--names", str(SCORES / "pel4vad_ucf.list")]
+needs_scores = pytest.mark.skipif(not SCORES.exists(), reason="../shared/real/scores is not here")
+
+
+def evaluate(folder, *words):
+    """The content of --json."""
+    main([*map(str, words), "--json", str(folder / "figures.json")])
+    return json.loads((folder / "figures.json").read_text())
+
+
+def ucf(folder, *words):
+    return evaluate(folder, "--dataset", "ucf", "--resamples", 50, *words)
+
+
+@pytest.fixture(scope="module")
+def vadtree_sigmoid(tmp_path_factory):
+    """VADTree's scores as its authors evaluate them: frame by frame, after a sigmoid, four decimals; one array per NAME."""
+    path = tmp_path_factory.mktemp("vadtree") / "sigmoid.npz"
+    with gzip.open(VADTREE[0], "rt") as file:
+        videos = json.load(file)["vid_score"]
+    arrays = {}
+    for name, ranges in videos.items():
+        spans = sorted((*map(int, key.split(",")), score) for key, (score, _) in ranges.items())
+        logits = np.concatenate([np.full(end - start, score) for start, end, score in spans])
+        arrays[name] = (1 / (1 + np.exp(-logits))).round(4)
+    np.savez(path, **arrays)
+    return str(path)
+
+
+@needs_scores
+def test_pel4vad_on_ucf_crime(tmp_path, capsys):
+    content = ucf(tmp_path, "--scores", *PEL4VAD, *NAMES)
+    assert (content["videos"], content["frames"]) == (290, 1109680)
+    assert {key: round(content["coarse"][key]["value"], 4) for key in ("auc", "ap", "ano_auc")} == {
+        "auc": 0.9009,
+        "ap": 0.4099,
+        "ano_auc": 0.7456,
+    }
+    assert content["fine"] is content["map"] is None
+    assert set(content["per_class"]["coarse"]) == set(UCF.labels[1:])
+    shown = capsys.readouterr().out
+    assert "290 videos, 1109680 frames" in shown
+    assert "note" not in shown
+    interval = content["coarse"]["auc"]
+    assert interval["low"] < 0.9009 < interval["high"]
+    assert f"coarse auc                          90.09 [{100 * interval['low']:.2f}, {100 * interval['high']:.2f}]\n" in shown
+
+
+@needs_scores
+@pytest.mark.parametrize(("sigmoid", "auc", "ap"), [(False, 0.8282, 0.3283), (True, 0.8277, 0.3281)])  # four decimals make ties
+def test_vadtree_on_ucf_crime(tmp_path, vadtree_sigmoid, sigmoid, auc, ap):
+    content = ucf(tmp_path, "--scores", *([vadtree_sigmoid] if sigmoid else VADTREE))
+    assert content["videos"] == 290
+    assert {key: round(content["coarse"][key]["value"], 4) for key in ("auc", "ap")} == {"auc": auc, "ap": ap}
+
+
+@needs_scores
+def test_pel4vad_against_vadtree(tmp_path, capsys):
+    content = ucf(tmp_path, "--scores", *PEL4VAD, *NAMES, "--against", *VADTREE)
+    found = content["difference"]["coarse"]["auc"]
+    assert [round(found[key], 4) for key in ("ours", "theirs", "value")] == [0.9009, 0.8282, 0.0727]
+    assert 0 < found["low"] < found["value"] < found["high"]
+    assert found["p"] == pytest.approx(2 / 51)
+    shown = capsys.readouterr().out
+    spread = f"{100 * found['low']:+.2f}, {100 * found['high']:+.2f}"
+    assert (
+        "coarse auc: 90.09 against 82.82 on the same 290 videos; the difference of +7.27 points, "
+        f"95 % interval [{spread}], p = 0.039, tells the two apart.\n"
+    ) in shown
+    ap = content["difference"]["coarse"]["ap"]
+    assert ap["low"] < 0 < ap["high"]
+    assert f"p = {ap['p']:.3f}, does not tell the two apart.\n" in shown
+    back = ucf(tmp_path, "--scores", *VADTREE, "--against", *PEL4VAD, *NAMES)["difference"]["coarse"]["auc"]
+    assert back == pytest.approx(
+        {"ours": found["theirs"], "theirs": found["ours"], "value": -found["value"], "low": -found["high"], "high": -found["low"]}
+        | {"p": found["p"]}
+    )
+
+
+TRUTH = {f"a{i}": GroundTruth(170, 24, ((16 * i, 16 * i + 64, XD.labels[1 + i]),)) for i in range(6)}
+TRUTH |= {f"n{i}": GroundTruth(160, 24, ()) for i in range(6)}
+
+
+class World:
+    """A folder with the ground truth of twelve videos, and score files in it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        write_ground_truth(folder / "gt.json", TRUTH)
+
+    def scores(self, file, seed=0, truth=TRUTH, noise=1.0, rows=10, dataset=XD, coarse=True, fine=True):
+        random = np.random.default_rng(seed)
+        scores = {}
+        for name, video in truth.items():
+            signal = np.zeros((rows, len(dataset.names)))
+            for start, end, label in video.segments:
+                signal[start // 16 : end // 16, XD.labels.index(label)] = 2
+            signal += noise * random.standard_normal(signal.shape)
+            probabilities = np.exp(signal) / np.exp(signal).sum(1, keepdims=True)
+            scores[name] = (signal[:, 1:].max(1) if coarse else None, probabilities if fine else None)
+        save_scores(self.folder / file, scores, dataset.names)
+        return str(self.folder / file)
+
+    def words(self, *words):
+        return ["--dataset", "xd", "--gt-path", str(self.folder / "gt.json"), "--resamples", "50", *map(str, words)]
+
+    def evaluate(self, *words):
+        return evaluate(self.folder, *self.words(*words))
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path)
+
+
+def test_every_figure_of_a_system_with_both_scores(world, capsys):
+    content = world.evaluate("--scores", world.scores("a.npz"))
+    for part in ("coarse", "fine"):
+        assert 0.5 < content[part]["auc"]["low"] < content[part]["auc"]["value"] < content[part]["auc"]["high"] <= 1
+        assert set(content["per_class"][part]) == set(XD.labels[1:])
+    assert content["map"]["anomaly"]["avg"]["value"] > 0
+    assert content["map"]["official"]["0.1"]["value"] >= content["map"]["official"]["0.5"]["value"]
+    assert "XD-Violence: 12 videos, 1980 frames, 95 % bootstrap intervals over videos\n" in capsys.readouterr().out
+
+
+def test_order_of_the_videos_in_a_file_does_not_matter(world):
+    path = world.scores("a.npz")
+    content = world.evaluate("--scores", path)
+    with np.load(path) as archive:
+        np.savez(world.folder / "b.npz", **{key: archive[key] for key in reversed(archive.files)})
+    assert world.evaluate("--scores", world.folder / "b.npz") == content | {"scores": [str(world.folder / "b.npz")]}
+
+
+def test_a_system_against_itself(world, capsys):
+    path = world.scores("a.npz")
+    difference = world.evaluate("--scores", path, "--against", path)["difference"]
+    for figure in [*difference["coarse"].values(), *difference["fine"].values(), *difference["map"]["anomaly"].values()]:
+        assert figure == {"ours": figure["ours"], "theirs": figure["ours"], "value": 0, "low": 0, "high": 0, "p": 1}
+    assert "tells the two apart" not in capsys.readouterr().out
+
+
+def test_seeds_of_one_system(world):
+    paths = [world.scores(f"{seed}.npz", seed) for seed in range(3)]
+    single = [world.evaluate("--scores", path)["fine"]["ap"]["value"] for path in paths]
+    content = world.evaluate("--scores", *paths)
+    found = content["fine"]["ap"]
+    expected = {"value": np.mean(single), "std": np.std(single, ddof=1), "best": max(single), "worst": min(single)}
+    assert {key: found[key] for key in expected} == pytest.approx(expected)
+    assert found["low"] < found["value"] < found["high"]
+    assert content["scores"] == paths
+
+
+def test_seeds_on_either_side(world):
+    ours, theirs = [world.scores(f"{seed}.npz", seed, noise=0.3) for seed in range(3)], world.scores("b.npz", 9, noise=5)
+    ap = [world.evaluate("--scores", path)["coarse"]["ap"]["value"] for path in (*ours, theirs)]
+    for sides, sign in ((("--scores", *ours, "--against", theirs), 1), (("--scores", theirs, "--against", *ours), -1)):
+        found = world.evaluate(*sides)["difference"]["coarse"]["ap"]
+        assert [found["ours"], found["theirs"]][::sign] == pytest.approx([np.mean(ap[:3]), ap[3]])
+        assert found["value"] == pytest.approx(sign * (np.mean(ap[:3]) - ap[3]))
+        assert found["low"] <= found["value"] <= found["high"]
+
+
+def test_the_spread_of_the_seeds_of_one_side_is_not_paired_with_the_others(world):
+    paths = [world.scores(f"{seed}.npz", seed) for seed in range(3)]
+    found = world.evaluate("--scores", *paths, "--against", *paths)["difference"]["fine"]["auc"]
+    assert found["value"] == 0
+    assert found["low"] < 0 < found["high"]
+
+
+def part(*names):
+    return {name: TRUTH[name] for name in names}
+
+
+MOST, OTHERS = part("a0", "a1", "a2", "n0", "n1"), part("a1", "a2", "n1", "n2")
+
+
+def test_missing_videos_are_noted(world, capsys):
+    most, others = world.scores("most.npz", truth=MOST), world.scores("others.npz", truth=OTHERS)
+    assert world.evaluate("--scores", most)["videos"] == 5
+    shown = capsys.readouterr().out
+    assert f"note: 5 of the 12 videos of {world.folder / 'gt.json'} have scores; figures are of these\n" in shown
+    assert "in the other's scores" not in shown
+    content = world.evaluate("--scores", most, "--against", others)
+    assert content["videos"] == 3
+    shown = capsys.readouterr().out
+    assert "note: 2 videos of --scores are not in the other's scores; both are measured on the 3 they share\n" in shown
+    assert "note: 1 videos of --against are not in the other's scores; both are measured on the 3 they share\n" in shown
+    assert "on the same 3 videos" in shown
+    shared = world.evaluate("--scores", world.scores("shared.npz", truth=part("a1", "a2", "n1")), "--against", others)
+    assert shared["videos"] == 3
+    assert shared["difference"]["coarse"]["auc"]["theirs"] == content["difference"]["coarse"]["auc"]["theirs"]
+
+
+def test_a_difference_that_no_resample_defines(world, capsys):
+    """Two videos and one resample, which draws one of them twice."""
+    pair = part("a0", "n0")
+    words = ["--scores", world.scores("a.npz", 0, pair), "--against", world.scores("b.npz", 1, pair), "--resamples", 1]
+    found = world.evaluate(*words)["difference"]["coarse"]["auc"]
+    assert (found["low"], found["high"], found["p"]) == (None, None, 1)
+    assert "no interval, does not tell the two apart" in capsys.readouterr().out
+
+
+REFUSED = {
+    "classes of another dataset": (lambda w: ["--scores", w.scores("a.npz", dataset=UCF)], "--scores a.npz: its classes are normal, abuse"),
+    "classes of another dataset, other side": (
+        lambda w: ["--scores", w.scores("a.npz"), "--against", w.scores("b.npz", dataset=UCF)],
+        "--against b.npz: its classes are normal, abuse",
+    ),
+    "no video in common": (
+        lambda w: ["--scores", w.scores("a.npz", truth=part("a0", "n0")), "--against", w.scores("b.npz", truth=part("a1", "n1"))],
+        "no video in common",
+    ),
+    "no score in common": (
+        lambda w: ["--scores", w.scores("a.npz", fine=False), "--against", w.scores("b.npz", coarse=False)],
+        "no figure in common",
+    ),
+    "seeds with different videos": (
+        lambda w: ["--scores", w.scores("a.npz", truth=part("a0", "n0")), w.scores("b.npz", truth=part("a0", "n0", "n1"))],
+        "--scores: n1 is in only one of a.npz and b.npz",
+    ),
+    "seeds with different videos, other side": (
+        lambda w: ["--scores", w.scores("c.npz"), "--against", w.scores("a.npz"), w.scores("b.npz", truth=part("a0", "n0"))],
+        "--against: a1 is in only one of a.npz and b.npz",
+    ),
+    "seeds with different scores": (
+        lambda w: ["--scores", w.scores("a.npz"), w.scores("b.npz", coarse=False)],
+        "--scores: a0 has other scores in b.npz than in a.npz",
+    ),
+    "video that ground truth lacks": (
+        lambda w: ["--scores", w.scores("a.npz", truth=TRUTH | {"odd": GroundTruth(160, 24, ())})],
+        "--scores a.npz: odd: not in the ground truth",
+    ),
+    "another length": (lambda w: ["--scores", w.scores("a.npz", rows=12)], "a.npz: a0: 12 snippets"),
+    "no such file": (lambda w: ["--scores", "none.npz"], "none.npz: no such file"),
+    "no such file, other side": (lambda w: ["--scores", w.scores("a.npz"), "--against", "none.npz"], "none.npz: no such file"),
+    "no resamples": (lambda w: ["--scores", w.scores("a.npz"), "--resamples", "0"], "--resamples 0"),
+    "no ground truth": (lambda w: ["--scores", w.scores("a.npz"), "--gt-path", "none.json"], "none.json: no such file"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_in_one_line_with_exit_code_2(world, capsys, case):
+    make, said = REFUSED[case]
+    assert exit_code(lambda: main(world.words(*make(world), "--json", world.folder / "figures.json"))) == 2
+    error = capsys.readouterr().err.replace(f"{world.folder}/", "")
+    assert error.startswith("error: ")
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (world.folder / "figures.json").exists()
+
+
+def test_another_length_is_accepted_by_the_option_that_the_message_names(world, capsys):
+    path = world.scores("a.npz", rows=13)
+    assert exit_code(lambda: main(world.words("--scores", path))) == 2
+    assert capsys.readouterr().err.endswith("--allow-length-mismatch 2\n")  # a0: 170 frames, 10 or 11 snippets
+    assert exit_code(lambda: main(world.words("--scores", path, "--allow-length-mismatch", 2))) == 2
+    assert capsys.readouterr().err.endswith("--allow-length-mismatch 3\n")  # n0: 160 frames, 10 snippets
+    assert world.evaluate("--scores", path, "--allow-length-mismatch", 3)["frames"] == 1980
