@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from tools.make_sample import main, make_sample
+import tools.make_sample
+from tools.make_sample import is_current, main, make_sample
 from utils.errors import BadInput
 from utils.ground_truth import load_ground_truth
 from utils.labels import DATASETS, class_indices
@@ -107,3 +108,12 @@ def test_only_a_sample_is_ever_replaced(sample, tmp_path):
     with pytest.raises(BadInput, match="is no sample"):
         main(["--dataset", key, "--output", str(tmp_path)])
     assert [path.name for path in tmp_path.rglob("*")] == [key, "thesis.txt"]
+
+
+def test_a_sample_of_other_settings_is_noticed(tmp_path):
+    assert not is_current(tmp_path / "absent", "xd")
+    small = make_sample(tmp_path / "xd", "xd", videos=(8, 4))
+    assert not is_current(small, "xd")
+    about = json.loads((small / "sample.json").read_text())
+    (small / "sample.json").write_text(json.dumps({**about, "videos": list(tools.make_sample.VIDEOS["xd"])}))
+    assert is_current(small, "xd")

@@ -10,6 +10,7 @@ B crops (10), T snippets of 16 frames, D feature width, C+1 classes.
 import argparse
 import contextlib
 import csv
+import json
 import os
 import shutil
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import BadInput, exit_code
-from utils.files import make_folder, write_json
+from utils.files import make_folder, read_json, write_json
 from utils.ground_truth import GroundTruth, write_ground_truth
 from utils.labels import DATASETS, UCF, Dataset
 from utils.options import ROOT
@@ -65,14 +66,22 @@ class Video:
     strengths: tuple[float, ...]
 
 
-def make_sample(folder: Path | str, dataset: str, seed: int = 0, shuffle_labels: bool = False, videos: tuple[int, int] = (120, 60)) -> Path:
+# UCF-Crime has 13 anomaly classes to learn, XD-Violence 6: it gets more videos to train on, and events that stand out more.
+VIDEOS = {"xd": (120, 60), "ucf": (240, 60)}
+SETTINGS = {"xd": Settings(), "ucf": Settings(strength=3.2)}
+
+
+def make_sample(
+    folder: Path | str, dataset: str, seed: int = 0, shuffle_labels: bool = False, videos: tuple[int, int] | None = None
+) -> Path:
     """Write the sample of `dataset` into `folder` (whole or not at all) and return it: clip.pt, distilbert/, features/, train.csv,
     test.csv, gt.json, sample.json.
 
-    videos: (training, test) videos, half of them normal. shuffle_labels permutes the training labels over the videos; nothing else changes.
+    videos: (training, test) videos, half of them normal; None takes VIDEOS. shuffle_labels permutes the training labels over the videos;
+    nothing else changes.
     A sample that stands in `folder` is replaced. Raises BadInput where `folder` holds anything else or cannot be written.
     """
-    settings, dataset = Settings(), DATASETS[dataset]
+    videos, settings, dataset = videos or VIDEOS[dataset], SETTINGS[dataset], DATASETS[dataset]
     rng = generator(seed, dataset)
     plan = [
         video for split, count in zip(("train", "test"), videos, strict=True) for video in plan_split(rng, dataset, split, count, settings)
@@ -104,6 +113,15 @@ def make_sample(folder: Path | str, dataset: str, seed: int = 0, shuffle_labels:
             },
         )
     return Path(folder)
+
+
+def is_current(folder: Path, dataset: str) -> bool:
+    """Whether the sample that lies in `folder` is the one that `make_sample` would write there by default, as its sample.json tells."""
+    if not (folder / "sample.json").is_file():
+        return False
+    made = read_json(folder / "sample.json", "--output")
+    expected = {"videos": VIDEOS[dataset], "settings": asdict(SETTINGS[dataset])}
+    return json.loads(json.dumps(expected)).items() <= made.items()  # through JSON, which turns tuples into lists
 
 
 def generator(seed: int, dataset: Dataset, *index: int) -> np.random.Generator:

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import model as models
 from dataset import BalancedBatches, FeatureDataset, check_features, hold_out, read_list, test_videos
-from tools.make_sample import make_sample
+from tools.make_sample import is_current, make_sample
 from utils import checkpoint, engine, plots, report, text
 from utils.errors import BadInput
 from utils.files import make_folder, read_json, write_json
@@ -33,7 +33,7 @@ def announce(options) -> None:
         return
     print(f"data: built-in sample (simulated features; figures say nothing about {title})")
     folder = ROOT / "data" / "sample" / options.dataset
-    if not folder.exists():
+    if not is_current(folder, options.dataset):  # absent, or of an earlier version of this project
         print(f"making the sample in {folder}")
         make_sample(folder, options.dataset)
 
