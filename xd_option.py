@@ -21,7 +21,7 @@ SAMPLE = dict(
     visual_width=64,
     visual_length=256,
     batch_size=64,
-    max_epoch=8,
+    max_epoch=5,
     lr=1e-3,
 )
 
