@@ -35,7 +35,8 @@ def load_side(paths: list[str], option: str, dataset: Dataset, truth: dict, opti
         scores, classes = load_scores(path, options.names)
         if any(fine is not None for _, fine in scores.values()) and classes not in (dataset.names, dataset.labels):
             raise BadInput(
-                f"{option} {path}: its classes are {', '.join(classes or ())}; expected {', '.join(dataset.names)}; check --dataset"
+                f"{option} {path}: its classes are {', '.join(map(str, classes or ())) or 'missing'}; "
+                f"expected {', '.join(dataset.names)}; check --dataset"
             )
         try:
             check_lengths(
@@ -139,7 +140,10 @@ def main(argv=None) -> None:
                    for index, (path, runs, part) in enumerate(zip(options.scores, sides[0], drawn[0], strict=True), 1)]  # fmt: skip
         result = report.summarise(reports, drawn[0])
         content = {**counts, **{key: value for key, value in result.items() if key not in ("seeds", "checkpoint")}}
-        print(f"{DATASETS[dataset.key].title}: {result['videos']} videos, {result['frames']} frames, 95 % bootstrap intervals over videos")
+        over = f" and seeds, mean ± std of {len(reports)} files" if len(reports) > 1 else ""
+        print(
+            f"{DATASETS[dataset.key].title}: {result['videos']} videos, {result['frames']} frames, 95 % bootstrap intervals over videos{over}"
+        )
         print(table([("figure (%)", "value"), *((label(path), report.percent(figure)) for path, figure in report.figures(result).items())]))
     if options.json:
         write_json(Path(options.json), content)

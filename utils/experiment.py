@@ -217,7 +217,7 @@ def test(model, path: Path, data: Data, options, folder: Path) -> Tested:
         "dataset": options.dataset,
         "model": options.model,
         "checkpoint": str(path),
-        "selected_on": saved["options"]["select"] if path.name == "best.pt" else "last",
+        "selected_on": saved["options"]["select"] if "figure" in saved else "last",
         "sample": options.sample,
         "features": "sample" if options.sample else "sentences" if options.sentence_encoder else "visual",
         **report.evaluate(scores, data.truth, drawn),
@@ -266,10 +266,14 @@ def matches(saved: dict, model, path, options) -> None:
 
 def newest_run(dataset: str) -> Path:
     """The best.pt written last under runs/ for this dataset. Raises BadInput where there is none."""
-    found = list((ROOT / "runs").glob(f"{dataset}-*/seed-*/best.pt"))
+    found = [
+        path
+        for path in (ROOT / "runs").glob("*/seed-*/best.pt")
+        if (path.parent / "options.json").exists() and read_json(path.parent / "options.json", "--checkpoint")["dataset"] == dataset
+    ]
     if not found:
         raise BadInput(
-            f"runs/{dataset}-*/seed-*/best.pt: no run yet; run python {dataset}_train.py, or name a checkpoint with --checkpoint"
+            f"runs/*/seed-*/best.pt: no run of {dataset} yet; run python {dataset}_train.py, or name a checkpoint with --checkpoint"
         )
     return max(found, key=lambda path: path.stat().st_mtime)
 

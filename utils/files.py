@@ -25,6 +25,8 @@ def make_folder(path: Path | str) -> Path:
 def replacing(path: Path | str):
     """Yield a temporary path in the folder of `path`; on success it replaces `path`, on failure `path` is untouched."""
     path = Path(path)
+    if path.exists() and not path.is_file():  # a folder, or a device, which renaming would replace
+        raise BadInput(f"{path}: is no regular file; name a file to write")
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

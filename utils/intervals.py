@@ -38,7 +38,7 @@ def interval(values: np.ndarray) -> dict[str, float | None]:
 
 def over_seeds(runs: list[np.ndarray], seed: int) -> np.ndarray:
     """Mean over the seeds of one system: k arrays (1 + resamples,) -> one. Each resample of the videos also draws k of the k seeds, so that
-    the interval holds the spread between trainings as far as k runs can tell it.
+    the interval holds the spread between trainings as far as k runs can tell it. With two or three seeds it is still too narrow.
     """
     values, random = np.stack(runs), np.random.default_rng(seed)
     chosen = random.integers(len(runs), size=(len(runs), values.shape[1]))

@@ -20,9 +20,10 @@ from utils.files import replacing
 from utils.ground_truth import GroundTruth
 
 SNIPPET = 16  # frames
-READ = (  # all a damaged file raises; the last two come from an array's header
+READ = (  # all a damaged file raises; SyntaxError and TokenError come from an array's header
     *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error, SyntaxError),
     tokenize.TokenError,
+    *(MemoryError, RecursionError, OverflowError),  # numbers and nesting that no score file has
 )
 
 
