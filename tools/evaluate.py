@@ -141,7 +141,7 @@ def main(argv=None) -> None:
         result = report.summarise(reports, drawn[0])
         content = {**counts, **{key: value for key, value in result.items() if key not in ("seeds", "checkpoint")}}
         over = f" and seeds, mean ± std of {len(reports)} files" if len(reports) > 1 else ""
-        print(f"{dataset.title}: {result['videos']} videos, {result['frames']} frames, 95 % intervals over videos{over}")
+        print(f"{dataset.title}: {result['videos']} videos, {result['frames']} frames, 95 % bootstrap intervals over videos{over}")
         print(table([("figure (%)", "value"), *((label(path), report.percent(figure)) for path, figure in report.figures(result).items())]))
     if options.json:
         write_json(Path(options.json), content)
