@@ -175,7 +175,7 @@ def literal_figures(scores, labels) -> list[float]:
 
 
 def bench_metrics() -> None:
-    """Segment mAP and 1,000-resample intervals of one score against literal versions: official mAP, eight frame figures, three resamples timed."""
+    """Official mAP and the intervals of eight frame figures against literal versions, of which three resamples are timed."""
     folder = ROOT.parent / "shared" / "golden"
     for dataset in (UCF, XD):
         path = folder / f"map_{dataset.key}.npz"
