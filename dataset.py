@@ -5,6 +5,8 @@ A feature file is `NAME__k.npy` (T, D) of crop k = 0..9, or `NAME.npy`: one crop
 Features are float32 CPU tensors. Source: protocol.md, Data facts; golden/resample.npz (VadCLIP's released code).
 """
 
+import functools
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -229,6 +231,20 @@ def chunk(features: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tens
     return chunks, (rows - length * torch.arange(n)).clamp(max=length)
 
 
+def same_content(videos: Sequence[Video], others: Sequence[Video]) -> list[tuple[str, str]]:
+    """Names of the pairs (video, other) whose first feature files are equal byte for byte: one recording under two names."""
+
+    @functools.cache
+    def digest(file: Path) -> bytes:
+        return hashlib.sha256(file.read_bytes()).digest()
+
+    sizes: dict[int, list[Video]] = {}
+    for other in others:
+        sizes.setdefault(other.files[0].stat().st_size, []).append(other)
+    same = [(video, other) for video in videos for other in sizes.get(video.files[0].stat().st_size, [])]
+    return [(video.name, other.name) for video, other in same if digest(video.files[0]) == digest(other.files[0])]
+
+
 class FeatureDataset(torch.utils.data.Dataset):
     """Training samples, one per video and crop: features (length, D) float32, valid rows, target (C+1,) float32.
 
@@ -288,6 +304,25 @@ class BalancedBatches(torch.utils.data.Sampler):
             shuffles = [rng.permutation(samples) for _ in range(-(-count // len(samples)))]
             halves.append(np.concatenate(shuffles)[:count].reshape(self.batches, self.half))
         yield from np.hstack(halves).tolist()
+
+
+class ShuffledBatches(torch.utils.data.Sampler):
+    """Batches of sample numbers from one shuffle of all samples, normal and abnormal as they come; the last one may be smaller. The order
+    depends on (seed, epoch) alone (XDVioDet; VadCLIP on XD-Violence).
+    """
+
+    def __init__(self, samples: int, batch_size: int, seed: int):
+        self.samples, self.size, self.seed, self.epoch = samples, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.samples // self.size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.samples)
+        yield from (order[at : at + self.size].tolist() for at in range(0, self.samples, self.size))
 
 
 def test_videos(videos: Sequence[Video], width: int, crop: int) -> Iterator[tuple[str, torch.Tensor]]:

@@ -1,6 +1,6 @@
 import pickle
 from collections import Counter
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import dataset
 from dataset import (
     BalancedBatches,
     FeatureDataset,
+    ShuffledBatches,
     Video,
     check_features,
     chunk,
@@ -20,6 +21,7 @@ from dataset import (
     load_features,
     read_list,
     resample,
+    same_content,
     split_crop,
 )
 from utils.errors import BadInput
@@ -496,6 +498,25 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     assert order(3, 2) == order(3, 2, before=(0, 1))
     orders = [order(seed, epoch) for seed in range(3) for epoch in range(3)]
     assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
+
+
+@given(samples=st.integers(1, 200), size=st.integers(2, 64), seed=st.integers(0, 9))
+def test_shuffled_batches_see_each_sample_once(samples, size, seed):
+    batches = ShuffledBatches(samples, size, seed)
+    drawn = list(batches)
+    assert len(drawn) == len(batches)
+    assert sorted(chain(*drawn)) == list(range(samples))
+    assert all(len(batch) == size for batch in drawn[:-1])
+    assert list(batches) == drawn
+    batches.set_epoch(1)
+    assert sorted(chain(*batches)) == list(range(samples))
+
+
+def test_one_recording_under_two_names_is_found(tmp_path):
+    def videos(folder, values):
+        return [Video(name, "Normal", (1.0,), (save(tmp_path / folder / f"{name}.npy", 3, v),), None) for name, v in values.items()]
+
+    assert same_content(videos("train", {"a": 1, "b": 2}), videos("test", {"c": 2, "d": 3})) == [("b", "c")]
 
 
 @pytest.mark.parametrize("kinds", [[False] * 3, [True] * 3, []])

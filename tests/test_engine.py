@@ -160,13 +160,13 @@ def test_bad_checkpoints(trained, small_sample, tmp_path):
     cut = tmp_path / "cut.pt"
     cut.write_bytes(best.read_bytes()[:5000])
     other = tmp_path / "other.pt"
-    torch.save({"weight": torch.zeros(1)}, other)
+    torch.save({"weight": 1.0}, other)
     for main, words, message in (
         (xd_test.main, ["--checkpoint", str(cut)], "not a readable checkpoint"),
         (xd_test.main, ["--checkpoint", str(other)], "not a checkpoint of this project"),
         (xd_test.main, ["--checkpoint", str(tmp_path / "absent.pt")], "no such checkpoint"),
         (xd_test.main, ["--checkpoint", str(best), "--temporal", "gcn"], "trained with --temporal ge, found gcn"),
-        (ucf_test.main, [*small_sample("ucf"), "--checkpoint", str(best)], "trained on xd with 7 classes, expected ucf"),
+        (ucf_test.main, [*small_sample("ucf", testing=True), "--checkpoint", str(best)], "trained on xd with 7 classes, expected ucf"),
     ):
         before = best.read_bytes()
         with pytest.raises(BadInput, match=message) as caught:

@@ -11,7 +11,7 @@ from tools.evaluate import main
 from utils.errors import exit_code
 from utils.ground_truth import GroundTruth, write_ground_truth
 from utils.labels import UCF, XD
-from utils.scores import save_scores
+from utils.scores import Scores, save_scores
 
 SCORES = Path(__file__).parents[2] / "shared" / "real" / "scores"
 PEL4VAD = [str(SCORES / "pel4vad_ucf.csv.gz")]
@@ -31,16 +31,16 @@ def ucf(folder, *words):
 
 
 @pytest.fixture(scope="module")
-def vadtree_sigmoid(tmp_path_factory):
-    """VADTree's scores as its authors evaluate them: frame by frame, after a sigmoid, four decimals; one array per NAME."""
-    path = tmp_path_factory.mktemp("vadtree") / "sigmoid.npz"
+def vadtree_logits(tmp_path_factory):
+    """VADTree's scores as they stand in its file, frame by frame; one array per NAME."""
+    path = tmp_path_factory.mktemp("vadtree") / "logits.npz"
     with gzip.open(VADTREE[0], "rt") as file:
         videos = json.load(file)["vid_score"]
     arrays = {}
     for name, ranges in videos.items():
         spans = sorted((*map(int, key.split(",")), score) for key, (score, _) in ranges.items())
         logits = np.concatenate([np.full(end - start, score) for start, end, score in spans])
-        arrays[name] = (1 / (1 + np.exp(-logits))).round(4)
+        arrays[name] = logits
     np.savez(path, **arrays)
     return str(path)
 
@@ -65,9 +65,9 @@ def test_pel4vad_on_ucf_crime(tmp_path, capsys):
 
 
 @needs_scores
-@pytest.mark.parametrize(("sigmoid", "auc", "ap"), [(False, 0.8282, 0.3283), (True, 0.8277, 0.3281)])  # four decimals make ties
-def test_vadtree_on_ucf_crime(tmp_path, vadtree_sigmoid, sigmoid, auc, ap):
-    content = ucf(tmp_path, "--scores", *([vadtree_sigmoid] if sigmoid else VADTREE))
+@pytest.mark.parametrize(("logits", "auc", "ap"), [(True, 0.8282, 0.3283), (False, 0.8277, 0.3281)])  # four decimals make ties
+def test_vadtree_on_ucf_crime(tmp_path, vadtree_logits, logits, auc, ap):
+    content = ucf(tmp_path, "--scores", *([vadtree_logits] if logits else VADTREE))
     assert content["videos"] == 290
     assert {key: round(content["coarse"][key]["value"], 4) for key in ("auc", "ap")} == {"auc": auc, "ap": ap}
 
@@ -76,23 +76,22 @@ def test_vadtree_on_ucf_crime(tmp_path, vadtree_sigmoid, sigmoid, auc, ap):
 def test_pel4vad_against_vadtree(tmp_path, capsys):
     content = ucf(tmp_path, "--scores", *PEL4VAD, *NAMES, "--against", *VADTREE)
     found = content["difference"]["coarse"]["auc"]
-    assert [round(found[key], 4) for key in ("ours", "theirs", "value")] == [0.9009, 0.8282, 0.0727]
+    assert [round(figure["value"], 4) for figure in (found["ours"], found["theirs"], found)] == [0.9009, 0.8277, 0.0732]
+    assert all(side["low"] < side["value"] < side["high"] for side in (found["ours"], found["theirs"]))
     assert 0 < found["low"] < found["value"] < found["high"]
     assert found["p"] == pytest.approx(2 / 51)
     shown = capsys.readouterr().out
     spread = f"{100 * found['low']:+.2f}, {100 * found['high']:+.2f}"
     assert (
-        "coarse auc: 90.09 against 82.82 on the same 290 videos; the difference of +7.27 points, "
-        f"95 % interval [{spread}], p = 0.039, tells the two apart.\n"
+        "coarse auc: 90.09 against 82.77 on the same 290 videos; the difference of +7.32 points, "
+        f"95 % interval [{spread}], p = 0.039, tells the two checkpoints apart.\n"
     ) in shown
     ap = content["difference"]["coarse"]["ap"]
     assert ap["low"] < 0 < ap["high"]
-    assert f"p = {ap['p']:.3f}, does not tell the two apart.\n" in shown
+    assert f"p = {ap['p']:.3f}, does not tell the two checkpoints apart.\n" in shown
     back = ucf(tmp_path, "--scores", *VADTREE, "--against", *PEL4VAD, *NAMES)["difference"]["coarse"]["auc"]
-    assert back == pytest.approx(
-        {"ours": found["theirs"], "theirs": found["ours"], "value": -found["value"], "low": -found["high"], "high": -found["low"]}
-        | {"p": found["p"]}
-    )
+    assert (back.pop("ours"), back.pop("theirs")) == (found["theirs"], found["ours"])
+    assert back == pytest.approx({"value": -found["value"], "low": -found["high"], "high": -found["low"], "p": found["p"]})
 
 
 TRUTH = {f"a{i}": GroundTruth(170, 24, ((16 * i, 16 * i + 64, XD.labels[1 + i]),)) for i in range(6)}
@@ -115,7 +114,7 @@ class World:
                 signal[start // 16 : end // 16, XD.labels.index(label)] = 2
             signal += noise * random.standard_normal(signal.shape)
             probabilities = np.exp(signal) / np.exp(signal).sum(1, keepdims=True)
-            scores[name] = (signal[:, 1:].max(1) if coarse else None, probabilities if fine else None)
+            scores[name] = Scores(signal[:, 1:].max(1) if coarse else None, probabilities if fine else None)
         save_scores(self.folder / file, scores, dataset.names)
         return str(self.folder / file)
 
@@ -154,7 +153,7 @@ def test_a_system_against_itself(world, capsys):
     difference = world.evaluate("--scores", path, "--against", path)["difference"]
     for figure in [*difference["coarse"].values(), *difference["fine"].values(), *difference["map"]["anomaly"].values()]:
         assert figure == {"ours": figure["ours"], "theirs": figure["ours"], "value": 0, "low": 0, "high": 0, "p": 1}
-    assert "tells the two apart" not in capsys.readouterr().out
+    assert "tells the two checkpoints apart" not in capsys.readouterr().out
 
 
 def test_seeds_of_one_system(world):
@@ -173,7 +172,7 @@ def test_seeds_on_either_side(world):
     ap = [world.evaluate("--scores", path)["coarse"]["ap"]["value"] for path in (*ours, theirs)]
     for sides, sign in ((("--scores", *ours, "--against", theirs), 1), (("--scores", theirs, "--against", *ours), -1)):
         found = world.evaluate(*sides)["difference"]["coarse"]["ap"]
-        assert [found["ours"], found["theirs"]][::sign] == pytest.approx([np.mean(ap[:3]), ap[3]])
+        assert [found["ours"]["value"], found["theirs"]["value"]][::sign] == pytest.approx([np.mean(ap[:3]), ap[3]])
         assert found["value"] == pytest.approx(sign * (np.mean(ap[:3]) - ap[3]))
         assert found["low"] <= found["value"] <= found["high"]
 
@@ -214,8 +213,8 @@ def test_a_difference_that_no_resample_defines(world, capsys):
     pair = part("a0", "n0")
     words = ["--scores", world.scores("a.npz", 0, pair), "--against", world.scores("b.npz", 1, pair), "--resamples", 1]
     found = world.evaluate(*words)["difference"]["coarse"]["auc"]
-    assert (found["low"], found["high"], found["p"]) == (None, None, 1)
-    assert "no interval, does not tell the two apart" in capsys.readouterr().out
+    assert (found["low"], found["high"], found["p"]) == (None, None, None)
+    assert "no interval, does not tell the two checkpoints apart" in capsys.readouterr().out
 
 
 REFUSED = {

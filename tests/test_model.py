@@ -119,5 +119,5 @@ def test_bad_names(small_clip):
         build_model("refilp", XD.names, small_clip)
     with pytest.raises(BadInput, match="--temporal gcm"):
         build(small_clip, None, temporal="gcm", prompt="class")
-    with pytest.raises(BadInput, match=r"--prompt learnable: .* tokens"):
+    with pytest.raises(BadInput, match=r"--prompt-prefix, --prompt-postfix: .* tokens"):
         build(small_clip, None, prompt="learnable", prompt_prefix=80)

@@ -50,6 +50,17 @@ def test_values_that_make_no_sense(words, message):
         ucf_option.parse_args(words)
 
 
+def test_a_system_has_settings_and_options_of_its_own():
+    published = ucf_option.parse_args(["--model", "vadclip", "--feature-root", "x"])
+    assert (published.lr, published.batch_size, published.visual_layers, published.attn_window, published.seed) == (2e-5, 128, 2, 8, 234)
+    assert published.output.endswith("ucf-vadclip")
+    xd = xd_option.parse_args(["--model", "vadclip", "--feature-root", "x"])
+    assert (xd.lr, xd.batch_size, xd.sampling, xd.visual_layers, xd.attn_window, xd.milestones) == (1e-5, 96, "shuffle", 1, 64, (3, 6, 10))
+    assert ucf_option.parse_args(["--model", "vadclip", "--lr", "1"]).lr == 1
+    with pytest.raises(BadInput, match=r"--temporal: --model deepmil has no such option; leave it out"):
+        ucf_option.parse_args(["--model", "deepmil", "--temporal", "local"])
+
+
 def test_usage_errors_are_one_line_and_exit_code_2(capsys):
     for words in (["--modle", "reflip"], ["--temporal", "gcm"], ["--lr", "fast"]):
         with pytest.raises(SystemExit) as caught:
@@ -67,6 +78,16 @@ def test_help_names_every_option_its_default_and_what_the_paper_tried():
     assert all(f"--{name.replace('_', '-')}" in text for name in training)
     assert "[default 0.0005]" in text
     assert "paper tried 0.01 0.03 0.05 0.07 0.09 0.1" in text
+
+
+def test_help_of_a_test_script_leaves_training_out_and_of_a_system_shows_its_defaults():
+    def text(*words):
+        return " ".join(subprocess.run([sys.executable, *words, "--help"], capture_output=True, text=True, check=True).stdout.split())
+
+    testing = text(str(ROOT / "ucf_test.py"))
+    assert "--checkpoint" in testing
+    assert not any(option in testing for option in ("--lr ", "--max-epoch", "--select", "--train-list", "--resume"))
+    assert "learning rate [default 2e-05]" in text(str(ROOT / "ucf_train.py"), "--model", "vadclip")
 
 
 def test_an_unknown_name_in_an_option_file(monkeypatch):

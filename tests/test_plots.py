@@ -10,6 +10,7 @@ from sklearn.metrics import auc, average_precision_score, roc_auc_score
 from utils import plots
 from utils.ground_truth import GroundTruth
 from utils.labels import DATASETS, UCF, XD
+from utils.scores import Scores
 
 # Lengths that are no multiple of 16, segments that start and end inside a snippet, overlap, or lie in the cut last snippet.
 TRUTH = {
@@ -26,12 +27,12 @@ def make_scores(seed=0, truth=TRUTH, classes=7, short=0):
     for name, video in truth.items():
         rows = -(-video.frames // 16) - short
         fine = random.dirichlet(np.ones(classes), rows).round(1)
-        scores[name] = (random.random(rows).round(1).astype(np.float32), fine.astype(np.float32))
+        scores[name] = Scores(random.random(rows).round(1).astype(np.float32), fine.astype(np.float32))
     return scores
 
 
 def drop(scores, part):
-    return {name: (None, fine) if part == "coarse" else (coarse, None) for name, (coarse, fine) in scores.items()}
+    return {name: video._replace(**{part: None}) for name, video in scores.items()}
 
 
 def size(path):
@@ -58,7 +59,7 @@ def texts(monkeypatch):
 def test_curve_of_weighted_snippets_is_the_curve_of_all_frames(part, short):
     scores = make_scores(short=short)
     values, labels = [], []
-    for name, (coarse, fine) in scores.items():
+    for name, (coarse, fine, _) in scores.items():
         video = TRUTH[name]
         rows = coarse if part == "coarse" else 1 - fine[:, 0]
         values.append([rows[min(i // 16, len(rows) - 1)] for i in range(video.frames)])
@@ -72,7 +73,7 @@ def test_curve_of_weighted_snippets_is_the_curve_of_all_frames(part, short):
 
 def test_curve_of_scores_by_frame_is_that_of_their_snippets():
     scores = make_scores()
-    frames = {name: (np.repeat(coarse, 16)[: TRUTH[name].frames], None) for name, (coarse, _) in scores.items()}
+    frames = {name: Scores(np.repeat(video.coarse, 16)[: TRUTH[name].frames]) for name, video in scores.items()}
     for one, other in zip(plots.curve(frames, TRUTH, "coarse"), plots.curve(scores, TRUTH, "coarse"), strict=True):
         np.testing.assert_allclose(one, other)
 
@@ -80,7 +81,7 @@ def test_curve_of_scores_by_frame_is_that_of_their_snippets():
 def test_snippets_beyond_the_video_weigh_nothing():
     truth = {"a": GroundTruth(160, 30.0, ((80, 160, "G"),))}
     scores = np.repeat([0.2, 0.8, 0.1], [5, 5, 2])
-    fpr, tpr, *_ = plots.curve({"a": (scores, None)}, truth, "coarse")
+    fpr, tpr, *_ = plots.curve({"a": Scores(scores)}, truth, "coarse")
     assert auc(fpr, tpr) == 1
 
 
@@ -102,14 +103,14 @@ def test_confusion_counts_each_class_of_a_frame_and_cuts_the_last_snippet():
     expected = np.zeros((7, 7), int)
     expected[2, [0, 2, 6]] = 6, 16, 8  # the union of its segments, [10, 40)
     expected[6, [2, 6]] = 12, 8  # [20, 40)
-    counts = plots.confusion({"both": (None, fine), "normal": (None, fine)}, truth, XD)
+    counts = plots.confusion({"both": Scores(None, fine), "normal": Scores(None, fine)}, truth, XD)
     np.testing.assert_array_equal(counts, expected)
 
 
 def test_plot_confusion_shows_the_rows_with_frames_and_their_percentages(tmp_path, texts):
     fine = np.eye(7)[[0, 2, 6]]
     truth = {"both": GroundTruth(40, 24.0, ((10, 40, "B2"), (20, 40, "G")))}
-    assert plots.plot_confusion(tmp_path / "confusion.png", {"both": (None, fine)}, truth, XD, "selected on test")
+    assert plots.plot_confusion(tmp_path / "confusion.png", {"both": Scores(None, fine)}, truth, XD, "selected on test")
     size(tmp_path / "confusion.png")
     rows = {text for text in texts[0] if text.rpartition("  ")[0]}
     assert rows == {"shooting  30", "explosion  20"}

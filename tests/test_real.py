@@ -52,7 +52,8 @@ def test_the_sample_is_learnt_and_its_shuffled_labels_are_not(key, option, train
         files = {"feature-root": "features", "train-list": "train.csv", "test-list": "test.csv", "gt-path": "gt.json"}
         files |= {"clip": "clip.pt", "distilbert": "distilbert"}
         words = [word for name, file in files.items() for word in (f"--{name}", str(sample / file))]
-        words += [word for name, value in option.SAMPLE.items() for word in ("--" + name.replace("_", "-"), str(value))]
+        settings = {**option.SAMPLE, **option.SAMPLE["reflip"]}
+        words += [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if not isinstance(value, dict)]
         train.main([*words, "--output", str(tmp_path / f"run-{shuffle}")])
         auc = json.loads((tmp_path / f"run-{shuffle}" / "report.json").read_text())["coarse"]["auc"]["value"]
         assert (0.4 <= auc <= 0.6) if shuffle else (0.85 < auc < 0.999)

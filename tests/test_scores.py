@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from utils.errors import BadInput
 from utils.ground_truth import GroundTruth
 from utils.labels import UCF, XD
-from utils.scores import check_lengths, load_scores, save_scores, to_frames, video_name
+from utils.scores import Scores, check_lengths, load_scores, save_scores, to_frames, video_name
 
 
 def write(path, content):
@@ -28,18 +28,19 @@ def anomaly_scores(path, names=None):
     """{NAME: list of scores} of a file without classes."""
     scores, classes = load_scores(path, names)
     assert classes is None
-    assert all(fine is None for _, fine in scores.values())
-    return {name: coarse.tolist() for name, (coarse, _) in scores.items()}
+    assert all(video.fine is None and video.online is None for video in scores.values())
+    return {name: video.coarse.tolist() for name, video in scores.items()}
 
 
-@pytest.mark.parametrize(("coarse", "fine"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize(("coarse", "fine", "online"), [(True, True, False), (True, False, True), (False, True, False)])
 @pytest.mark.parametrize("dataset", [UCF, XD])
-def test_what_is_saved_is_loaded(tmp_path, dataset, coarse, fine):
+def test_what_is_saved_is_loaded(tmp_path, dataset, coarse, fine, online):
     random = np.random.default_rng(0)
     scores = {
-        name: (
+        name: Scores(
             random.random(rows, np.float32) if coarse else None,
             random.dirichlet(np.ones(len(dataset.names)), rows) if fine else None,
+            random.random(rows, np.float32) if online else None,
         )
         for name, rows in (("Abuse028_x264", 3), ("v=8cTqh9tMz_I__#1_label_G-B2-B6", 1), ("x/y z", 40))
     }
@@ -50,6 +51,18 @@ def test_what_is_saved_is_loaded(tmp_path, dataset, coarse, fine):
     for name, parts in scores.items():
         for part, same in zip(parts, loaded[name], strict=True):
             assert same is None if part is None else (same.dtype == part.dtype and np.array_equal(same, part))
+
+
+def test_a_video_that_lacks_a_score_that_others_have_is_named(tmp_path):
+    fine = np.full((2, 14), 1 / 14)
+    save_scores(tmp_path / "a.npz", {"a": Scores(np.zeros(2), fine), "b": Scores(np.zeros(2))}, UCF.names)
+    with pytest.raises(BadInput, match="b has coarse, a has coarse and fine; expected the same kinds of score for each video"):
+        load_scores(tmp_path / "a.npz")
+
+
+def test_a_list_of_names_with_a_header_line(tmp_path):
+    names = write(tmp_path / "names.csv", "path,label\nNormal/b.npy,Normal\nAbuse/a.npy,Abuse\n")
+    assert anomaly_scores(write(tmp_path / "a.csv", "video,score\n0,0.5\n1,1\n"), names) == {"b": [0.5], "a": [1]}
 
 
 def test_npz_with_one_array_per_name(tmp_path):
@@ -74,8 +87,11 @@ def test_csv_by_number_counts_videos_of_the_list_not_its_ten_crops(tmp_path, end
 
 @pytest.mark.parametrize("ending", [".json", ".json.gz"])
 def test_json_ranges_in_any_order(tmp_path, ending):
-    content = {"vid_score": {"Abuse028_x264.mp4": {"3, 5": [0.25, 0.9], "0, 3": [0.5, 0.1]}, "x.mp4": {"0, 2": 1}}}
-    assert anomaly_scores(write(tmp_path / f"a{ending}", content)) == {"Abuse028_x264": [0.5, 0.5, 0.5, 0.25, 0.25], "x": [1, 1]}
+    content = {"vid_score": {"Abuse028_x264.mp4": {"3, 5": [-1, 0.9], "0, 3": [0, 0.1]}, "x.mp4": {"0, 2": 1}}}
+    assert anomaly_scores(write(tmp_path / f"a{ending}", content)) == {
+        "Abuse028_x264": [0.5, 0.5, 0.5, 0.2689, 0.2689],  # a sigmoid, four decimals: as its authors evaluate them
+        "x": [0.7311, 0.7311],
+    }
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,7 @@ def test_similarity_adjacency_by_hand():
     x = torch.tensor([[[1.0, 0], [2, 0], [0, 1], [9, 9]]])
     a = similarity_adjacency(x, torch.tensor([[True, True, True, False]]))[0]
     e = torch.e
-    assert torch.allclose(a[:3, 0], torch.tensor([e, e, 1]) / (2 * e + 1))
+    assert torch.allclose(a[0, :3], torch.tensor([e, e, 1]) / (2 * e + 1))  # each snippet's weights sum to 1, zeros keeping theirs
+    assert torch.allclose(a[2, :3], torch.tensor([1, 1, e]) / (2 + e))
     assert a[3].sum() == 0
     assert a[:, 3].sum() == 0

@@ -6,7 +6,7 @@
 
 Several files on a side are the seeds of one system: figures are their mean, and each resample of the videos draws seeds too. A file is
 
-    .npz    NAME/coarse (T,), NAME/fine (T, C+1) and `classes`, as --save-scores writes them, or one array (T,) per NAME
+    .npz    NAME/coarse (T,), NAME/fine (T, C+1), NAME/online (T,) and `classes`, as --save-scores writes them, or one array (T,) per NAME
     .csv    first column the video, a column `score` or `pred`; videos by name, or numbered in the order of the list --names
     .json   {"vid_score": {NAME: {"start, end": score}}}, ranges of frames (VADTree)
 
@@ -22,10 +22,11 @@ from utils import report
 from utils.errors import BadInput, exit_code
 from utils.files import write_json
 from utils.ground_truth import load_ground_truth
-from utils.intervals import RESAMPLES, difference, over_seeds
+from utils.intervals import RESAMPLES, difference, interval, over_seeds
 from utils.labels import DATASETS, Dataset
 from utils.options import ROOT
-from utils.scores import check_lengths, load_scores
+from utils.report import label
+from utils.scores import Scores, check_lengths, load_scores
 
 
 def load_side(paths: list[str], option: str, dataset: Dataset, truth: dict, options) -> list[dict]:
@@ -33,7 +34,7 @@ def load_side(paths: list[str], option: str, dataset: Dataset, truth: dict, opti
     runs = []
     for path in paths:
         scores, classes = load_scores(path, options.names)
-        if any(fine is not None for _, fine in scores.values()) and classes not in (dataset.names, dataset.labels):
+        if any(video.fine is not None for video in scores.values()) and classes not in (dataset.names, dataset.labels):
             raise BadInput(
                 f"{option} {path}: its classes are {', '.join(map(str, classes or ())) or 'missing'}; "
                 f"expected {', '.join(dataset.names)}; check --dataset"
@@ -47,21 +48,17 @@ def load_side(paths: list[str], option: str, dataset: Dataset, truth: dict, opti
         if runs and scores.keys() != runs[0].keys():
             odd = min(scores.keys() ^ runs[0].keys())
             raise BadInput(f"{option}: {odd} is in only one of {paths[0]} and {path}; seeds of one system have the same videos")
-        if runs and (odd := [name for name in scores if absent(scores[name]) != absent(runs[0][name])]):
+        if runs and (odd := [name for name in scores if scores[name].given() != runs[0][name].given()]):
             raise BadInput(
-                f"{option}: {odd[0]} has other scores in {path} than in {paths[0]}; seeds of one system have the same, coarse or fine"
+                f"{option}: {odd[0]} has other scores in {path} than in {paths[0]}; seeds of one system have the same kinds of score"
             )
         runs.append(scores)
     return runs
 
 
-def absent(parts: tuple) -> list[bool]:
-    return [part is None for part in parts]
-
-
 def compare(ours: list[dict], theirs: list[dict]) -> dict[tuple, dict]:
-    """Each figure that both systems have: {"ours", "theirs", "value", "low", "high", "p"}; `ours` and `theirs` hold what report.resample
-    drew for each seed.
+    """Each figure that both systems have: {"ours", "theirs", "value", "low", "high", "p"}, where "ours" and "theirs" are figures with
+    intervals of their own; `ours` and `theirs` hold what report.resample drew for each seed.
     """
     result = {}
     for path in ours[0]:
@@ -69,29 +66,20 @@ def compare(ours: list[dict], theirs: list[dict]) -> dict[tuple, dict]:
             a, b = over_seeds([run[path] for run in ours], seed=1), over_seeds([run[path] for run in theirs], seed=2)
             gap = difference(a, b)
             if gap["value"] is not None:
-                result[path] = {"ours": float(a[0]), "theirs": float(b[0]), **gap}
+                result[path] = {"ours": interval(a), "theirs": interval(b), **gap}
     return result
 
 
-def sentence(path: tuple, row: dict, videos: int) -> str:
-    """What the intervals allow one to say of a figure."""
-    apart = row["p"] < 0.05
-    interval = "no interval"
+def sentence(path: tuple, row: dict, videos: int, seeds: tuple[int, int]) -> str:
+    """What the intervals allow one to say of a figure. Of a system with one seed they know one checkpoint, not the system."""
+    apart, what = row["p"] is not None and row["p"] < 0.05, "systems" if min(seeds) > 1 else "checkpoints"
+    spread = "no interval"
     if row["low"] is not None:
-        interval = f"95 % interval [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}], p = {row['p']:.3f}"
+        spread = f"95 % interval [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}], p = {row['p']:.3f}"
     return (
-        f"{label(path)}: {100 * row['ours']:.2f} against {100 * row['theirs']:.2f} on the same {videos} videos; the difference of "
-        f"{100 * row['value']:+.2f} points, {interval}, " + ("tells the two apart." if apart else "does not tell the two apart.")
+        f"{label(path)}: {100 * row['ours']['value']:.2f} against {100 * row['theirs']['value']:.2f} on the same {videos} videos; the "
+        f"difference of {100 * row['value']:+.2f} points, {spread}, {'tells' if apart else 'does not tell'} the two {what} apart."
     )
-
-
-def label(path: tuple) -> str:
-    return " ".join(("mAP", *path[1:]) if path[0] == "map" else path)
-
-
-def table(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def main(argv=None) -> None:
@@ -124,17 +112,18 @@ def main(argv=None) -> None:
     drawn = [[report.resample({n: run[n] for n in shared}, truth, dataset, options.resamples) for run in runs] for runs in sides]
     counts = {"dataset": dataset.key, "scores": options.scores, "against": options.against, "resamples": options.resamples}
     if options.against:
-        rows = compare(*drawn)
+        rows = report.counted(compare(*drawn), shared, truth)
         if not rows:
             raise BadInput("--scores and --against have no figure in common; expected coarse scores in both, or fine ones")
         content = {**counts, "videos": len(shared), "difference": report.nest(rows)}
         shown = {path: row for path, row in rows.items() if path[0] != "per_class"}
         cells = [
-            (label(path), *(f"{100 * row[key]:.2f}" for key in ("ours", "theirs")), report.percent(row), f"{row['p']:.3f}")
+            (label(path), *(report.percent(figure) for figure in (row["ours"], row["theirs"], row)), report.p_value(row))
             for path, row in shown.items()
         ]
-        print(table([("figure (%)", "--scores", "--against", "difference", "p"), *cells]))
-        print("\n".join(sentence(path, row, len(shared)) for path, row in shown.items() if path[0] in ("coarse", "fine")))
+        print("\n".join(report.aligned([("figure (%)", "--scores", "--against", "difference", "p"), *cells])))
+        seeds = tuple(map(len, sides))
+        print("\n".join(sentence(path, row, len(shared), seeds) for path, row in shown.items() if path[0] in Scores._fields))
     else:
         reports = [{"seeds": [index], "checkpoint": path, **report.evaluate({n: runs[n] for n in shared}, truth, part)}
                    for index, (path, runs, part) in enumerate(zip(options.scores, sides[0], drawn[0], strict=True), 1)]  # fmt: skip
@@ -142,7 +131,9 @@ def main(argv=None) -> None:
         content = {**counts, **{key: value for key, value in result.items() if key not in ("seeds", "checkpoint")}}
         over = f" and seeds, mean ± std of {len(reports)} files" if len(reports) > 1 else ""
         print(f"{dataset.title}: {result['videos']} videos, {result['frames']} frames, 95 % bootstrap intervals over videos{over}")
-        print(table([("figure (%)", "value"), *((label(path), report.percent(figure)) for path, figure in report.figures(result).items())]))
+        print(f"per class: how many videos show it; no interval where fewer than {report.FEW} do")
+        cells = [(label(path), report.percent(row), str(row.get("videos", ""))) for path, row in report.figures(result).items()]
+        print("\n".join(report.aligned([("figure (%)", "value", "videos"), *cells])))
     if options.json:
         write_json(Path(options.json), content)
 

@@ -28,8 +28,11 @@ def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def load_trained_state(model: nn.Module, state: dict, path: Path | str) -> None:
-    """Load what `trained_state` gave. Raises BadInput naming the first key that is missing, extra or misshapen."""
+    """Load what `trained_state` gave, or its authors' state dict (parts that `model.ignored` names are passed over). Raises BadInput naming
+    the first key that is missing, extra or misshapen.
+    """
     own = trained_state(model)
+    state = {key: value for key, value in state.items() if not key.startswith(getattr(model, "ignored", ()))}
     for what, keys in (("lacks", own.keys() - state.keys()), ("has the unknown", state.keys() - own.keys())):
         if keys:
             raise BadInput(f"{path}: {what} key {min(keys)!r}; it was trained with other model options, give those")
@@ -74,7 +77,10 @@ def save(path: Path, content: dict) -> None:
 
 
 def load(path: Path | str) -> dict:
-    """Read a checkpoint of ours. Raises BadInput where it is missing, cut short or not one."""
+    """Read a checkpoint: ours, or one that a system's authors released, a state dict, which then is all there is: {"weights": …}.
+
+    Raises BadInput where it is missing, cut short or neither.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -82,6 +88,13 @@ def load(path: Path | str) -> dict:
     except Exception as error:  # torch raises half a dozen kinds for a damaged file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         raise BadInput(f"{path}: not a readable checkpoint ({reason}); it may be cut short: train again or name another") from None
-    if not isinstance(content, dict) or not {"weights", "options", "classes"} <= content.keys():
-        raise BadInput(f"{path}: not a checkpoint of this project (no weights, options, classes in it); name best.pt or last.pt of a run")
-    return content
+    if isinstance(content, dict):
+        if {"weights", "options", "classes"} <= content.keys():
+            return content
+        state = content.get("model_state_dict", content)  # as VadCLIP's training saves it, or as its test and others' read it
+        if state and all(isinstance(value, torch.Tensor) for value in state.values()):
+            return {"weights": {key.removeprefix("module."): value for key, value in state.items()}}
+    raise BadInput(
+        f"{path}: not a checkpoint of this project (no weights, options, classes in it), nor a released state dict; "
+        f"name best.pt or last.pt of a run"
+    )

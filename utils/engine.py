@@ -2,8 +2,10 @@
 
 import collections
 import contextlib
+import ctypes
 import json
 import math
+import platform
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,12 +18,13 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from dataset import chunk
-from model import Output
+from model import SYSTEMS
 from utils import checkpoint
 from utils.errors import BadInput
 from utils.files import replacing
-from utils.losses import magnitude_separability, mil_align, mil_classification, text_separation, top_k, top_k_mean
+from utils.losses import top_k, top_k_mean
 from utils.options import PER_MACHINE
+from utils.scores import Scores
 
 STALE = (
     "last.pt",
@@ -32,27 +35,22 @@ STALE = (
     "report.md",
 )  # of an earlier run in the same folder
 
-
-def reflip_losses(out: Output, labels: Tensor, lengths: Tensor, options) -> dict[str, Tensor]:
-    """Eq. 18, each term with its weight: L_cga + λ1·L_fga + λ2·L_fms + class-embedding separation. Terms of an absent block are absent."""
-    losses = {}
-    if out.coarse is not None:
-        losses["coarse"] = mil_classification(out.coarse, labels, lengths, normal_top1=True)
-    if out.alignment is not None:
-        # With the alignment block alone MIL-Align is the whole loss, so its weight is 1.
-        weight = options.lambda_align if out.coarse is not None else 1.0
-        losses["align"] = weight * mil_align(out.alignment, labels, lengths, normal_top1=True)
-        losses["text"] = options.lambda_text * text_separation(out.text)
-    losses["magnitude"] = options.lambda_magnitude * magnitude_separability(out.visual, labels, lengths, margin=options.margin)
-    return losses
-
-
-LOSSES = {"reflip": reflip_losses}
+WHOLE = 8192  # snippets, 73 minutes at 30 fps: of longer videos a T × T adjacency does not fit into memory
 
 
 def autocast(device: torch.device, precision: str):
     """The forward pass in bf16 where asked for; losses and scores are float32 either way."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what a step frees for the next step. By default it gives large tensors back to the kernel, which zeroes their pages
+    anew at every allocation: 30 % of a VadCLIP step on a CPU. Elsewhere than on Linux with glibc nothing happens.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        mallopt, (trim_threshold, mmap_max) = ctypes.CDLL(None).mallopt, (-1, -4)  # the constants of malloc.h
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_max, 0)
 
 
 class WeightAverage:
@@ -74,9 +72,11 @@ class WeightAverage:
 
 
 def make_optimizer(model: nn.Module, options) -> torch.optim.Optimizer:
+    """The optimizer of `--optimizer`; a model with parts of another learning rate states them in `parameter_groups(lr)`."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[options.optimizer]
-    return kind(parameters, lr=options.lr, weight_decay=options.weight_decay)
+    groups = model.parameter_groups(options.lr) if hasattr(model, "parameter_groups") else parameters
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adagrad": torch.optim.Adagrad}[options.optimizer]
+    return kind(groups, lr=options.lr, weight_decay=options.weight_decay)
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, options):
@@ -92,7 +92,7 @@ def step(model: nn.Module, batch, optimizer, options, device: torch.device) -> d
     features, lengths, labels = (part.to(device, non_blocking=True) for part in batch)
     with autocast(device, options.precision):
         out = model(features, lengths)
-    losses = LOSSES[options.model](out, labels, lengths, options)
+    losses = SYSTEMS[options.model].losses(out, labels, lengths, options)
     total = sum(losses.values())
     values = {f"loss_{name}": value.item() for name, value in losses.items()} | {"loss": total.item()}
     if math.isfinite(values["loss"]):
@@ -170,6 +170,7 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
     figure(model) -> float is the selection figure, measured after each epoch; None selects the last epoch. A resumed run equals the
     uninterrupted one, to the bit on CPU. Raises BadInput where the loss is not finite, naming the batch.
     """
+    keep_freed_memory()
     run = Training(model, options, classes)
     if options.resume:
         run.resume(folder)
@@ -198,7 +199,8 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
                     run.average.update(model)
                 sums.update(values)
             line = {name: value / len(batches) for name, value in sums.items()}
-            run.finish_epoch(folder, line | {"seconds": round(time.perf_counter() - start, 3)}, figure)
+            trained = round(time.perf_counter() - start, 3)
+            run.finish_epoch(folder, line | {"steps": len(batches), "seconds": trained}, figure)
             for name, value in run.log[-1].items():
                 board.add_scalar(name, value, epoch)
             tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in run.log[-1].items()))
@@ -225,12 +227,15 @@ def not_finite(values: dict, epoch: int, number: int, names: list[str]) -> str:
 @torch.inference_mode()
 def predict(
     model: nn.Module, videos: Iterable[tuple[str, Tensor]], options, device: torch.device, total: int | None = None
-) -> dict[str, tuple]:
-    """Scores of each (name, features (T, D)): {name: (coarse (T,) or None, fine (T, C+1) probabilities or None)}, float32.
+) -> dict[str, Scores]:
+    """Scores of each (name, features (T, D)): {name: Scores}, float32.
 
-    Videos are cut into chunks of `visual_length`; chunks of like length share a batch; the text side is run once.
+    Videos are cut into chunks of `visual_length`, and chunks of like length share a batch, unless the system is tested on whole videos (of
+    up to WHOLE snippets); the text side is run once.
     """
+    keep_freed_memory()
     model.eval()
+    whole = SYSTEMS[options.model].whole
     with autocast(device, options.precision):
         text = model.text_features()
     scores: dict[str, list] = {}
@@ -238,19 +243,20 @@ def predict(
 
     def flush():
         waiting.sort(key=lambda item: len(item[2]))
-        for batch in (waiting[i : i + 16] for i in range(0, len(waiting), 16)):
+        size = 1 if whole else 16
+        for batch in (waiting[i : i + size] for i in range(0, len(waiting), size)):
             lengths = torch.tensor([len(features) for _, _, features in batch], device=device)
             features = nn.utils.rnn.pad_sequence([features for _, _, features in batch], batch_first=True).to(device)
             with autocast(device, options.precision):
                 out = model(features, lengths, text)
-            coarse = None if out.coarse is None else out.coarse.float().cpu().numpy()
-            fine = None if out.alignment is None else out.alignment.float().softmax(-1).cpu().numpy()
+            fine = None if out.alignment is None else out.alignment.float().softmax(-1)
+            found = [part if part is None else part.float().cpu().numpy() for part in (out.coarse, fine, out.online)]
             for row, (name, position, valid) in enumerate(batch):
-                scores[name][position] = tuple(part if part is None else part[row, : len(valid)] for part in (coarse, fine))
+                scores[name][position] = [part if part is None else part[row, : len(valid)] for part in found]
         waiting.clear()
 
     for name, features in tqdm(videos, "scores", total, unit="video", leave=False):
-        chunks, lengths = chunk(features, options.visual_length)
+        chunks, lengths = chunk(features, WHOLE if whole else options.visual_length)
         parts = [part[:length] for part, length in zip(chunks, lengths.tolist(), strict=True) if length > 0]
         scores[name] = [None] * len(parts)
         waiting += [(name, position, part) for position, part in enumerate(parts)]
@@ -258,19 +264,23 @@ def predict(
             flush()
     flush()
     return {
-        name: tuple(None if parts[0][i] is None else np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        name: Scores(*(None if column[0] is None else np.concatenate(column) for column in zip(*parts, strict=True)))
         for name, parts in scores.items()
     }
 
 
-def video_figure(scores: dict[str, tuple], abnormal: dict[str, bool], metric: str) -> float:
-    """Video-level AUC or AP, the selection figure on held-out training videos (no frame labels needed): a video's score is the top-K mean
-    of its coarse scores (fine where there is no coarse), K = ⌊T/16 + 1⌋.
+def video_figure(scores: dict[str, Scores], abnormal: dict[str, bool], metric: str, by: str = "video") -> float:
+    """AUC or AP of held-out training videos, the selection figure: needs no frame labels. The score is the coarse one, fine where there is
+    no coarse.
+
+    by "video": a video's score is the top-K mean over its snippets, K = ⌊T/16 + 1⌋; "snippet": each snippet counts, with its video's label.
     """
-    values = []
-    for coarse, fine in scores.values():
-        rows = torch.from_numpy(1 - fine[:, 0] if coarse is None else coarse)[None]
-        lengths = torch.tensor([rows.shape[1]])
-        values.append(top_k_mean(rows, lengths, top_k(torch.zeros(1, 1), lengths, False)).item())
-    score = {"auc": roc_auc_score, "ap": average_precision_score}[metric]
-    return float(score([abnormal[name] for name in scores], values))
+    values, labels = [], []
+    for name, parts in scores.items():
+        rows = torch.from_numpy(1 - parts.fine[:, 0] if parts.coarse is None else parts.coarse)
+        if by == "video":
+            lengths = torch.tensor([len(rows)])
+            rows = top_k_mean(rows[None], lengths, top_k(torch.zeros(1, 1), lengths, False))
+        values += rows.tolist()
+        labels += [abnormal[name]] * len(rows)
+    return float({"auc": roc_auc_score, "ap": average_precision_score}[metric](labels, values))

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import model as models
-from dataset import BalancedBatches, FeatureDataset, check_features, hold_out, read_list, test_videos
+from dataset import BalancedBatches, FeatureDataset, ShuffledBatches, check_features, hold_out, read_list, same_content, test_videos
+from model import SYSTEMS, build_model, options_of
 from tools.make_sample import is_current, make_sample
 from utils import checkpoint, engine, plots, report, text
 from utils.errors import BadInput
 from utils.files import make_folder, read_json, write_json
 from utils.ground_truth import load_ground_truth
+from utils.intervals import difference
 from utils.labels import DATASETS, Dataset
 from utils.options import BY_NAME, ROOT
 from utils.scores import check_lengths, save_scores
@@ -50,7 +51,7 @@ def pick_device(name: str) -> torch.device:
 
 def load_text(options):
     """The text side for `build_model`: CLIP, sentence encoder or class text features, as the options say; None where no block uses text."""
-    if options.blocks == "cls":
+    if not SYSTEMS[options.model].text or (options.model == "reflip" and options.blocks == "cls"):
         return None
     if options.text_features:
         return read_text_features(options.text_features)
@@ -76,32 +77,32 @@ def read_text_features(path: str) -> torch.Tensor:
 
 def load_model(options, seed: int) -> torch.nn.Module:
     """The model that the options describe, with its frozen encoders, initialised from `seed`, on the device of `--device`."""
-    encoder, distilbert = load_text(options), None
-    if options.blocks != "cls" and not options.text_features and options.prompt == "reparameterized":
-        distilbert = text.load_transformer(options.distilbert, "--distilbert")
+    encoder, names = load_text(options), options_of(options.model)
+    sizes = {name: getattr(options, name) for name in names if name != "distilbert"}
+    if isinstance(encoder, torch.nn.Module) and "distilbert" in names and options.prompt == "reparameterized":
+        sizes["distilbert"] = text.load_transformer(options.distilbert, "--distilbert")
     torch.manual_seed(seed)
-    sizes = {name: getattr(options, name) for name in BY_NAME if BY_NAME[name].group == "model" and name != "model"}
-    model = models.build_model(options.model, DATASETS[options.dataset].names, encoder, distilbert=distilbert, **sizes)
-    return model.to(pick_device(options.device))
+    return build_model(options.model, DATASETS[options.dataset].names, encoder, **sizes).to(pick_device(options.device))
 
 
 def describe(model: torch.nn.Module, options) -> str:
-    """Parameters and FLOPs of the temporal network and its block for one video of `visual_length`, beside the paper's budget (table IX)."""
-    part = torch.nn.ModuleList([module for name, module in model.named_children() if name in ("temporal", "ffn_cls", "classifier")])
-    parameters = sum(p.numel() for p in part.parameters())
-    shape = (1, options.visual_length)
+    """Trained parameters, and FLOPs for one video of `visual_length`: of the system; of ReFLIP-VAD the temporal network and its block,
+    beside the paper's budget (table IX).
+    """
+    parts = ("temporal", "ffn_cls", "classifier") if options.model == "reflip" else None
+    modules = [module for name, module in model.named_children() if parts is None or name in parts]
+    parameters = sum(p.numel() for module in modules for p in module.parameters() if p.requires_grad)
+    device, classes = next(model.parameters()).device, len(DATASETS[options.dataset].names)
+    shape = (options.visual_length, options.visual_width)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(
-            torch.zeros(*shape, options.visual_width),
-            torch.tensor([options.visual_length]),
-            torch.zeros(2, options.visual_width),
+            torch.zeros(1, *shape, device=device), torch.tensor(shape[:1], device=device), torch.zeros(classes, shape[1], device=device)
         )
     total = counter.get_flop_counts()
-    flops = sum(sum(counts.values()) for name, counts in total.items() if name.split(".")[-1] in ("temporal", "ffn_cls", "classifier"))
-    return (
-        f"{options.temporal} network and CLS block: {parameters / 1e6:.2f} M parameters, {flops / 1e9:.2f} GFLOPs "
-        f"for {options.visual_length} snippets (paper, GE: 1.14 M, 0.36 GFLOPs)"
-    )
+    flops = sum(sum(counts.values()) for name, counts in total.items() if (name.split(".")[-1] in parts if parts else name == "Global"))
+    of = f"{options.temporal} network and CLS block" if parts else options.model
+    paper = " (paper, GE: 1.14 M, 0.36 GFLOPs)" if parts else ""
+    return f"{of}: {parameters / 1e6:.2f} M trained parameters, {flops / 1e9:.2f} GFLOPs for {options.visual_length} snippets{paper}"
 
 
 class Data(NamedTuple):
@@ -109,7 +110,7 @@ class Data(NamedTuple):
 
     dataset: Dataset
     train: FeatureDataset | None
-    batches: BalancedBatches | None
+    batches: BalancedBatches | ShuffledBatches | None
     held_out: list
     test: list
     truth: dict
@@ -130,6 +131,8 @@ def load_data(options, seed: int | None) -> Data:
     both = sorted({video.name for video in videos} & {video.name for video in test})
     if both:
         print(f"note: {len(both)} videos are in the training and in the test list: {', '.join(both[:5])}")
+    if pairs := [f"{a} = {b}" for a, b in same_content(videos, test) if a != b]:
+        print(f"note: {len(pairs)} training videos have the features of a test video, byte for byte: {', '.join(pairs)}")
     check_features(videos, options.visual_width)
     if options.select == "val":
         videos, held_out = hold_out(videos, options.val_share, seed, dataset)
@@ -139,7 +142,11 @@ def load_data(options, seed: int | None) -> Data:
                 f"raise --val-share {options.val_share}, or --select last"
             )
     train = FeatureDataset(videos, length=options.visual_length, width=options.visual_width)
-    return Data(dataset, train, BalancedBatches(train.abnormal, options.batch_size, seed), held_out, test, truth)
+    if options.sampling == "balanced":
+        batches = BalancedBatches(train.abnormal, options.batch_size, seed)
+    else:
+        batches = ShuffledBatches(len(train), options.batch_size, seed)
+    return Data(dataset, train, batches, held_out, test, truth)
 
 
 def score(model, videos, options) -> dict:
@@ -156,13 +163,13 @@ def score(model, videos, options) -> dict:
 def selection_figure(data: Data, options):
     """The figure that `--select` maximises, as a function of the model; None for the last epoch.
 
-    val: video-level AUC (UCF) or AP (XD) of the held-out training videos.
+    val: AUC (UCF) or AP (XD) of the held-out training videos, or of their snippets (`--val-figure`).
     test: what the papers did, coarse frame AUC (UCF), fine frame AP (XD).
     """
     metric = "auc" if options.dataset == "ucf" else "ap"
     if options.select == "val":
         abnormal = {video.name: video.abnormal for video in data.held_out}
-        return lambda model: engine.video_figure(score(model, data.held_out, options), abnormal, metric)
+        return lambda model: engine.video_figure(score(model, data.held_out, options), abnormal, metric, options.val_figure)
     if options.select == "test":
         part = "coarse" if options.dataset == "ucf" else "fine"
         return lambda model: report.frame_figure(score(model, data.test, options), data.truth, part, metric)
@@ -209,22 +216,28 @@ class Tested(NamedTuple):
 def test(model, path: Path, data: Data, options, folder: Path) -> Tested:
     """Test a checkpoint once: scores.npz, report.json, report.md and plots/ in `folder`; the table is printed."""
     saved = checkpoint.load(path)
-    matches(saved, model, path, options)
+    released = "options" not in saved
+    if not released:
+        matches(saved, model, path, options)
     checkpoint.load_trained_state(model, saved["weights"], path)
     scores = score(model, data.test, options)
     drawn = report.resample(scores, data.truth, data.dataset)
+    selected = "released" if released else saved["options"]["select"] if saved.get("figure") is not None else "last"
     result = {
         "dataset": options.dataset,
         "model": options.model,
         "checkpoint": str(path),
-        "selected_on": saved["options"]["select"] if "figure" in saved else "last",
+        "selected_on": selected,
         "sample": options.sample,
         "features": "sample" if options.sample else "sentences" if options.sentence_encoder else "visual",
         **report.evaluate(scores, data.truth, drawn),
         "command": command(),
-        "versions": versions() | {"commit": saved["commit"]},
-        "seeds": [saved["options"]["seed"]],
+        "versions": versions() | {"commit": saved.get("commit", "released by the authors")},
+        "seeds": [] if released else [saved["options"]["seed"]],
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
+    if getattr(model, "mask_padding", False) and (released or not saved["options"]["mask_padding"]):
+        result["padding"] = padding_effect(model, data, options, drawn)
     for place in {folder / "scores.npz", Path(options.save_scores or folder / "scores.npz")}:
         save_scores(place, scores, data.dataset.names)
     report.write_report(folder, result)
@@ -237,6 +250,19 @@ def test(model, path: Path, data: Data, options, folder: Path) -> Tested:
     return Tested(result, drawn, scores)
 
 
+def padding_effect(model, data: Data, options, masked: dict) -> dict:
+    """What masking the padding moves: paired differences of the figures with it (`masked`, from report.resample) and as published."""
+    model.mask_padding = False
+    published = report.resample(score(model, data.test, options), data.truth, data.dataset)
+    model.mask_padding = True
+    rows = {
+        path: {"published": float(published[path][0]), "masked": float(masked[path][0]), **difference(masked[path], published[path])}
+        for path in published
+        if path[0] in ("coarse", "fine", "online") and not np.isnan(published[path][0])
+    }
+    return {"videos": len(data.test), "figures": report.nest(rows)}
+
+
 def draw(folder: Path, runs: list[dict], data: Data, result: dict) -> None:
     """The pictures of one seed or of several: ROC and PR curves; for one seed also confusion and the alignment map of the test video with
     the most anomalous frames.
@@ -246,7 +272,7 @@ def draw(folder: Path, runs: list[dict], data: Data, result: dict) -> None:
     if len(runs) == 1 and result["fine"] is not None:
         plots.plot_confusion(folder / "confusion.png", runs[0], data.truth, data.dataset, stamp)
         name = max(runs[0], key=lambda name: report.frame_labels(data.truth[name], data.truth[name].frames).sum())
-        plots.plot_alignment(folder / "alignment.png", name, runs[0][name][1], data.truth[name], data.dataset, stamp)
+        plots.plot_alignment(folder / "alignment.png", name, runs[0][name].fine, data.truth[name], data.dataset, stamp)
 
 
 def matches(saved: dict, model, path, options) -> None:
@@ -281,10 +307,18 @@ def newest_run(dataset: str) -> Path:
 def tested_options(options, path: Path, saved: dict):
     """Options of a test: the checkpoint's for the model, the run's own files (options.json beside it) for the data, then what was typed.
 
-    Raises BadInput where a typed model option contradicts the checkpoint.
+    Of a released checkpoint nothing is known: system, features and sizes are what was typed or the option file's.
+    Raises BadInput where a typed model option contradicts the checkpoint (masking the padding needs no other weights).
     """
+    if "options" not in saved:
+        if "model" not in options.typed or options.sample:
+            raise BadInput(
+                f"{path}: a state dict without options, as authors release them; name its system with --model and your features "
+                f"with --feature-root"
+            )
+        return options
     for name in options.typed:
-        if BY_NAME[name].group == "model" and saved["options"].get(name) not in (None, getattr(options, name)):
+        if BY_NAME[name].group == "model" and name != "mask_padding" and saved["options"].get(name) not in (None, getattr(options, name)):
             raise BadInput(
                 f"{path}: trained with {BY_NAME[name].flag} {saved['options'][name]}, found {getattr(options, name)}; leave the option out"
             )

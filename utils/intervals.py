@@ -37,21 +37,25 @@ def interval(values: np.ndarray) -> dict[str, float | None]:
 
 
 def over_seeds(runs: list[np.ndarray], seed: int) -> np.ndarray:
-    """Mean over the seeds of one system: k arrays (1 + resamples,) -> one. Each resample of the videos also draws k of the k seeds, so that
-    the interval holds the spread between trainings as far as k runs can tell it. With two or three seeds it is still too narrow.
+    """Mean over the seeds of one system: k arrays (1 + resamples,) -> one. Each resample of the videos also draws seeds, so that the
+    interval holds the spread between trainings as far as k runs can tell it.
+
+    It draws k − 1 of them: the mean of k draws would vary by (k − 1)/k of what the mean of k trainings does, half of it with two seeds;
+    that of k − 1 draws varies by all of it. One seed is drawn as it is, and its interval holds no spread between trainings.
     """
     values, random = np.stack(runs), np.random.default_rng(seed)
-    chosen = random.integers(len(runs), size=(len(runs), values.shape[1]))
-    chosen[:, 0] = np.arange(len(runs))
-    return np.take_along_axis(values, chosen, 0).mean(0)
+    chosen = random.integers(len(runs), size=(max(len(runs) - 1, 1), values.shape[1]))
+    result = np.take_along_axis(values, chosen, 0).mean(0)
+    result[0] = values[:, 0].mean()
+    return result
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float | None]:
     """Paired difference of a figure, ours − theirs, on the same draws: `interval`'s keys and "p", two-sided: twice the share of resamples
-    on the far side of 0, both counts increased by one.
+    on the far side of 0, both counts increased by one. None where no resample defines the difference.
     """
     gap = ours - theirs
     result = interval(gap)
     drawn = gap[1:][~np.isnan(gap[1:])]
     tail = min((drawn <= 0).sum(), (drawn >= 0).sum()) + 1
-    return {**result, "p": None if result["value"] is None else float(min(1, 2 * tail / (len(drawn) + 1)))}
+    return {**result, "p": None if result["low"] is None else float(min(1, 2 * tail / (len(drawn) + 1)))}

@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from model import BLOCKS, SYSTEMS, options_of
 from utils.errors import BadInput
 from utils.prompt import PROMPTS
 from utils.temporal import TEMPORAL
@@ -38,7 +39,7 @@ TABLE = [
     Option("data", "test_crop", 0, int, "crop that is tested, 0 = centre; a list that names its crop wins (VadCLIP: 5 on UCF, 0 on XD)"),
     Option("data", "allow_length_mismatch", 0, int, "accept videos whose features and ground truth differ by up to so many snippets"),
     Option("data", "workers", 0, int, "processes that load features"),
-    Option("model", "model", "reflip", str, "which system", ("reflip",)),
+    Option("model", "model", "reflip", str, "which system", tuple(SYSTEMS)),
     Option("model", "visual_length", 512, int, "snippets T of a training bag and of a test chunk", tried="64 128 256 512 1024"),
     Option("model", "visual_width", 512, int, "feature width D (CLIP ViT-B/16: 512)"),
     Option("model", "feature_scale", 1.0, float, "features are multiplied by this: CLIP's have norm 10, a sentence encoder's norm 1 wants 10 (ours)"),
@@ -48,7 +49,7 @@ TABLE = [
     Option("model", "temporal", "ge", str, "temporal network (table V)", TEMPORAL, tried="all of them"),
     Option("model", "window_length", 64, int, "window of Emphasize's convolution, in snippets", tried="16 32 64 128 256"),
     Option("model", "ge_skip", True, bool, "residual connection round the whole GE block (ours)"),
-    Option("model", "blocks", "both", str, "classification block, video-text alignment block, or both (table VI)", ("both", "cls", "vta"), tried="all of them"),
+    Option("model", "blocks", "both", str, "classification block, video-text alignment block, or both (table VI)", BLOCKS, tried="all of them"),
     Option("model", "v_prompt", True, bool, "multimodal prompt: class embeddings see the video (eq. 9-10)", tried="on, off"),
     Option("model", "prompt", "reparameterized", str, "what stands round the class name (table X)", PROMPTS, tried="all of them"),
     Option("model", "template", "a video of", str, "words before the class name with --prompt template", tried='"a video of", "a long video of"'),
@@ -56,14 +57,16 @@ TABLE = [
     Option("model", "prompt_postfix", 12, int, "prompt tokens after the class name"),
     Option("model", "temperature", 0.07, float, "τ of the alignment map", tried="0.01 0.03 0.05 0.07 0.09 0.1"),
     Option("model", "dropout", 0.0, float, "dropout before the CLS block and in the feed-forward networks (ours)"),
+    Option("model", "mask_padding", False, bool, "padding never reaches a valid snippet (ours; reflip always); without it as published (vadclip, hlnet)"),
     Option("text", "clip", "ViT-B/16", str, "CLIP name (downloaded on first use) or a file in OpenAI's format"),
     Option("text", "sentence_encoder", None, str, "transformers name or folder of a sentence encoder, as text side for features that live in its space"),
     Option("text", "text_features", None, str, ".npy of (C+1, D) class text features computed elsewhere; no text encoder is loaded then"),
     Option("text", "distilbert", "distilbert-base-uncased", str, "transformers name or folder of the frozen encoder behind the reparameterized prompt"),
     Option("training", "max_epoch", 50, int, "epochs"),
-    Option("training", "batch_size", 128, int, "bags in a batch, half normal, half abnormal"),
+    Option("training", "batch_size", 128, int, "bags in a batch"),
+    Option("training", "sampling", "balanced", str, "batches half normal, half abnormal, or one shuffle of all bags", ("balanced", "shuffle")),
     Option("training", "lr", 3e-4, float, "learning rate"),
-    Option("training", "optimizer", "adam", str, "optimizer", ("adam", "adamw")),
+    Option("training", "optimizer", "adam", str, "optimizer", ("adam", "adamw", "adagrad")),
     Option("training", "weight_decay", 0.0, float, "weight decay"),
     Option("training", "scheduler", "cosine", str, "learning rate over the epochs (ours)", ("none", "cosine", "multistep")),
     Option("training", "milestones", (4, 8), int, "epochs after which multistep multiplies the rate by 0.1", many=True),
@@ -80,6 +83,7 @@ TABLE = [
     Option("training", "resume", False, bool, "go on from OUTPUT/seed-K/last.pt"),
     Option("evaluation", "select", "val", str, "checkpoint that is tested: best on held-out training videos, last, or best on test (as the papers did)", ("val", "last", "test")),
     Option("evaluation", "val_share", 0.1, float, "share of the training videos held out with --select val"),
+    Option("evaluation", "val_figure", "video", str, "with --select val: AUC (XD: AP) of the held-out videos, or of their snippets, each with its video's label (ours)", ("video", "snippet")),
     Option("evaluation", "checkpoint", None, str, "checkpoint to test; without it the newest run of the dataset (test scripts)"),
     Option("output", "output", None, str, "folder of the runs (default: runs/DATASET-MODEL)"),
     Option("output", "save_scores", None, str, "write the scores behind the figures to this .npz (test scripts)"),
@@ -95,6 +99,8 @@ GROUPS = {
     "output": "output",
 }
 TEST_ONLY = {"checkpoint", "save_scores", "json"}
+TRAIN_ONLY = {option.name for option in TABLE if option.group == "training" and option.name not in ("device", "precision")}
+TRAIN_ONLY |= {"train_list", "select", "val_share", "val_figure"}
 PER_MACHINE = {
     "resume",
     "output",
@@ -125,7 +131,7 @@ def parser(dataset: str, defaults: dict, doc: str, testing: bool) -> argparse.Ar
     )
     groups = {key: result.add_argument_group(title) for key, title in GROUPS.items()}
     for option in TABLE:
-        if option.name in TEST_ONLY and not testing:
+        if option.name in (TRAIN_ONLY if testing else TEST_ONLY):
             continue
         default = defaults.get(option.name, option.default)
         shown = " ".join(map(str, default)) if option.many and default else default
@@ -140,15 +146,22 @@ def parser(dataset: str, defaults: dict, doc: str, testing: bool) -> argparse.Ar
     return result
 
 
-def parse(dataset: str, defaults: dict, sample: dict, argv, doc: str, testing: bool) -> argparse.Namespace:
-    """Resolve all options: table < option file < its settings for the sample < command line; `typed` holds the names given on the command line.
+def parse(dataset: str, defaults: dict, systems: dict, sample: dict, argv, doc: str, testing: bool) -> argparse.Namespace:
+    """Resolve all options: table < option file < its settings for the system < its settings for the sample < command line; `typed` holds
+    the names given on the command line.
 
-    Raises BadInput for combinations that make no sense.
+    systems: settings by --model; sample: settings of the built-in sample, by --model where a value is a dict. Raises BadInput for
+    combinations that make no sense.
     """
+    first = Parser(add_help=False, allow_abbrev=False)  # the system decides the defaults that --help shows
+    first.add_argument("--model", default=defaults.get("model", BY_NAME["model"].default))
+    name = first.parse_known_args(argv)[0].model
+    defaults = defaults | systems.get(name, {})
+    typed = vars(parser(dataset, defaults, doc, testing).parse_args(argv))
+    sample = {key: value for key, value in sample.items() if not isinstance(value, dict)} | sample.get(name, {})
     unknown = [name for name in {**defaults, **sample} if name not in BY_NAME]
     if unknown:
         raise BadInput(f"{dataset}_option.py: unknown option {unknown[0]!r}; the names are in utils/options.py")
-    typed = vars(parser(dataset, defaults, doc, testing).parse_args(argv))
     options = {option.name: option.default for option in TABLE} | defaults
     use_sample = "feature_root" not in typed and options["feature_root"] is None
     if use_sample:
@@ -170,6 +183,9 @@ def parse(dataset: str, defaults: dict, sample: dict, argv, doc: str, testing: b
     options["seeds"] = options["seeds"] or [options["seed"]]
     if {"seed", "seeds"} <= typed.keys():
         raise BadInput("--seed and --seeds: give one of them")
+    for option in typed:
+        if BY_NAME[option].group == "model" and option not in {"model", "visual_length", *options_of(name)}:  # bags have a length anyway
+            raise BadInput(f"{BY_NAME[option].flag}: --model {name} has no such option; leave it out")
     if options["text_features"] and "prompt" in typed:
         raise BadInput(f"--text-features and --prompt {typed['prompt']}: features computed elsewhere have no prompt; give one of them")
     check(options)
@@ -189,7 +205,7 @@ def check(options: dict) -> None:
     for name in ("lr", "temperature", "feature_scale"):
         if not options[name] > 0:
             raise BadInput(f"{BY_NAME[name].flag} {options[name]}: expected a value above 0")
-    if options["batch_size"] % 2:
+    if options["sampling"] == "balanced" and options["batch_size"] % 2:
         raise BadInput(f"--batch-size {options['batch_size']}: expected an even number, half of a batch is normal")
     if options["select"] == "val" and options["val_share"] == 0:
         raise BadInput("--val-share 0: --select val needs held-out videos; give a share, or --select last")

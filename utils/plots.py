@@ -1,7 +1,7 @@
 """Pictures of a run: scores against ground truth, ROC and precision-recall curves, class confusion, training curves, alignment maps.
 
 Colours are Okabe and Ito's; what a colour tells apart, line style, marker or place tells apart too, for the colour-blind and in print.
-`scores` is {NAME: (coarse (T,) or None, fine (T, C+1) probabilities or None)}, a row per snippet or frame, class 0 = normal. `stamp` is a
+`scores` is {NAME: Scores}, a row per snippet or frame, class 0 = normal. `stamp` is a
 warning drawn into the picture, such as "selected on test".
 """
 
@@ -22,7 +22,7 @@ from utils.report import frame_labels
 from utils.scores import to_frames
 
 BLUE, AMBER, VERMILLION, GREEN, GREY = "#0072B2", "#E69F00", "#D55E00", "#009E73", "#999999"
-STYLES = {"coarse": (BLUE, "-"), "fine": (AMBER, (0, (4, 1.5)))}  # part of the scores: colour, line style
+STYLES = {"coarse": (BLUE, "-"), "fine": (AMBER, (0, (4, 1.5))), "online": (GREEN, (0, (1, 1)))}  # part of the scores: colour, line style
 GRID = np.linspace(0, 1, 1001)  # false-positive rates and recalls at which the curves of several seeds are compared
 
 
@@ -37,12 +37,6 @@ def save(figure: Figure, path: Path, stamp: str = "", dpi: int = 180) -> None:
         figure.text(s=stamp.upper(), **place, fontsize=8, weight="bold", color=VERMILLION, bbox=box)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=dpi)
-
-
-def anomaly(parts: tuple, part: str) -> np.ndarray | None:
-    """(T,) the "coarse" score, or the "fine" one = 1 − p(normal); None where the model has no such score."""
-    coarse, fine = parts
-    return coarse if part == "coarse" else None if fine is None else 1 - fine[:, 0]
 
 
 def edges(rows: int, frames: int) -> np.ndarray:
@@ -65,7 +59,7 @@ def plot_scores(folder: Path, scores: dict, truth: dict[str, GroundTruth], datas
             text = dataset.names[dataset.labels.index(label)]
             axes.text(1.015, 1.11 + 0.13 * row, text, va="center", fontsize=8, transform=axes.get_yaxis_transform())
         for part, (colour, style) in STYLES.items():
-            values = anomaly(parts, part)
+            values = parts.anomaly(part)
             if values is not None:
                 seconds = edges(len(values), video.frames) / video.fps
                 label, width = "fine, 1 − p(normal)" if part == "fine" else part, 1.4 if len(values) < 500 else 0.8
@@ -86,7 +80,7 @@ def curve(scores: dict, truth: dict[str, GroundTruth], part: str) -> tuple[np.nd
     """
     columns = []
     for name, parts in scores.items():
-        values, video = anomaly(parts, part), truth[name]
+        values, video = parts.anomaly(part), truth[name]
         if values is None:
             return None
         bounds = edges(len(values), video.frames)
@@ -150,10 +144,10 @@ def confusion(scores: dict, truth: dict[str, GroundTruth], dataset: Dataset) -> 
     A frame inside segments of several classes counts once in each class's row. None where the model has no fine score.
     """
     counts = np.zeros((len(dataset.labels),) * 2, np.int64)
-    for name, (_, fine) in scores.items():
-        if fine is None:
+    for name, video in scores.items():
+        if video.fine is None:
             return None
-        predicted = to_frames(fine.argmax(1), truth[name].frames)
+        predicted = to_frames(video.fine.argmax(1), truth[name].frames)
         for label in {label for *_, label in truth[name].segments}:
             inside = np.zeros(len(predicted), bool)
             for start, end, other in truth[name].segments:

@@ -1,6 +1,7 @@
 """From scores and ground truth to report.json, report.md and the printed table (contract.md: report.json, Scores)."""
 
 import statistics
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +11,30 @@ from utils.ground_truth import GroundTruth
 from utils.intervals import RESAMPLES, interval, over_seeds, resampled
 from utils.labels import DATASETS, Dataset
 from utils.metrics import PROTOCOLS, class_figures, frame_figures, frame_metrics, segment_figures
-from utils.scores import to_frames
+from utils.scores import Scores, to_frames
 
 FEATURES = {
     "sample": "built-in sample: simulated features; these figures say nothing about {}",
     "sentences": "features of sentences, which know what their writers saw: not comparable with published figures on {}'s videos",
 }
 KEYS = ("0.1", "0.2", "0.3", "0.4", "0.5", "avg")
-# ReFLIP-VAD's own figures in percent (systems.md §1; the segment mAP's protocol is not stated), each the best epoch on the test set.
+# Published figures in percent with their features (systems.md §1, 3, 4; the protocol of ReFLIP-VAD's segment mAP is not stated).
 PAPER = {
-    "ucf": {("coarse", "auc"): "88.57 (CLIP), 89.14 (FLIP)", ("coarse", "ano_auc"): "72.35 (CLIP), 74.72 (FLIP)"}
+    ("reflip", "ucf"): {("coarse", "auc"): "88.57 (CLIP), 89.14 (FLIP)", ("coarse", "ano_auc"): "72.35 (CLIP), 74.72 (FLIP)"}
     | {("map", "official", key): value for key, value in zip(KEYS, ["14.23", "10.34", "9.32", "7.54", "6.81", "9.62"], strict=True)},
-    "xd": {("fine", "ap"): "85.81 (CLIP), 86.29 (FLIP)"}
+    ("reflip", "xd"): {("fine", "ap"): "85.81 (CLIP), 86.29 (FLIP)"}
     | {("map", "official", key): value for key, value in zip(KEYS, ["39.24", "33.45", "27.71", "20.86", "17.22", "27.36"], strict=True)},
+    ("vadclip", "ucf"): {("coarse", "auc"): "88.02 (CLIP)", ("map", "official", "avg"): "6.68 (CLIP)"},
+    ("vadclip", "xd"): {("fine", "ap"): "84.51 (CLIP)", ("map", "official", "avg"): "24.70 (CLIP)"},
+    ("deepmil", "ucf"): {("coarse", "auc"): "75.41 (C3D)"},
+    ("hlnet", "ucf"): {("coarse", "auc"): "82.45 (I3D, in ReFLIP-VAD's tables)"},
+    ("hlnet", "xd"): {("coarse", "ap"): "78.64 (I3D and audio), 78.10 (I3D, in ReFLIP-VAD's tables)"},
 }
+PAPER_RULE = {"reflip": "best epoch on test", "vadclip": "best on test"}  # of the others no rule is stated
+FEW = 5  # videos: of a class that fewer of them show, resampling them says nothing
 SELECTED_ON_TEST = "selected on test"
 SELECTED = {"val": "held-out training videos", "last": "the last epoch", "test": f"TEST ({SELECTED_ON_TEST})"}
+SELECTED["released"] = "its authors' rule, which the file does not tell (VadCLIP's and HL-Net's: the test set)"
 
 
 def frame_labels(video: GroundTruth, frames: int) -> np.ndarray:
@@ -44,9 +53,14 @@ def class_labels(video: GroundTruth, dataset: Dataset) -> np.ndarray:
     return labels
 
 
+def class_videos(names, truth: dict[str, GroundTruth]) -> Counter:
+    """How many of the videos `names` show each class."""
+    return Counter(label for name in names for label in {label for *_, label in truth[name].segments})
+
+
 def anomaly_scores(scores: dict, truth: dict[str, GroundTruth], part: str) -> list[np.ndarray] | None:
-    """(F,) of each video, frame by frame; `part` "coarse", or "fine" = 1 − p(normal). None where the model has no such score."""
-    values = [coarse if part == "coarse" else None if fine is None else 1 - fine[:, 0] for coarse, fine in scores.values()]
+    """(F,) of each video, frame by frame, of the score named `part` (Scores.anomaly). None where the model has no such score."""
+    values = [video.anomaly(part) for video in scores.values()]
     if any(value is None for value in values):
         return None
     return [to_frames(value, truth[name].frames) for name, value in zip(scores, values, strict=True)]
@@ -61,9 +75,9 @@ def frame_figure(scores: dict, truth: dict, part: str, metric: str) -> float:
 def resample(scores: dict, truth: dict[str, GroundTruth], dataset: Dataset, resamples: int = RESAMPLES) -> dict[tuple, np.ndarray]:
     """Every figure of a report on the whole test set, then on each bootstrap resample: {path: (1 + resamples,)}, NaN where undefined.
 
-    scores: {NAME: (coarse (T,) or None, fine (T, C+1) probabilities or None)}; paths are report.json's, ("coarse", "auc"),
-    ("per_class", "fine", "Abuse", "ap"), ("map", "official", "0.1"), … Videos are taken by name, so that two systems with the same videos
-    share their draws.
+    scores: {NAME: Scores}; paths are report.json's, ("coarse", "auc"), ("per_class", "fine", "Abuse", "ap"), ("map", "official", "0.1"), …
+    Videos are taken by name, so that two systems with the same videos share their draws. Figures of a class that fewer than FEW videos
+    show are NaN on every resample: they get no interval.
     """
     scores = {name: scores[name] for name in sorted(scores)}
     found = {}
@@ -74,13 +88,13 @@ def resample(scores: dict, truth: dict[str, GroundTruth], dataset: Dataset, resa
 
     labels = [class_labels(truth[name], dataset) for name in scores]
     anomalous = [label.any(1) for label in labels]
-    for part in ("coarse", "fine"):
+    for part in Scores._fields:
         values = anomaly_scores(scores, truth, part)
         if values is not None:
             add((part,), frame_figures(values, anomalous))
             add(("per_class", part), class_figures(values, labels, dataset.labels[1:]))
-    if all(fine is not None for _, fine in scores.values()):
-        probs = [to_frames(fine, truth[name].frames) for name, (_, fine) in scores.items()]
+    if all(video.fine is not None for video in scores.values()):
+        probs = [to_frames(video.fine, truth[name].frames) for name, video in scores.items()]
         for protocol in PROTOCOLS:
             segments, names = [], []
             for name in scores:
@@ -89,18 +103,28 @@ def resample(scores: dict, truth: dict[str, GroundTruth], dataset: Dataset, resa
                 segments.append([[start, end] for start, end, _ in entries])
                 names.append([label for _, _, label in entries])
             add(("map", protocol), segment_figures(probs, segments, names, dataset.labels, protocol))
+    shown = class_videos(scores, truth)
+    for path, values in found.items():
+        if path[0] == "per_class" and shown[path[2]] < FEW:
+            values[1:] = np.nan
     return found
 
 
 def evaluate(scores: dict, truth: dict[str, GroundTruth], drawn: dict[tuple, np.ndarray]) -> dict:
-    """videos, frames, coarse, fine, per_class and map as in report.json, from what `resample` gave for these scores."""
+    """videos, frames, coarse, fine, online, per_class and map as in report.json, from what `resample` gave for these scores."""
     counts = {"videos": len(scores), "frames": sum(truth[name].frames for name in scores)}
-    return counts | nest({path: interval(values) for path, values in drawn.items()})
+    return counts | nest(counted({path: interval(values) for path, values in drawn.items()}, scores, truth))
+
+
+def counted(figures: dict[tuple, dict], names, truth: dict[str, GroundTruth]) -> dict[tuple, dict]:
+    """The figures by path; those of a class also with `videos`, how many of the videos `names` show it."""
+    shown = class_videos(names, truth)
+    return {path: figure | ({"videos": shown[path[2]]} if path[0] == "per_class" else {}) for path, figure in figures.items()}
 
 
 def nest(figures: dict[tuple, dict]) -> dict:
     """{("coarse", "auc"): {…}, …} -> {"coarse": {"auc": {…}}, …}, None for a score that is absent."""
-    result: dict = {"coarse": None, "fine": None, "per_class": None, "map": None}
+    result: dict = dict.fromkeys((*Scores._fields, "map", "per_class"))
     for path, figure in figures.items():
         place = result
         for key in path[:-1]:
@@ -120,7 +144,7 @@ def figures(report: dict) -> dict[tuple, dict]:
             for key, inner in place.items():
                 yield from walk((*path, key), inner)
 
-    return {path: figure for part in ("coarse", "fine", "map", "per_class") for path, figure in walk((part,), report[part])}
+    return {path: figure for part in nest({}) for path, figure in walk((part,), report.get(part))}
 
 
 def summarise(reports: list[dict], drawn: list[dict[tuple, np.ndarray]]) -> dict:
@@ -130,16 +154,16 @@ def summarise(reports: list[dict], drawn: list[dict[tuple, np.ndarray]]) -> dict
     if len(reports) == 1:
         return reports[0]
     result = {}
+    first = figures(reports[0])
     for path in drawn[0]:
         values = [float(part[path][0]) for part in drawn]
+        result[path] = first.get(path, {}) | interval(over_seeds([part[path] for part in drawn], seed=0))
         if not np.isnan(values).any():
             best, worst = (min, max) if path[-1] == "false_alarm_rate" else (max, min)
-            spread = {"std": statistics.stdev(values), "best": best(values), "worst": worst(values)}
-            result[path] = interval(over_seeds([part[path] for part in drawn], seed=0)) | spread
-        else:
-            result[path] = {"value": None, "low": None, "high": None}
+            result[path] |= {"std": statistics.stdev(values), "best": best(values), "worst": worst(values)}
     seeds = [seed for report in reports for seed in report["seeds"]]
-    return {**reports[0], **nest(result), "seeds": seeds, "checkpoint": [report["checkpoint"] for report in reports]}
+    common = {key: value for key, value in reports[0].items() if key != "padding"}  # which is of one checkpoint
+    return {**common, **nest(result), "seeds": seeds, "checkpoint": [report["checkpoint"] for report in reports]}
 
 
 def percent(figure: dict) -> str:
@@ -150,29 +174,49 @@ def percent(figure: dict) -> str:
     return text if figure["low"] is None else f"{text} [{100 * figure['low']:.2f}, {100 * figure['high']:.2f}]"
 
 
-def rows(report: dict) -> list[tuple[str, str, str]]:
-    """The table: figure, ours, the paper's (only beside features of the paper's kind)."""
-    paper = PAPER[report["dataset"]] if report["model"] == "reflip" and report["features"] == "visual" else {}
-    return [
-        (" ".join(("mAP", *path[1:]) if path[0] == "map" else path), percent(figure), paper.get(path, ""))
-        for path, figure in figures(report).items()
-        if path[0] != "per_class"
-    ]
+def label(path: tuple) -> str:
+    """A figure's name in tables."""
+    return " ".join(("mAP", *path[1:]) if path[0] == "map" else path)
+
+
+def rows(report: dict) -> list[tuple[str, ...]]:
+    """The table: figure, ours, and beside visual features the paper's, whose header names its selection rule."""
+    paper = PAPER.get((report["model"], report["dataset"]), {}) if report["features"] == "visual" else {}
+    table = [("figure (%)", "ours", f"paper ({PAPER_RULE.get(report['model'], 'selection not stated')})")]
+    table += [(label(path), percent(figure), paper.get(path, "")) for path, figure in figures(report).items() if path[0] != "per_class"]
+    return table if paper else [row[:2] for row in table]
 
 
 def class_rows(report: dict) -> list[list[str]]:
-    """The table by class: class, then AUC and AP of the coarse and the fine score, where there are such."""
-    parts = [(part, figure) for part in report["per_class"] or {} for figure in ("auc", "ap")]
-    names = next(iter((report["per_class"] or {"": {}}).values()))
-    header = ["class", *(f"{part} {figure}" for part, figure in parts)]
-    return [header] + [[name, *(percent(report["per_class"][part][name][figure]) for part, figure in parts)] for name in names]
+    """The table by class: class, videos that show it, then AUC and AP of each score that there is."""
+    by_part = report["per_class"] or {}
+    parts = [(part, figure) for part in by_part for figure in ("auc", "ap")]
+    table = [["class", "videos", *(f"{part} {figure}" for part, figure in parts)]]
+    for name, row in next(iter(by_part.values()), {}).items():
+        table.append([name, str(row["auc"].get("videos", "–")), *(percent(by_part[part][name][figure]) for part, figure in parts)])
+    return table
+
+
+def padding_rows(report: dict) -> list[tuple[str, ...]]:
+    """The table of what masking the padding moves, masked minus published on the same videos. Empty where it was not measured."""
+    moved = figures(report.get("padding", {}).get("figures", {}))
+    table = [("padding (%)", "published", "masked", "difference", "p")] if moved else []
+    for path, row in moved.items():
+        if path[-1] in ("auc", "ap", "ano_auc", "ano_ap"):
+            table.append((label(path), f"{100 * row['published']:.2f}", f"{100 * row['masked']:.2f}", percent(row), p_value(row)))
+    return table
+
+
+def p_value(row: dict) -> str:
+    return "–" if row["p"] is None else f"{row['p']:.3f}"
 
 
 def heading(report: dict) -> list[str]:
     """What a reader must know before the figures."""
     title = DATASETS[report["dataset"]].title
-    seeds = ("seeds " if len(report["seeds"]) > 1 else "seed ") + ", ".join(map(str, report["seeds"]))
-    lines = [f"{report['model']} on {title}: {report['videos']} videos, {report['frames']} frames, {seeds}"]
+    seeds = (", seeds " if len(report["seeds"]) > 1 else ", seed ") + ", ".join(map(str, report["seeds"])) if report["seeds"] else ""
+    size = f" ({report['parameters']:,} trained parameters)" if "parameters" in report else ""
+    lines = [f"{report['model']}{size} on {title}: {report['videos']} videos, {report['frames']} frames{seeds}"]
     lines.append(
         f"checkpoint selected on {SELECTED[report['selected_on']]}; "
         + ("mean ± std over seeds, " if len(report["seeds"]) > 1 else "")
@@ -184,17 +228,19 @@ def heading(report: dict) -> list[str]:
 
 
 def stamp(report: dict) -> str:
-    """What must stand on a picture: nothing, unless the checkpoint was selected on the test set."""
-    return SELECTED_ON_TEST if report["selected_on"] == "test" else ""
+    """What must stand on a picture: nothing, unless the checkpoint was selected on the test set, or may have been."""
+    return {"test": SELECTED_ON_TEST, "released": "released checkpoint"}.get(report["selected_on"], "")
 
 
 def print_table(report: dict) -> str:
     """The table for the terminal, in percent."""
-    body = rows(report)
-    left, middle = (max(len(row[i]) for row in body) for i in (0, 1))
-    paper = any(row[2] for row in body)
-    lines = [*heading(report), f"{'figure (%)':{left}}  {'ours':{middle}}" + ("  paper (best on test)" if paper else "")]
-    return "\n".join([*lines, *(f"{name:{left}}  {ours:{middle}}  {theirs}".rstrip() for name, ours, theirs in body)])
+    return "\n".join([*heading(report), *aligned(rows(report)), *aligned(padding_rows(report))])
+
+
+def aligned(rows: list) -> list[str]:
+    """Lines with columns of one width each."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def markdown(rows: list) -> list[str]:
@@ -207,8 +253,11 @@ def write_report(folder: Path | str, report: dict) -> None:
     """report.json (fractions) and report.md (percent, a table ready for a paper) in `folder`."""
     write_json(Path(folder) / "report.json", report)
     lines = [f"{line}  " for line in heading(report)]
-    lines += ["", *markdown([("figure (%)", "ours", "paper (best epoch on test)"), *rows(report)])]
-    lines += ["", "By class: the videos that show it and the normal videos; frames of other classes count neither way.", ""]
+    lines += ["", *markdown(rows(report))]
+    if moved := padding_rows(report):
+        lines += ["", "What masking the padding moves, paired on the same videos:", "", *markdown(moved)]
+    lines += ["", "By class: the videos that show it, which are counted, and the normal videos; frames of other classes count neither way."]
+    lines += [f"No interval where fewer than {FEW} videos show the class.", ""]
     lines += markdown(class_rows(report))
     lines += ["", f"`{report['command']}`", "", ", ".join(f"{name} {value}" for name, value in report["versions"].items())]
     with replacing(Path(folder) / "report.md") as temporary:

@@ -1,6 +1,6 @@
 """Scores of a test set: one anomaly score, and class probabilities, per snippet or per frame of each video; ours and other methods' files.
 
-Scores are {NAME: (coarse (T,) or None, fine (T, C+1) probabilities or None)}, T rows of 16 frames each, or one row a frame.
+Scores of a test set are {NAME: Scores}, T rows of 16 frames each, or one row a frame.
 """
 
 import gzip
@@ -11,6 +11,7 @@ import tokenize
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,23 @@ READ = (  # all a damaged file raises; SyntaxError and TokenError come from an a
     tokenize.TokenError,
     *(MemoryError, RecursionError, OverflowError),  # numbers and nesting that no score file has
 )
+
+
+class Scores(NamedTuple):
+    """What a system gives for one video; a score that it does not have is None."""
+
+    coarse: np.ndarray | None = None  # (T,)
+    fine: np.ndarray | None = None  # (T, C+1) probabilities, class 0 = normal
+    online: np.ndarray | None = None  # (T,), looks at no later snippet
+
+    def given(self) -> list[str]:
+        """The names of the scores that are there."""
+        return [part for part, values in self._asdict().items() if values is not None]
+
+    def anomaly(self, part: str) -> np.ndarray | None:
+        """(T,) the score named `part`; of the fine one 1 − p(normal). None where there is none."""
+        values = getattr(self, part)
+        return 1 - values[:, 0] if part == "fine" and values is not None else values
 
 
 def to_frames(values: np.ndarray, frames: int) -> np.ndarray:
@@ -65,10 +83,10 @@ def check_lengths(rows: dict[str, int], truth: dict[str, GroundTruth], allowed: 
 
 
 def save_scores(path: Path | str, scores: dict, class_names) -> None:
-    """NAME/coarse (T,), NAME/fine (T, C+1) and `classes` as .npz without pickled objects."""
+    """NAME/coarse (T,), NAME/fine (T, C+1), NAME/online (T,) and `classes` as .npz without pickled objects."""
     arrays = {"classes": np.array(list(class_names))}
-    for name, (coarse, fine) in scores.items():
-        arrays |= {f"{name}/{part}": value for part, value in (("coarse", coarse), ("fine", fine)) if value is not None}
+    for name, parts in scores.items():
+        arrays |= {f"{name}/{part}": value for part, value in parts._asdict().items() if value is not None}
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
 
@@ -79,7 +97,8 @@ def load_scores(path: Path | str, names: Path | str | None = None) -> tuple[dict
     - `.npz` as `save_scores` writes it, or with one array (T,) per NAME: an anomaly score;
     - `.csv`, `.csv.gz`: the first column the video, a column `score` or `pred` its scores, one row per snippet or frame. Videos are names,
       or numbers that count the videos in the order in which they first appear in the list `names`;
-    - `.json`, `.json.gz`: {"vid_score": {NAME: {"start, end": score or [score, …]}}}, ranges of frames, half-open (VADTree).
+    - `.json`, `.json.gz`: {"vid_score": {NAME: {"start, end": score or [score, …]}}}, ranges of frames, half-open (VADTree). The scores
+      are logits; as its authors' evaluation does, they go through a sigmoid and are rounded to four decimals, which makes ties.
 
     Names lose folder, crop suffix and extension. Raises BadInput naming the file and what is wrong with it.
     """
@@ -96,19 +115,25 @@ def load_scores(path: Path | str, names: Path | str | None = None) -> tuple[dict
     except READ as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise BadInput(f"{path}: no readable scores ({reason}); the formats are in python -m tools.evaluate --help") from None
+    first, whole = next(iter(scores.items()))
     for name, parts in scores.items():
-        if not _sound(*parts, classes):
+        if not _sound(parts, classes):
             raise BadInput(
-                f"{path}: {name}: expected finite scores, coarse (T,) and fine (T, classes), one T of 1 or more; write them anew"
+                f"{path}: {name}: expected finite scores, coarse (T,), fine (T, classes), online (T,), one T of 1 or more; write them anew"
+            )
+        if parts.given() != whole.given():
+            raise BadInput(
+                f"{path}: {name} has {' and '.join(parts.given())}, {first} has {' and '.join(whole.given())}; "
+                f"expected the same kinds of score for each video; write them anew"
             )
     return scores, classes
 
 
-def _sound(coarse, fine, classes) -> bool:
-    given = [part for part in (coarse, fine) if part is not None]
+def _sound(parts: Scores, classes) -> bool:
+    given = [part for part in parts if part is not None]
     return (
-        (coarse is None or coarse.ndim == 1)
-        and (fine is None or (fine.ndim == 2 and (classes is None or fine.shape[1] == len(classes))))
+        all(part.ndim == (2 if part is parts.fine else 1) for part in given)
+        and (parts.fine is None or classes is None or parts.fine.shape[1] == len(classes))
         and all(part.size and part.dtype.kind in "biuf" and np.isfinite(part).all() for part in given)
         and len({len(part) for part in given}) == 1
     )
@@ -131,14 +156,14 @@ def video_name(text: str) -> str:
 def _read_npz(path, names):
     with np.load(path, allow_pickle=False) as archive:
         keys = [key for key in archive.files if key != "classes"]
-        fine = _once((key.removesuffix("/fine"), archive[key]) for key in keys if key.endswith("/fine"))
-        coarse = _once(
-            (key.removesuffix("/coarse") if key.endswith("/coarse") else video_name(key), archive[key])
-            for key in keys
-            if not key.endswith("/fine")
-        )
+        found: dict[str, list] = {part: [] for part in Scores._fields}
+        for key in keys:
+            name, _, part = key.rpartition("/")
+            found.get(part, found["coarse"]).append((name if part in found else video_name(key), archive[key]))
+        parts = {part: _once(pairs) for part, pairs in found.items()}
         classes = tuple(archive["classes"].tolist()) if "classes" in archive.files else None
-    return {name: (coarse.get(name), fine.get(name)) for name in coarse | fine}, classes
+    names = dict.fromkeys(itertools.chain(*parts.values()))
+    return {name: Scores(**{part: values.get(name) for part, values in parts.items()}) for name in names}, classes
 
 
 def _read_csv(path, names):
@@ -148,11 +173,12 @@ def _read_csv(path, names):
         raise ValueError(f"columns {', '.join(table.columns)}; expected the video, then score or pred")
     videos = table.groupby(table.columns[0], sort=False, dropna=False)[column]
     if names is None:
-        return _once((video_name(str(key)), (rows.to_numpy(np.float64), None)) for key, rows in videos), None
-    order = list(dict.fromkeys(video_name(line.split(",")[0]) for line in Path(names).read_text().split("\n") if line.strip()))
+        return _once((video_name(str(key)), Scores(rows.to_numpy(np.float64))) for key, rows in videos), None
+    lines = [line for line in Path(names).read_text().split("\n") if line.strip() and line.strip() != "path,label"]
+    order = list(dict.fromkeys(video_name(line.split(",")[0]) for line in lines))
     if odd := [key for key, _ in videos if not 0 <= int(key) < len(order)]:
         raise ValueError(f"video number {odd[0]}, but {names} has {len(order)} videos, numbered from 0")
-    return _once((order[int(key)], (rows.to_numpy(np.float64), None)) for key, rows in videos), None
+    return _once((order[int(key)], Scores(rows.to_numpy(np.float64))) for key, rows in videos), None
 
 
 def _read_json(path, names):
@@ -163,6 +189,7 @@ def _read_json(path, names):
         spans = sorted((*map(int, key.split(",")), value[0] if isinstance(value, list) else value) for key, value in ranges.items())
         if any(end != start for (_, end, _), (start, _, _) in itertools.pairwise(spans)) or not spans or spans[0][0] != 0:
             raise ValueError(f"{name}: ranges that overlap or leave frames out")
-        frames = np.repeat([float(score) for *_, score in spans], [end - start for start, end, _ in spans])
-        scores.append((video_name(name), (frames, None)))
+        logits = np.array([float(score) for *_, score in spans])
+        frames = np.repeat((1 / (1 + np.exp(-logits))).round(4), [end - start for start, end, _ in spans])
+        scores.append((video_name(name), Scores(frames)))
     return _once(scores), None

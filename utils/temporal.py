@@ -12,19 +12,30 @@ from torch.nn import functional as F
 
 from utils.errors import BadInput
 
+SLOPE = 1.702  # of QuickGELU
+
 
 class QuickGELU(nn.Module):
     """x · σ(1.702 x), written with SiLU, whose backward pass goes over memory once."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.silu(1.702 * x).mul_(1 / 1.702)  # in place: SiLU's backward pass needs its input only
+        return F.silu(SLOPE * x).mul_(1 / SLOPE)  # in place: SiLU's backward pass needs its input only
 
 
-def feed_forward(width: int, hidden: int, activation: nn.Module, dropout: float = 0.0) -> nn.Sequential:
+class FeedForward(nn.Sequential):
     """Two linear layers, named as in the released code (`c_fc`, `c_proj`)."""
-    return nn.Sequential(
-        OrderedDict(c_fc=nn.Linear(width, hidden), gelu=activation, dropout=nn.Dropout(dropout), c_proj=nn.Linear(hidden, width))
-    )
+
+    def __init__(self, width: int, hidden: int, activation: nn.Module, dropout: float = 0.0):
+        super().__init__(
+            OrderedDict(c_fc=nn.Linear(width, hidden), gelu=activation, dropout=nn.Dropout(dropout), c_proj=nn.Linear(hidden, width))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not isinstance(self.gelu, QuickGELU):
+            return super().forward(x)
+        # QuickGELU's two factors go into the weights: over the hidden layer, four times as wide, they would go over memory four times more.
+        hidden = F.silu(F.linear(x, SLOPE * self.c_fc.weight, SLOPE * self.c_fc.bias))
+        return F.linear(self.dropout(hidden), self.c_proj.weight / SLOPE, self.c_proj.bias)
 
 
 def to_windows(x: Tensor, size: int) -> Tensor:
@@ -64,7 +75,7 @@ class Glimpse(nn.Module):
         super().__init__()
         self.norm_1, self.norm_2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv = nn.Conv1d(width, 3 * width, 1)
-        self.ffn = feed_forward(width, 4 * width, nn.GELU(), dropout)
+        self.ffn = FeedForward(width, 4 * width, nn.GELU(), dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         qkv = self.qkv(self.norm_1(x).transpose(1, 2)).transpose(1, 2)
@@ -87,7 +98,7 @@ class Emphasize(nn.Module):
         self.norm = nn.BatchNorm1d(width)
         self.conv = nn.Conv1d(width, width, kernel, padding=kernel // 2)
         self.norm_ffn = nn.LayerNorm(width)
-        self.ffn = feed_forward(width, 4 * width, nn.GELU(), dropout)
+        self.ffn = FeedForward(width, 4 * width, nn.GELU(), dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         y = torch.zeros_like(x)
@@ -142,32 +153,45 @@ class ResidualAttentionBlock(nn.Module):
         super().__init__()
         self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
         self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.mlp = feed_forward(width, 4 * width, QuickGELU(), dropout)
+        self.mlp = FeedForward(width, 4 * width, QuickGELU(), dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        y = self.ln_1(x)
-        keys = mask | ~mask.any(1, keepdim=True)  # a window of padding only attends to itself instead of dividing 0 by 0
-        x = x + self.attn(y, y, y, key_padding_mask=~keys, need_weights=False)[0]
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is not None:
+            mask = (mask | ~mask.any(1, keepdim=True))[:, None, None]  # a window of padding only attends to itself: no 0 divided by 0
+        # What self.attn(…) computes, without its copies: the kernel takes the three projections as they lie.
+        qkv = F.linear(self.ln_1(x), self.attn.in_proj_weight, self.attn.in_proj_bias).unflatten(-1, (3, self.attn.num_heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, T, D / heads) each
+        x = x + self.attn.out_proj(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
         return x + self.mlp(self.ln_2(x))
 
 
+def position_embeddings(length: int, width: int) -> nn.Embedding:
+    """Learned positions (length, width), N(0, 0.01) as in VadCLIP."""
+    embeddings = nn.Embedding(length, width)
+    nn.init.normal_(embeddings.weight, std=0.01)
+    return embeddings
+
+
 class TemporalTransformer(nn.Module):
-    """Local (`window` snippets) or global (`window` None) transformer with learned positions; windows are computed as windows, not as a
-    masked T × T.
+    """Local (`window` snippets) or global (`window` None) transformer; windows are computed as windows, not as a masked T × T. Positions
+    are learned for `length` snippets; None leaves them to the caller.
     """
 
-    def __init__(self, width: int, *, layers: int, heads: int, length: int, window: int | None, dropout: float = 0.0):
+    def __init__(self, width: int, *, layers: int, heads: int, length: int | None, window: int | None, dropout: float = 0.0):
         super().__init__()
         self.window = window
-        self.frame_position_embeddings = nn.Embedding(length, width)
-        nn.init.normal_(self.frame_position_embeddings.weight, std=0.01)
+        self.frame_position_embeddings = None if length is None else position_embeddings(length, width)
         self.resblocks = nn.ModuleList(ResidualAttentionBlock(width, heads, dropout) for _ in range(layers))
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        batch, length = mask.shape
-        x = x + self.frame_position_embeddings.weight[:length]
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """mask None: all snippets are valid."""
+        batch, length = x.shape[:2]
+        if self.frame_position_embeddings is not None:
+            x = x + self.frame_position_embeddings.weight[:length]
         size = self.window or length
-        x, mask = to_windows(x, size), to_windows(mask, size)
+        if mask is None and length % size:
+            mask = x.new_ones(batch, length, dtype=torch.bool)
+        x, mask = to_windows(x, size), None if mask is None else to_windows(mask, size)
         for block in self.resblocks:
             x = block(x, mask)
         return from_windows(x, batch, length)
@@ -186,14 +210,14 @@ class GraphConvolution(nn.Module):
 
 
 def similarity_adjacency(x: Tensor, mask: Tensor, threshold: float = 0.7) -> Tensor:
-    """Cosine similarity (B, T, T), values below `threshold` set to 0, softmax over dim 1 inside the valid block (zeros keep weight); 0
-    outside.
+    """Cosine similarity (B, T, T), values below `threshold` set to 0, for each valid snippet a softmax over the valid ones (zeros keep
+    weight); 0 outside. (Released code: softmax over dim 1 of each video's own (T, T).)
     """
     x = F.normalize(x, dim=-1)
     cosine = x @ x.transpose(1, 2)
     cosine = torch.where(cosine > threshold, cosine, 0)
     block = mask[:, :, None] & mask[:, None]
-    return cosine.masked_fill(~mask[:, :, None], -torch.inf).softmax(1) * block
+    return cosine.masked_fill(~mask[:, None], -torch.inf).softmax(2) * block
 
 
 def distance_adjacency(length: int, like: Tensor) -> Tensor:
@@ -203,7 +227,9 @@ def distance_adjacency(length: int, like: Tensor) -> Tensor:
 
 
 class GCN(nn.Module):
-    """Two pairs of graph convolutions, one on similarity, one on distance, side by side (VadCLIP), padding masked."""
+    """Two pairs of graph convolutions, one on similarity, one on distance, side by side (VadCLIP). Padding is masked, or with `leak` stays
+    out of the similarity only, as published.
+    """
 
     def __init__(self, width: int):
         super().__init__()
@@ -212,13 +238,35 @@ class GCN(nn.Module):
         self.gc3, self.gc4 = GraphConvolution(width, half), GraphConvolution(half, half)
         self.gelu, self.linear = QuickGELU(), nn.Linear(2 * half, width)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        valid = mask[..., None]
-        x = x * valid
+    def forward(self, x: Tensor, mask: Tensor, leak: bool = False) -> Tensor:
+        def valid(y: Tensor) -> Tensor:
+            return y if leak else y * mask[..., None]
+
+        x = valid(x)
         similarity, distance = similarity_adjacency(x, mask).to(x.dtype), distance_adjacency(x.shape[1], x)
-        near = self.gelu(self.gc2(self.gelu(self.gc1(x, similarity)) * valid, similarity))
-        far = self.gelu(self.gc4(self.gelu(self.gc3(x, distance)) * valid, distance))
+        near = self.gelu(self.gc2(valid(self.gelu(self.gc1(x, similarity))), similarity))
+        far = self.gelu(self.gc4(valid(self.gelu(self.gc3(x, distance))), distance))
         return self.linear(torch.cat([near, far], -1))
+
+
+class LocalGraph(GCN):
+    """VadCLIP's temporal part: positions, local transformer, then the graph convolutions; parameters named as in the authors' checkpoints.
+
+    mask_padding False is as published: zero rows behind a video's end get positions and reach its snippets through windows, convolutions
+    and distance. What it gives then depends on how many there are.
+    """
+
+    def __init__(self, width: int, *, length: int, layers: int, heads: int, attn_window: int, dropout: float = 0.0, mask_padding: bool):
+        super().__init__(width)
+        self.mask_padding = mask_padding
+        self.frame_position_embeddings = position_embeddings(length, width)
+        self.temporal = TemporalTransformer(width, layers=layers, heads=heads, length=None, window=attn_window, dropout=dropout)
+
+    def encode(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x (B, T, D), mask (B, T) -> (B, T, D)."""
+        x = x + self.frame_position_embeddings.weight[: x.shape[1]]
+        x = self.temporal(x, mask if self.mask_padding else None)
+        return super().forward(x, mask, leak=not self.mask_padding)
 
 
 TEMPORAL = ("none", "global", "local", "gcn", "local+global", "global+gcn", "local+gcn", "eg", "ee", "ge-fusion", "ge")

@@ -131,7 +131,9 @@ def load_clip(name_or_path: str) -> nn.Module:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated; OpenAI's files remain
                 state = torch.jit.load(name_or_path, map_location="cpu").state_dict()
-        return clip.model.build_model(dict(state)).float()
+        model = clip.model.build_model(dict(state)).float()
+        model.load_state_dict({key: state[key] for key in model.state_dict()})  # build_model rounds to half precision
+        return model
     except Exception as error:  # any way a file can fail to be a CLIP: cut short, another model, another format
         raise BadInput(
             f"--clip {name_or_path}: not a CLIP in OpenAI's format ({_line(error)}); convert it, or give a name such as ViT-B/16"

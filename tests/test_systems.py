@@ -1,0 +1,124 @@
+"""Every system by its name, through the scripts; a sixth one as README shows it; checkpoints that authors released."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import ucf_test
+import ucf_train
+import xd_test
+from model import SYSTEMS, build_model
+from utils import checkpoint
+from utils.errors import BadInput
+from utils.labels import UCF
+from utils.options import ROOT
+
+SIZES = {  # of the small sample's command line, what a system does not have
+    "deepmil": ("--prompt-prefix", "--prompt-postfix"),
+    "hlnet": ("--prompt-prefix", "--prompt-postfix"),
+}
+
+
+def words_for(name, small_sample, testing=False):
+    words = [*small_sample("ucf", testing), "--model", name]
+    for option in SIZES.get(name, ()):
+        at = words.index(option)
+        del words[at : at + 2]
+    return words
+
+
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if name != "reflip"])
+def test_a_system_trains_and_tests(name, small_sample, tmp_path):
+    words = words_for(name, small_sample)
+    if not SYSTEMS[name].text:
+        words[words.index("--clip") + 1] = "absent.pt"  # no text encoder is loaded
+    ucf_train.main([*words, "--output", str(tmp_path)])
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["model"] == name
+    assert report["coarse"]["auc"]["value"] is not None
+    assert (report["fine"] is None) == (not SYSTEMS[name].text)  # absent, not zero
+    assert (report["map"] is None) == (not SYSTEMS[name].text)
+    assert (report["online"] is None) == (name != "hlnet")
+    assert report["parameters"] > 0
+    best = next(tmp_path.glob("seed-*/best.pt"))
+    ucf_test.main([*words_for(name, small_sample, testing=True), "--checkpoint", str(best), "--output", str(tmp_path / "again")])
+    again = json.loads((tmp_path / "again" / "report.json").read_text())
+    assert again["coarse"] == report["coarse"]
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_gradients_reach_every_trained_parameter(name, small_clip, small_distilbert):
+    more = {"distilbert": small_distilbert} if name == "reflip" else {}
+    model = build_model(name, UCF.names, small_clip, visual_length=32, visual_width=64, prompt_prefix=4, prompt_postfix=4, **more)
+    out = model(torch.randn(2, 20, 64), torch.tensor([20, 6]))
+    sum(part.float().square().sum() for part in (out.coarse, out.alignment, out.online) if part is not None).backward()
+    unused = {key for key, p in model.named_parameters() if p.requires_grad and p.grad is None}
+    assert unused <= {"disAdj.sigma"}  # stands in VadCLIP's checkpoints, used nowhere
+
+
+def test_a_released_checkpoint_of_another_shape_or_without_a_system_is_refused(small_sample, small_clip, tmp_path):
+    sizes = {"visual_length": 32, "visual_width": 64, "visual_layers": 2, "attn_window": 8, "prompt_prefix": 2, "prompt_postfix": 2}
+    model = build_model("vadclip", UCF.names, small_clip, **sizes)
+    released = {f"module.{key}": value for key, value in checkpoint.trained_state(model).items()} | {"clipmodel.x": torch.zeros(1)}
+    torch.save(released, tmp_path / "model_ucf.pth")
+    words = words_for("vadclip", small_sample, testing=True)
+    words += ["--checkpoint", str(tmp_path / "model_ucf.pth"), "--output", str(tmp_path / "out")]
+    with pytest.raises(BadInput, match="name its system with --model"):
+        ucf_test.main([word for word in words if word not in ("--model", "vadclip")])
+    with pytest.raises(BadInput, match=r"frame_position_embeddings\.weight has shape \(32, 64\), this model's is \(16, 64\)"):
+        ucf_test.main([*words, "--visual-length", "16"])
+    ucf_test.main([*words, "--mask-padding"])
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["selected_on"] == "released"
+    moved = report["padding"]["figures"]["coarse"]["auc"]
+    assert moved["masked"] == report["coarse"]["auc"]["value"]
+    assert moved["value"] == pytest.approx(moved["masked"] - moved["published"])
+
+
+@pytest.mark.skipif(not (ROOT.parent / "shared").exists(), reason="../shared is not here")
+def test_the_released_hlnet_loads_unchanged(tmp_path):
+    """On random features of its 1,152 columns: I3D and audio features of XD-Violence are not at hand."""
+    generator = np.random.default_rng(0)
+    (tmp_path / "features").mkdir()
+    truth, rows = {}, []
+    for number, label in enumerate(["A", "B1", "A", "G"]):
+        np.save(tmp_path / "features" / f"v{number}.npy", generator.standard_normal((30 + number, 1152)).astype(np.float32))
+        segments = [] if label == "A" else [[16, 160, label]]
+        truth[f"v{number}"] = {"frames": 16 * (30 + number), "fps": 24, "segments": segments}
+        rows.append(f"v{number}.npy,{label}")
+    (tmp_path / "test.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    (tmp_path / "gt.json").write_text(json.dumps(truth))
+    files = ["--feature-root", tmp_path / "features", "--test-list", tmp_path / "test.csv", "--gt-path", tmp_path / "gt.json"]
+    file = ROOT.parent / "shared" / "real" / "checkpoints" / "hlnet_xd_wsanodet_mix2.pkl"
+    words = ["--model", "hlnet", "--checkpoint", file, *files, "--visual-width", 1152, "--output", tmp_path / "out"]
+    xd_test.main([*map(str, words)])
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["selected_on"] == "released"
+    assert report["online"]["ap"]["value"] is not None
+    assert report["fine"] is None
+
+
+@pytest.mark.slow
+def test_a_sixth_system_is_one_file_and_one_line(small_sample, tmp_path):
+    """README's example, put where README says."""
+    source = re.search(r"```python\n# utils/linear\.py\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    for item in ("utils", "tools", "list", "model.py", "dataset.py", "ucf_option.py", "ucf_train.py"):
+        copy = shutil.copytree if (ROOT / item).is_dir() else shutil.copy
+        copy(ROOT / item, tmp_path / item)
+    (tmp_path / "utils" / "linear.py").write_text(source)
+    text = (tmp_path / "model.py").read_text()
+    line = 'FILES = ("deepmil", "hlnet")'
+    assert line in text
+    (tmp_path / "model.py").write_text(text.replace(line, 'FILES = ("deepmil", "hlnet", "linear")'))
+    words = words_for("deepmil", small_sample)
+    words[words.index("deepmil")] = "linear"
+    del words[words.index("--visual-length") : words.index("--visual-length") + 2]
+    done = subprocess.run([sys.executable, "ucf_train.py", *words, "--output", "run"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["model"] == "linear"
