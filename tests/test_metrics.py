@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from utils import metrics
 from utils.errors import BadInput
 from utils.metrics import IOUS, class_figures, frame_metrics, segment_map
 
@@ -148,8 +149,8 @@ def in_float32(detections):
     def scored(probs, whole):
         number, start, end, _ = detections(probs, whole)
         probs = probs.astype(np.float32)
-        top = -np.sort(-probs, 0)[: len(probs) // 16]
-        score = [probs[s:e, c].max() + 0.7 * top.mean(0)[c] for c, s, e in zip(number, start, end, strict=True)]
+        mean = -np.sort(-probs, 0)[: len(probs) // 16].mean(0)
+        score = [probs[s:e, c].max() + 0.7 * mean[c] for c, s, e in zip(number, start, end, strict=True)]
         return number, start, end, np.array(score, np.float64)
 
     return scored
@@ -157,7 +158,8 @@ def in_float32(detections):
 
 @needs_golden
 @pytest.mark.skipif(
-    not {"X86_V4", "AVX512_SKX"} & {*np.show_config(mode="dicts")["SIMD Extensions"]["found"]}, reason="needs AVX-512's order of equal scores"
+    not {"X86_V4", "AVX512_SKX"} & {*np.show_config(mode="dicts")["SIMD Extensions"]["found"]},
+    reason="needs AVX-512's order of equal scores",
 )
 def test_nothing_but_the_order_of_equal_scores_keeps_us_from_the_released_codes_map_on_xd(monkeypatch):
     monkeypatch.setattr(metrics, "_best_first", as_the_processor_sorts)
