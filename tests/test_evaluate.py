@@ -105,7 +105,7 @@ class World:
         self.folder = folder
         write_ground_truth(folder / "gt.json", TRUTH)
 
-    def scores(self, file, seed=0, truth=TRUTH, noise=1.0, rows=10, dataset=XD, coarse=True, fine=True):
+    def scores(self, file, seed=0, truth=TRUTH, noise=1.0, rows=10, dataset=XD, coarse=True, fine=True, online=False):
         random = np.random.default_rng(seed)
         scores = {}
         for name, video in truth.items():
@@ -114,8 +114,16 @@ class World:
                 signal[start // 16 : end // 16, XD.labels.index(label)] = 2
             signal += noise * random.standard_normal(signal.shape)
             probabilities = np.exp(signal) / np.exp(signal).sum(1, keepdims=True)
-            scores[name] = Scores(signal[:, 1:].max(1) if coarse else None, probabilities if fine else None)
+            highest = signal[:, 1:].max(1)
+            scores[name] = Scores(highest if coarse else None, probabilities if fine else None, highest / 2 if online else None)
         save_scores(self.folder / file, scores, dataset.names)
+        return str(self.folder / file)
+
+    def lacking(self, file, key):
+        """A file of scores without that one array."""
+        with np.load(self.scores(file)) as archive:
+            arrays = {name: archive[name] for name in archive.files if name != key}
+        np.savez(self.folder / file, **arrays)
         return str(self.folder / file)
 
     def words(self, *words):
@@ -138,6 +146,31 @@ def test_every_figure_of_a_system_with_both_scores(world, capsys):
     assert content["map"]["anomaly"]["avg"]["value"] > 0
     assert content["map"]["official"]["0.1"]["value"] >= content["map"]["official"]["0.5"]["value"]
     assert "XD-Violence: 12 videos, 1980 frames, 95 % bootstrap intervals over videos\n" in capsys.readouterr().out
+
+
+def test_a_system_with_an_online_score_and_no_classes(world, capsys):
+    path = world.scores("a.npz", fine=False, online=True)
+    content = world.evaluate("--scores", path)
+    assert content["fine"] is content["map"] is None
+    ranks = ("auc", "ap", "ano_auc")
+    assert [content["online"][key] for key in ranks] == [content["coarse"][key] for key in ranks]  # half the coarse score, of one order
+    assert content["per_class"].keys() == {"coarse", "online"}
+    difference = world.evaluate("--scores", path, "--against", path)["difference"]
+    assert difference["online"]["auc"]["value"] == 0
+    shown = capsys.readouterr().out
+    assert f"online auc {100 * content['online']['auc']['value']:.2f}" in " ".join(shown.split())
+    assert "\nonline auc: " in shown
+    assert "fine" not in shown
+
+
+def test_a_class_has_its_videos_beside_it_and_no_interval_where_they_are_few(world, capsys):
+    path = world.scores("a.npz")
+    figure = world.evaluate("--scores", path)["per_class"]["coarse"]["B1"]["auc"]
+    assert figure == {"value": figure["value"], "low": None, "high": None, "videos": 1}
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["per_class", "coarse", "B1", "auc", f"{100 * figure['value']:.2f}", "1"] in lines
+    compared = world.evaluate("--scores", path, "--against", world.scores("b.npz", 1))["difference"]["per_class"]["coarse"]["B1"]["auc"]
+    assert (compared["videos"], compared["low"], compared["p"], compared["ours"]["low"]) == (1, None, None, None)
 
 
 def test_order_of_the_videos_in_a_file_does_not_matter(world):
@@ -175,6 +208,32 @@ def test_seeds_on_either_side(world):
         assert [found["ours"]["value"], found["theirs"]["value"]][::sign] == pytest.approx([np.mean(ap[:3]), ap[3]])
         assert found["value"] == pytest.approx(sign * (np.mean(ap[:3]) - ap[3]))
         assert found["low"] <= found["value"] <= found["high"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "what"), [(1, 1, "checkpoints"), (2, 1, "checkpoints"), (1, 2, "checkpoints"), (2, 2, "systems")]
+)
+def test_only_several_seeds_on_both_sides_tell_of_systems(world, capsys, ours, theirs, what):
+    paths = [world.scores(f"{seed}.npz", seed) for seed in range(4)]
+    world.evaluate("--scores", *paths[:ours], "--against", *paths[2 : 2 + theirs])
+    said = [line for line in capsys.readouterr().out.splitlines() if "apart" in line]
+    assert said
+    assert all(line.endswith((f" tells the two {what} apart.", f" does not tell the two {what} apart.")) for line in said)
+
+
+def test_each_side_has_its_own_interval_beside_the_difference(world, capsys):
+    ours, theirs = [world.scores(f"{seed}.npz", seed) for seed in range(2)], world.scores("b.npz", 2)
+    alone = [world.evaluate("--scores", *(side if isinstance(side, list) else [side]))["coarse"]["auc"] for side in (ours, theirs)]
+    capsys.readouterr()
+    found = world.evaluate("--scores", *ours, "--against", theirs)["difference"]["coarse"]["auc"]
+    assert found["theirs"] == alone[1]
+    assert found["ours"]["value"] == alone[0]["value"]
+    assert found["ours"]["low"] < found["ours"]["value"] < found["ours"]["high"]
+    cells = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("coarse auc ")).split("  ")
+    shown = [
+        f"{100 * row['value']:.2f} [{100 * row['low']:.2f}, {100 * row['high']:.2f}]" for row in (found["ours"], found["theirs"], found)
+    ]
+    assert [cell.strip() for cell in cells if cell][1:] == [*shown, f"{found['p']:.3f}"]
 
 
 def test_the_spread_of_the_seeds_of_one_side_is_not_paired_with_the_others(world):
@@ -242,6 +301,10 @@ REFUSED = {
     "seeds with different scores": (
         lambda w: ["--scores", w.scores("a.npz"), w.scores("b.npz", coarse=False)],
         "--scores: a0 has other scores in b.npz than in a.npz",
+    ),
+    "one video without a score that others have": (
+        lambda w: ["--scores", w.lacking("a.npz", "n0/fine")],
+        "a.npz: n0 has coarse, a0 has coarse and fine",
     ),
     "video that ground truth lacks": (
         lambda w: ["--scores", w.scores("a.npz", truth=TRUTH | {"odd": GroundTruth(160, 24, ())})],

@@ -111,6 +111,16 @@ def test_over_seeds_is_the_mean_then_draws_of_seeds():
     assert values[1:].var() == pytest.approx(np.var([0, 3, 9], ddof=1) / 3, rel=0.1)  # what the mean of three trainings varies by
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_draws_of_seeds_vary_as_the_mean_of_so_many_trainings_does(seeds):
+    """4,000 systems, a figure of variance 1 between trainings: that of the draws is 1 / seeds on average, not (seeds − 1) / seeds²."""
+    random = np.random.default_rng(0)
+    trainings = random.standard_normal((4000, seeds))
+    variances = [over_seeds([np.full(101, figure) for figure in system], number)[1:].var(ddof=1) for number, system in enumerate(trainings)]
+    assert trainings.mean(1).var() == pytest.approx(1 / seeds, rel=0.06)
+    assert np.mean(variances) == pytest.approx(1 / seeds, rel=0.06)
+
+
 def test_over_seeds_keeps_the_resample_of_the_videos():
     common = np.random.default_rng(0).random(200)
     assert over_seeds([common, common, common], seed=0) == pytest.approx(common)

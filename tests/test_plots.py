@@ -154,6 +154,18 @@ def test_plot_curves_gives_mean_and_std_of_the_seeds(tmp_path, texts):
     assert size(tmp_path / "one.png") == size(tmp_path / "three.png")
 
 
+def test_the_online_score_is_drawn_in_a_colour_and_a_line_of_its_own(tmp_path, texts):
+    assert len({colour for colour, _ in plots.STYLES.values()}) == len({style for _, style in plots.STYLES.values()}) == 3
+    scores = {name: video._replace(fine=None, online=video.coarse[::-1]) for name, video in make_scores().items()}
+    plots.plot_scores(tmp_path, scores, TRUTH, XD)
+    assert all({"coarse", "online"} <= set(written) for written in texts)
+    texts.clear()
+    assert plots.plot_curves(tmp_path / "curves.png", [scores], TRUTH)
+    area = 100 * auc(*plots.curve(scores, TRUTH, "online")[:2])
+    assert f"online: AUC {area:.2f} %" in texts[0]
+    assert not any(text.startswith("fine") for text in texts[0])
+
+
 def test_plot_curves_leaves_out_a_score_that_the_model_lacks(tmp_path, texts):
     assert plots.plot_curves(tmp_path / "fine.png", [drop(make_scores(), "coarse")], TRUTH)
     assert not any(text.startswith("coarse") for text in texts[0])

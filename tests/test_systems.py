@@ -13,7 +13,7 @@ import torch
 import ucf_test
 import ucf_train
 import xd_test
-from model import SYSTEMS, build_model
+from model import SYSTEMS, build_model, options_of
 from utils import checkpoint
 from utils.errors import BadInput
 from utils.labels import UCF
@@ -50,6 +50,13 @@ def test_a_system_trains_and_tests(name, small_sample, tmp_path):
     ucf_test.main([*words_for(name, small_sample, testing=True), "--checkpoint", str(best), "--output", str(tmp_path / "again")])
     again = json.loads((tmp_path / "again" / "report.json").read_text())
     assert again["coarse"] == report["coarse"]
+    if "mask_padding" in options_of(name):  # the checkpoint names the system
+        ucf_test.main(["--checkpoint", str(best), "--mask-padding", "--output", str(tmp_path / "masked")])
+        moved = json.loads((tmp_path / "masked" / "report.json").read_text())["padding"]["figures"]["coarse"]["auc"]
+        assert moved["published"] == report["coarse"]["auc"]["value"]
+    else:
+        with pytest.raises(BadInput, match=f"--mask-padding: --model {name} has no such option"):
+            ucf_test.main(["--checkpoint", str(best), "--mask-padding"])
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

@@ -30,7 +30,7 @@ from utils.intervals import RESAMPLES, draws, resampled
 from utils.labels import UCF, XD
 from utils.metrics import IOUS, PROTOCOLS, WHOLE_VIDEO, frame_figures, segment_map
 from utils.options import ROOT
-from utils.scores import SNIPPET
+from utils.scores import SNIPPET, Scores
 from utils.text import openai_clip
 
 
@@ -221,7 +221,7 @@ def bench_metrics() -> None:
         random = np.random.default_rng(0)
         noise = {name: random.dirichlet(np.ones(len(dataset.names)), -(-video.frames // SNIPPET)) for name, video in truth.items()}
         start = time.perf_counter()
-        report.resample({name: (1 - fine[:, 0], fine) for name, fine in noise.items()}, truth, dataset)
+        report.resample({name: Scores(1 - fine[:, 0], fine) for name, fine in noise.items()}, truth, dataset)
         frames = sum(video.frames for video in truth.values())
         print(f"every figure of a report on all {frames} frames, with intervals: {time.perf_counter() - start:.1f} s")
 

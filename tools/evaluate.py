@@ -4,11 +4,12 @@
     python -m tools.evaluate --dataset ucf --scores A.npz --against B.npz --json difference.json
     python -m tools.evaluate --dataset ucf --scores pel4vad.csv.gz --names pel4vad.list
 
-Several files on a side are the seeds of one system: figures are their mean, and each resample of the videos draws seeds too. A file is
+Several files on a side are the seeds of one system: figures are their mean, and each resample of the videos draws seeds too. With one
+file a side, intervals and p are those of that checkpoint: another training may come out elsewhere. A file is
 
     .npz    NAME/coarse (T,), NAME/fine (T, C+1), NAME/online (T,) and `classes`, as --save-scores writes them, or one array (T,) per NAME
     .csv    first column the video, a column `score` or `pred`; videos by name, or numbered in the order of the list --names
-    .json   {"vid_score": {NAME: {"start, end": score}}}, ranges of frames (VADTree)
+    .json   {"vid_score": {NAME: {"start, end": score}}}, ranges of frames (VADTree, after its authors' sigmoid of four decimals)
 
 the latter two with or without .gz. T counts snippets of 16 frames, or frames. A score without classes stands as the coarse one. AP is
 average precision; released code that integrates the precision-recall curve by trapezoids prints another number under the same name.

@@ -22,7 +22,7 @@ from utils.files import make_folder, read_json, write_json
 from utils.ground_truth import load_ground_truth
 from utils.intervals import difference
 from utils.labels import DATASETS, Dataset
-from utils.options import BY_NAME, ROOT
+from utils.options import BY_NAME, ROOT, check_system
 from utils.scores import check_lengths, save_scores
 
 
@@ -236,7 +236,7 @@ def test(model, path: Path, data: Data, options, folder: Path) -> Tested:
         "seeds": [] if released else [saved["options"]["seed"]],
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
-    if getattr(model, "mask_padding", False) and (released or not saved["options"]["mask_padding"]):
+    if getattr(model, "mask_padding", False) and (released or not saved["options"].get("mask_padding")):
         result["padding"] = padding_effect(model, data, options, drawn)
     for place in {folder / "scores.npz", Path(options.save_scores or folder / "scores.npz")}:
         save_scores(place, scores, data.dataset.names)
@@ -316,7 +316,9 @@ def tested_options(options, path: Path, saved: dict):
                 f"{path}: a state dict without options, as authors release them; name its system with --model and your features "
                 f"with --feature-root"
             )
+        check_system(options.typed, options.model)
         return options
+    check_system(options.typed, saved["options"]["model"])
     for name in options.typed:
         if BY_NAME[name].group == "model" and name != "mask_padding" and saved["options"].get(name) not in (None, getattr(options, name)):
             raise BadInput(

@@ -230,7 +230,7 @@ def segment_figures(probs, segments, labels, class_names, protocol: str) -> Call
     if not official:
         truth = truth[truth[:, 0] > 0]
         classes, videos = np.unique(truth[:, 0]), np.unique(truth[:, 1])
-    found = [(video, *_detections(np.asarray(probs[video]), whole=not official)) for video in videos]
+    found = [(video, *_detections(np.asarray(probs[video]), official)) for video in videos]
     by_class = []  # of each class: video of each detection, best first; whether it hits at each IoU (5, n); segments of each video (V,)
     if found:
         video = np.repeat([row[0] for row in found], [len(row[1]) for row in found])
@@ -238,7 +238,7 @@ def segment_figures(probs, segments, labels, class_names, protocol: str) -> Call
         detections = np.stack([video, start, end], 1)
         for c in classes:
             own, wanted = number == c, truth[truth[:, 0] == c, 1:]
-            detected = detections[own][_best_first(video[own], score[own])]
+            detected = detections[own][_best_first(video[own], score[own], official)]
             by_class.append((detected[:, 0], _hits(detected, wanted), np.bincount(wanted[:, 0], minlength=len(probs))))
     keys = [*map(str, IOUS), "avg"]
 
@@ -298,14 +298,15 @@ def _truth(probs, segments, labels, class_names: list[str]) -> np.ndarray:
     return np.array(rows, np.int64).reshape(-1, 4)
 
 
-def _detections(probs: np.ndarray, whole: bool) -> tuple[np.ndarray, ...]:
+def _detections(probs: np.ndarray, official: bool) -> tuple[np.ndarray, ...]:
     """probs (F, C+1) -> class, start, end, score of each detected segment of the video, by class and time.
 
     A class is detected in the runs of two frames or more above max − 0.6 · (max − min); score = max in the run + 0.7 · mean of the class's
     F // 16 highest frames. (The released code's NMS compares runs of one threshold, which cannot overlap: it removes nothing.)
-    A class that scores the same at every frame is nowhere above that threshold; with `whole` it is detected in the whole video, as
-    is one in a video of less than 16 frames.
+    A class that scores the same at every frame is nowhere above that threshold; unless `official` it is detected in the whole video, as
+    is one in a video of less than 16 frames. With `official` scores are added up in float32, as released, which decides some ties.
     """
+    whole = not official
     bounds = np.flatnonzero(np.r_[True, (probs[1:] != probs[:-1]).any(1), True])  # R runs of equal frames lie between them
     runs = probs[bounds[:-1]].T.astype(np.float64)  # (C+1, R)
     top = len(probs) // 16 or int(whole)
@@ -319,17 +320,24 @@ def _detections(probs: np.ndarray, whole: bool) -> tuple[np.ndarray, ...]:
     flat, row = np.pad(runs, ((0, 0), (0, 1))).ravel(), number * len(bounds)
     peak = np.maximum.reduceat(flat, np.stack([row + first, row + last], 1).ravel())[::2] if len(row) else row.astype(float)
     start, end = bounds[first], bounds[last]
+    if official and len(row):
+        highest = [np.repeat(own, count) for own, count in zip(np.take_along_axis(runs, order, 1), share, strict=True)]
+        peak, mean = peak.astype(np.float32), np.stack(highest, 1).astype(np.float32).mean(0)[:, None]
     long = end - start >= 2
-    return number[long], start[long], end[long], (peak + 0.7 * mean[number, 0])[long]
+    return number[long], start[long], end[long], (peak + 0.7 * mean[number, 0])[long].astype(np.float64)
 
 
-def _best_first(video: np.ndarray, score: np.ndarray) -> np.ndarray:
+def _best_first(video: np.ndarray, score: np.ndarray, official: bool) -> np.ndarray:
     """The order of a class's detections, given by video and time: equal scores stay in that order.
 
-    The released code sorts inside each video and then over all, with a sort that leaves equal scores in an order of the processor's. On
-    golden/map_xd.npz that is worth 1.3e-6.
+    With `official` as released: sorted inside each video, then over all, by numpy's default sort, which leaves equal scores in an order of
+    the processor's. golden/map_xd.npz has that of AVX-512; another order is worth 1.3e-6 there.
     """
-    return np.argsort(-score, kind="stable")
+    if not official:
+        return np.argsort(-score, kind="stable")
+    videos = np.split(np.arange(len(video)), np.flatnonzero(np.diff(video)) + 1)
+    rows = np.concatenate([own[np.argsort(-score[own])] for own in videos])
+    return rows[np.argsort(-score[rows])]
 
 
 def _hits(detected: np.ndarray, truth: np.ndarray) -> np.ndarray:

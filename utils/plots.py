@@ -1,8 +1,8 @@
 """Pictures of a run: scores against ground truth, ROC and precision-recall curves, class confusion, training curves, alignment maps.
 
 Colours are Okabe and Ito's; what a colour tells apart, line style, marker or place tells apart too, for the colour-blind and in print.
-`scores` is {NAME: Scores}, a row per snippet or frame, class 0 = normal. `stamp` is a
-warning drawn into the picture, such as "selected on test".
+`scores` is {NAME: Scores}, a row per snippet or frame, class 0 = normal. `stamp` is a warning drawn into the picture, such as
+"selected on test".
 """
 
 import re
@@ -22,7 +22,7 @@ from utils.report import frame_labels
 from utils.scores import to_frames
 
 BLUE, AMBER, VERMILLION, GREEN, GREY = "#0072B2", "#E69F00", "#D55E00", "#009E73", "#999999"
-STYLES = {"coarse": (BLUE, "-"), "fine": (AMBER, (0, (4, 1.5))), "online": (GREEN, (0, (1, 1)))}  # part of the scores: colour, line style
+STYLES = {"coarse": (BLUE, "-"), "fine": (AMBER, (0, (4, 1.5))), "online": (GREEN, "-.")}  # part of the scores: colour, line style
 GRID = np.linspace(0, 1, 1001)  # false-positive rates and recalls at which the curves of several seeds are compared
 
 
@@ -45,7 +45,7 @@ def edges(rows: int, frames: int) -> np.ndarray:
 
 
 def plot_scores(folder: Path, scores: dict, truth: dict[str, GroundTruth], dataset: Dataset, stamp: str = "") -> None:
-    """One picture per test video: both scores over time, anomalous segments shaded, and above them a row of bars for each class."""
+    """One picture per test video: its scores over time, anomalous segments shaded, and above them a row of bars for each class."""
     figure = Figure(figsize=(8, 2.5))  # one figure with fixed margins for all: fitting them doubles the time per picture
     for name, parts in scores.items():
         figure.clear()
@@ -73,7 +73,7 @@ def plot_scores(folder: Path, scores: dict, truth: dict[str, GroundTruth], datas
 
 
 def curve(scores: dict, truth: dict[str, GroundTruth], part: str) -> tuple[np.ndarray, ...] | None:
-    """Frame-level curves of the "coarse" or "fine" score: fpr, tpr (rising, of one length), recall (falling from 1 to 0), precision.
+    """Frame-level curves of the score named `part`: fpr, tpr (rising, of one length), recall (falling from 1 to 0), precision.
 
     Snippets stand for their frames, weighted by how many are anomalous and how many are not: as exact as a million frames, 16 times faster.
     None where the model has no such score, or all frames are of one kind.

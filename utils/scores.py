@@ -97,8 +97,9 @@ def load_scores(path: Path | str, names: Path | str | None = None) -> tuple[dict
     - `.npz` as `save_scores` writes it, or with one array (T,) per NAME: an anomaly score;
     - `.csv`, `.csv.gz`: the first column the video, a column `score` or `pred` its scores, one row per snippet or frame. Videos are names,
       or numbers that count the videos in the order in which they first appear in the list `names`;
-    - `.json`, `.json.gz`: {"vid_score": {NAME: {"start, end": score or [score, …]}}}, ranges of frames, half-open (VADTree). The scores
-      are logits; as its authors' evaluation does, they go through a sigmoid and are rounded to four decimals, which makes ties.
+    - `.json`, `.json.gz`: {"vid_score": {NAME: {"start, end": score or [score, …]}}}, ranges of frames, half-open (VADTree). As in its
+      authors' refinement_eval.py, scores go through a sigmoid and are rounded to four decimals, which makes ties; as they are 0 or more,
+      all but 0 come to lie above 0.5, so that a false-alarm rate says nothing of them.
 
     Names lose folder, crop suffix and extension. Raises BadInput naming the file and what is wrong with it.
     """

@@ -1,0 +1,141 @@
+"""utils/report.py: report.json, report.md and the printed table with absent scores, few videos, published figures, released weights."""
+
+import json
+
+import numpy as np
+import pytest
+
+from utils import report
+from utils.ground_truth import GroundTruth
+from utils.intervals import difference
+from utils.labels import UCF
+from utils.scores import Scores
+
+SHOWN = {"Fighting": 5, "Abuse": 4}  # videos
+TRUTH = {f"{label}{i}": GroundTruth(160, 30, ((32, 96, label),)) for label, videos in SHOWN.items() for i in range(videos)}
+TRUTH |= {f"Normal{i}": GroundTruth(160, 30, ()) for i in range(5)}
+TRUTH["Fighting0"] = GroundTruth(160, 30, ((0, 48, "Fighting"), (96, 160, "Fighting")))  # two segments of one video
+ABOUT = {
+    "dataset": "ucf", "model": "reflip", "checkpoint": "best.pt", "selected_on": "val", "sample": False, "features": "visual",
+    "command": "python ucf_train.py", "versions": {"torch": "2"}, "seeds": [1],
+}  # fmt: skip
+
+
+def made_scores(seed=0, parts=("coarse", "fine", "online")):
+    random = np.random.default_rng(seed)
+    scores = {}
+    for name, video in TRUTH.items():
+        labels = report.frame_labels(video, 160)[::16]
+        found = {"coarse": labels + random.random(10), "fine": random.dirichlet(np.ones(14), 10), "online": labels + 2 * random.random(10)}
+        scores[name] = Scores(**{part: found[part] for part in parts})
+    return scores
+
+
+def made(seed=0, parts=("coarse", "fine", "online"), **about):
+    """A report, and what was drawn for it."""
+    scores = made_scores(seed, parts)
+    drawn = report.resample(scores, TRUTH, UCF, resamples=20)
+    return ABOUT | report.evaluate(scores, TRUTH, drawn) | about, drawn
+
+
+def written(folder, content):
+    """report.md; report.json holds the content."""
+    report.write_report(folder, content)
+    assert json.loads((folder / "report.json").read_text()) == content
+    return (folder / "report.md").read_text()
+
+
+def test_the_online_score_has_the_figures_of_the_coarse_one(tmp_path):
+    content, _ = made()
+    assert content["online"].keys() == content["coarse"].keys()
+    assert content["online"] != content["coarse"]
+    assert content["per_class"]["online"].keys() == content["per_class"]["coarse"].keys() == SHOWN.keys()
+    for shown in (written(tmp_path, content), report.print_table(content)):
+        assert report.percent(content["online"]["ano_auc"]) in shown
+
+
+@pytest.mark.parametrize("parts", [("coarse",), ("coarse", "online"), ("fine",)])
+def test_a_score_that_is_absent_is_in_no_table(tmp_path, parts):
+    content, _ = made(parts=parts)
+    assert {part for part in Scores._fields if content[part] is not None} == set(parts) == content["per_class"].keys()
+    assert (content["map"] is None) == ("fine" not in parts)
+    shown = written(tmp_path, content) + report.print_table(content)
+    for part, name in (("coarse", "coarse"), ("fine", "fine"), ("online", "online"), ("fine", "mAP")):
+        assert (f"{name} " in shown) == (part in parts)
+
+
+def test_figures_of_a_class_count_its_videos_and_few_have_no_interval(tmp_path):
+    content, drawn = made()
+    several = report.summarise([content, made(1)[0]], [drawn, made(1)[1]])
+    for result in (content, several):
+        for part in Scores._fields:
+            for figure in ("auc", "ap"):
+                enough, few = (result["per_class"][part][label][figure] for label in SHOWN)
+                assert (enough["videos"], few["videos"]) == (5, 4)
+                assert enough["low"] <= enough["value"] <= enough["high"]
+                assert few["value"] is not None
+                assert few["low"] is few["high"] is None
+    shown = written(tmp_path, content)
+    assert "No interval where fewer than 5 videos show the class." in shown
+    assert "| class | videos | coarse auc | coarse ap |" in shown
+    few = content["per_class"]["coarse"]["Abuse"]
+    assert f"| Abuse | 4 | {100 * few['auc']['value']:.2f} | {100 * few['ap']['value']:.2f} |" in shown
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "figure", "paper", "rule"),
+    [
+        ("reflip", "ucf", "coarse auc", "88.57 (CLIP), 89.14 (FLIP)", "best epoch on test"),
+        ("reflip", "xd", "mAP official avg", "27.36", "best epoch on test"),
+        ("vadclip", "ucf", "coarse auc", "88.02 (CLIP)", "best on test"),
+        ("vadclip", "xd", "fine ap", "84.51 (CLIP)", "best on test"),
+        ("vadclip", "xd", "mAP official avg", "24.70 (CLIP)", "best on test"),
+        ("deepmil", "ucf", "coarse auc", "75.41 (C3D)", "selection not stated"),
+        ("hlnet", "xd", "coarse ap", "78.64 (I3D and audio), 78.10 (I3D, in ReFLIP-VAD's tables)", "selection not stated"),
+    ],
+)
+def test_published_figures_stand_beside_ours_with_their_rule(tmp_path, model, dataset, figure, paper, rule):
+    content, _ = made(model=model, dataset=dataset)
+    for shown in (written(tmp_path, content), report.print_table(content)):
+        lines = shown.splitlines()
+        assert any(figure in line and line.rstrip(" |").endswith(paper) for line in lines)
+        assert any(f"paper ({rule})" in line for line in lines)
+
+
+@pytest.mark.parametrize("about", [{"features": "sentences"}, {"features": "sample"}, {"model": "deepmil", "dataset": "xd"}])
+def test_no_published_figure_beside_other_features_or_where_there_is_none(tmp_path, about):
+    content, _ = made(**about)
+    assert "paper" not in written(tmp_path, content) + report.print_table(content)
+
+
+def test_every_published_figure_is_one_of_ours():
+    paths = report.figures(made()[0]).keys()
+    assert {path for paper in report.PAPER.values() for path in paper} <= paths
+
+
+def test_a_released_checkpoint_says_that_its_selection_is_not_known(tmp_path):
+    content, _ = made(selected_on="released", seeds=[], parameters=1234567)
+    for shown in (written(tmp_path, content), report.print_table(content)):
+        assert f"reflip (1,234,567 trained parameters) on UCF-Crime: 14 videos, {14 * 160} frames\n" in shown.replace("  \n", "\n")
+        assert f"checkpoint selected on {report.SELECTED['released']}" in shown
+    assert report.stamp(content) == "released checkpoint"
+    assert report.stamp(content | {"selected_on": "test"}) == "selected on test"
+    assert report.stamp(content | {"selected_on": "val"}) == ""
+
+
+def test_what_masking_the_padding_moves(tmp_path):
+    content, masked = made()
+    _, published = made(1)
+    assert "padding" not in written(tmp_path, content) + report.print_table(content)
+    moved = {
+        path: {"published": published[path][0], "masked": masked[path][0], **difference(masked[path], published[path])}
+        for path in masked
+        if path[0] in Scores._fields
+    }
+    content["padding"] = {"videos": 14, "figures": report.nest(moved)}
+    row = moved["coarse", "auc"]
+    cells = ["coarse auc", f"{100 * row['published']:.2f}", f"{100 * row['masked']:.2f}", report.percent(row), f"{row['p']:.3f}"]
+    assert f"| {' | '.join(cells)} |" in written(tmp_path, content)
+    lines = [line.split() for line in report.print_table(content).splitlines()]
+    assert " ".join(cells).split() in lines
+    assert "padding" not in report.summarise([content, made(1)[0]], [masked, published])
