@@ -269,6 +269,16 @@ class FeatureDataset(torch.utils.data.Dataset):
         return features, valid, torch.tensor(video.target)
 
 
+def both_kinds(abnormal: Sequence[bool]) -> list[np.ndarray]:
+    """Numbers of the normal and of the abnormal samples. Raises BadInput where one kind is missing."""
+    kinds = [np.flatnonzero(np.asarray(abnormal, bool) == kind) for kind in (False, True)]
+    normal, anomalous = map(len, kinds)
+    if not (normal and anomalous):
+        found = f"{normal} normal and {anomalous} abnormal samples to train on"
+        raise BadInput(f"{found}; expected some of both; name a list that has them with --train-list")
+    return kinds
+
+
 class BalancedBatches(torch.utils.data.Sampler):
     """Batches of sample numbers, all of one size: first half normal, second half abnormal (ReFLIP-VAD eq. 14: 64 + 64).
 
@@ -281,11 +291,8 @@ class BalancedBatches(torch.utils.data.Sampler):
     def __init__(self, abnormal: Sequence[bool], batch_size: int, seed: int):
         if batch_size < 2 or batch_size % 2:
             raise BadInput(f"--batch-size {batch_size}: expected an even number, one half normal, one abnormal")
-        self.kinds = [np.flatnonzero(np.asarray(abnormal, bool) == kind) for kind in (False, True)]
+        self.kinds = both_kinds(abnormal)
         normal, anomalous = map(len, self.kinds)
-        if not (normal and anomalous):
-            found = f"{normal} normal and {anomalous} abnormal samples to train on"
-            raise BadInput(f"{found}; expected some of both; name a list that has them with --train-list")
         self.half = min(batch_size // 2, max(normal, anomalous))
         self.batches = -(-max(normal, anomalous) // self.half)
         self.seed, self.epoch = seed, 0
@@ -308,11 +315,12 @@ class BalancedBatches(torch.utils.data.Sampler):
 
 class ShuffledBatches(torch.utils.data.Sampler):
     """Batches of sample numbers from one shuffle of all samples, normal and abnormal as they come; the last one may be smaller. The order
-    depends on (seed, epoch) alone (XDVioDet; VadCLIP on XD-Violence).
+    depends on (seed, epoch) alone (XDVioDet; VadCLIP on XD-Violence). Raises BadInput where `abnormal` has one kind only.
     """
 
-    def __init__(self, samples: int, batch_size: int, seed: int):
-        self.samples, self.size, self.seed, self.epoch = samples, batch_size, seed, 0
+    def __init__(self, abnormal: Sequence[bool], batch_size: int, seed: int):
+        self.samples = sum(map(len, both_kinds(abnormal)))
+        self.size, self.seed, self.epoch = batch_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch

@@ -124,6 +124,8 @@ class VadCLIP(Published, LocalGraph):
     def forward(self, features: Tensor, lengths: Tensor, text: Tensor | None = None) -> Output:
         """features (B, T, D) float with T <= `length`, rows from `lengths` (B,) int on are padding and taken as zeros -> Output."""
         snippets = features.shape[1]
+        if snippets > self.length:
+            raise ValueError(f"{snippets} snippets, expected at most {self.length}, one per position; cut the video into chunks")
         mask = torch.arange(snippets, device=features.device) < lengths[:, None]  # (B, T), True = valid
         x = self.feature_scale * features.masked_fill(~mask[..., None], 0)
         if not self.mask_padding:
@@ -256,5 +258,16 @@ def vadclip(
 
 # Systems in a file of their own, utils/NAME.py, that ends in SYSTEM = System(…).
 FILES = ("deepmil", "hlnet")
-SYSTEMS = {"reflip": System(reflip, reflip_losses), "vadclip": System(vadclip, vadclip_losses)}
+SYSTEMS = {
+    "reflip": System(reflip, reflip_losses, weights=("lambda_align", "lambda_magnitude", "lambda_text", "margin")),
+    "vadclip": System(
+        vadclip,
+        vadclip_losses,
+        weights=("lambda_align", "lambda_text"),
+        defaults=dict(
+            visual_length=256, prompt_prefix=10, prompt_postfix=10, optimizer="adamw", weight_decay=0.01, max_epoch=10,
+            scheduler="multistep", grad_clip=0, lambda_align=1, seed=234,
+        ),
+    ),
+}  # fmt: skip
 SYSTEMS |= {name: import_module(f"utils.{name}").SYSTEM for name in FILES}

@@ -10,7 +10,7 @@ from utils.errors import exit_code
 
 def main(argv=None):
     options = parse_args(argv, testing=True)
-    path = Path(options.checkpoint or experiment.newest_run(options.dataset))
+    path = Path(options.checkpoint or experiment.newest_run(options))
     print(f"checkpoint: {path}")
     options = experiment.tested_options(options, path, checkpoint.load(path))
     experiment.announce(options)

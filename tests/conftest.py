@@ -36,20 +36,22 @@ def minilm():
 @pytest.fixture(scope="session")
 def small_sample(tmp_path_factory):
     """small_sample("xd"): command-line words for a sample of 28 + 28 videos and a model that trains in seconds; with `testing` those that
-    a test script takes.
+    a test script takes, and with `model` those of another system.
     """
+    from model import options_of
     from tools.make_sample import make_sample
 
     made = {}
 
-    def words(key, testing=False):
+    def words(key, testing=False, model="reflip"):
         if key not in made:
             made[key] = make_sample(tmp_path_factory.mktemp("sample") / key, key, videos=(28, 28))
         folder = made[key]
         files = {"feature-root": "features", "test-list": "test.csv", "gt-path": "gt.json", "clip": "clip.pt", "distilbert": "distilbert"}
         files |= {} if testing else {"train-list": "train.csv"}
         paths = [word for name, file in files.items() for word in (f"--{name}", str(folder / file))]
-        sizes = "--visual-width 64 --visual-length 32 --prompt-prefix 2 --prompt-postfix 2 --device cpu"
+        sizes = f"--model {model} --visual-width 64 --visual-length 32 --device cpu"
+        sizes += " --prompt-prefix 2 --prompt-postfix 2" if "prompt_prefix" in options_of(model) else ""
         training = "" if testing else "--batch-size 32 --max-epoch 2 --val-share 0.3"
         return [*paths, *sizes.split(), *training.split()]
 

@@ -84,10 +84,15 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
 
-@pytest.mark.parametrize("more", [[], ["--ema", "0.9", "--dropout", "0.3", "--scheduler", "multistep", "--milestones", "1"]])
-@pytest.mark.parametrize("after", [1, 2])
-def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(small_sample, tmp_path, monkeypatch, after, more):
-    words = [*small_sample("ucf"), "--max-epoch", "3", *more]
+DECAY = ["--dropout", "0.3", "--scheduler", "multistep", "--milestones", "1"]
+
+
+@pytest.mark.parametrize(
+    ("model", "after", "more"),
+    [("reflip", 1, []), ("reflip", 2, [*DECAY, "--ema", "0.9"]), ("vadclip", 1, DECAY), ("hlnet", 2, DECAY), ("deepmil", 1, DECAY)],
+)
+def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(small_sample, tmp_path, monkeypatch, model, after, more):
+    words = [*small_sample("ucf", model=model), "--max-epoch", "3", "--seed", "1", *more]
     ucf_train.main([*words, "--output", str(tmp_path / "whole")])
     finish = engine.Training.finish_epoch
 

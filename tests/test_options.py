@@ -57,8 +57,16 @@ def test_a_system_has_settings_and_options_of_its_own():
     xd = xd_option.parse_args(["--model", "vadclip", "--feature-root", "x"])
     assert (xd.lr, xd.batch_size, xd.sampling, xd.visual_layers, xd.attn_window, xd.milestones) == (1e-5, 96, "shuffle", 1, 64, (3, 6, 10))
     assert ucf_option.parse_args(["--model", "vadclip", "--lr", "1"]).lr == 1
-    with pytest.raises(BadInput, match=r"--temporal: --model deepmil has no such option; leave it out"):
-        ucf_option.parse_args(["--model", "deepmil", "--temporal", "local"])
+    for words in (["--model", "deepmil", "--temporal", "local"], ["--model", "hlnet", "--margin", "3"]):
+        with pytest.raises(BadInput, match=rf"{words[2]}: --model {words[1]} has no such option; leave it out"):
+            ucf_option.parse_args(words)
+
+
+@pytest.mark.parametrize(("name", "value"), [("model", "vadclp"), ("sampling", "shuffel"), ("scheduler", "multistp"), ("optimizer", "sgd")])
+def test_a_choice_that_is_none_in_an_option_file(name, value, monkeypatch):
+    monkeypatch.setitem(ucf_option.DEFAULTS, name, value)
+    with pytest.raises(BadInput, match=f"--{name} {value}: expected one of "):
+        ucf_option.parse_args([])
 
 
 def test_usage_errors_are_one_line_and_exit_code_2(capsys):

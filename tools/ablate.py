@@ -6,11 +6,12 @@
 
 A run is one row with one seed: `python ucf_train.py`, what stands after `--`, the row's options and the seed. It is kept in
 OUTPUT/TABLE/ROW/seed-K/, what it prints in OUTPUT/TABLE/ROW/seed-K.log. Given again, a command starts only what is not finished, and an
-interrupted run goes on where it was. Processes that share OUTPUT share the table: at its end each writes OUTPUT/TABLE/table.md and
-table.json from the runs that are finished by then.
+interrupted run goes on where it was. Processes that share OUTPUT and give the same words share the table: at its end each writes
+OUTPUT/TABLE/table.md and table.json from the runs that are finished by then.
 """
 
 import argparse
+import fcntl
 import json
 import os
 import shlex
@@ -204,8 +205,15 @@ def execute(runs: list[Run], jobs: int) -> list[int]:
                 while waiting and len(running) < jobs:
                     run = waiting.pop()
                     write_json(run.place / "ablate.json", run.words)
-                    bar.write(f"{run.row} seed {run.seed}: {run.log}")
-                    with open(run.log, "w") as log:
+                    with open(run.log, "a") as log:
+                        try:  # the lock goes to the run with its output, and lasts as long as the run
+                            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        except OSError:
+                            bar.write(f"{run.row} seed {run.seed}: another process runs it")
+                            bar.update()
+                            continue
+                        bar.write(f"{run.row} seed {run.seed}: {run.log}")
+                        log.truncate(0)
                         running.append((run, subprocess.Popen([sys.executable, *run.command()], stdout=log, stderr=log, env=environment)))
                 time.sleep(0.1)
                 for run, process in [pair for pair in running if pair[1].poll() is not None]:

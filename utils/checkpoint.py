@@ -7,6 +7,7 @@ import io
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -14,6 +15,10 @@ from utils.errors import BadInput
 from utils.files import replacing
 from utils.options import ROOT
 from utils.text import Frozen
+
+# What a figure computed by scikit-learn is stored as; VadCLIP's training keeps one beside the weights.
+SCALAR = np._core.multiarray.scalar
+SCALARS = [SCALAR, (SCALAR, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Float64DType]  # the name before and after numpy 2
 
 
 def frozen_parts(model: nn.Module) -> dict[str, Frozen]:
@@ -82,7 +87,8 @@ def load(path: Path | str) -> dict:
     Raises BadInput where it is missing, cut short or neither.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(SCALARS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise BadInput(f"{path}: no such checkpoint; train one, or name another with --checkpoint") from None
     except Exception as error:  # torch raises half a dozen kinds for a damaged file
@@ -92,7 +98,7 @@ def load(path: Path | str) -> dict:
         if {"weights", "options", "classes"} <= content.keys():
             return content
         state = content.get("model_state_dict", content)  # as VadCLIP's training saves it, or as its test and others' read it
-        if state and all(isinstance(value, torch.Tensor) for value in state.values()):
+        if isinstance(state, dict) and state and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()):
             return {"weights": {key.removeprefix("module."): value for key, value in state.items()}}
     raise BadInput(
         f"{path}: not a checkpoint of this project (no weights, options, classes in it), nor a released state dict; "

@@ -1,6 +1,10 @@
 """DeepMIL: multiple-instance ranking of single snippets (Sultani et al., CVPR 2018).
 
 B videos, T snippets, D feature width. Masks: True = valid snippet.
+
+What is not the authors': features are taken as they are (they bring each segment to length 1); a video of less than 32 snippets is padded
+and masked (they repeat rows); every snippet is tested (they test 32 segments); weight decay acts on biases, too, and is half of theirs,
+which Keras doubles.
 """
 
 import torch
@@ -60,4 +64,14 @@ def build(class_names, clip_model, *, visual_width: int, dropout: float = 0.6, f
     return DeepMIL(width=visual_width, dropout=dropout, feature_scale=feature_scale)
 
 
-SYSTEM = System(build, losses, text=False, whole=True)
+# 50 epochs of one crop of UCF-Crime are 1,350 steps; the authors' code takes 20,000.
+SYSTEM = System(
+    build,
+    losses,
+    text=False,
+    whole=True,
+    defaults=dict(
+        visual_length=32, dropout=0.6, optimizer="adagrad", lr=0.01, weight_decay=1e-3, batch_size=60, max_epoch=50,
+        scheduler="none", grad_clip=0,
+    ),
+)  # fmt: skip

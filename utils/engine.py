@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from dataset import chunk
 from model import SYSTEMS
 from utils import checkpoint
 from utils.errors import BadInput
@@ -164,8 +163,8 @@ class Training:
 
 
 def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.device, classes, figure=None) -> dict:
-    """Train `model` on `train` (FeatureDataset) in `batches` (BalancedBatches), keep last.pt and the selected best.pt in `folder`, return
-    the latter.
+    """Train `model` on `train` (FeatureDataset) in `batches` (dataset.BalancedBatches, ShuffledBatches), keep last.pt and the selected
+    best.pt in `folder`, return the latter.
 
     figure(model) -> float is the selection figure, measured after each epoch; None selects the last epoch. A resumed run equals the
     uninterrupted one, to the bit on CPU. Raises BadInput where the loss is not finite, naming the batch.
@@ -256,8 +255,7 @@ def predict(
         waiting.clear()
 
     for name, features in tqdm(videos, "scores", total, unit="video", leave=False):
-        chunks, lengths = chunk(features, WHOLE if whole else options.visual_length)
-        parts = [part[:length] for part, length in zip(chunks, lengths.tolist(), strict=True) if length > 0]
+        parts = features.split(WHOLE if whole else options.visual_length)
         scores[name] = [None] * len(parts)
         waiting += [(name, position, part) for position, part in enumerate(parts)]
         if len(waiting) >= 128:

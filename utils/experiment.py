@@ -142,11 +142,8 @@ def load_data(options, seed: int | None) -> Data:
                 f"raise --val-share {options.val_share}, or --select last"
             )
     train = FeatureDataset(videos, length=options.visual_length, width=options.visual_width)
-    if options.sampling == "balanced":
-        batches = BalancedBatches(train.abnormal, options.batch_size, seed)
-    else:
-        batches = ShuffledBatches(len(train), options.batch_size, seed)
-    return Data(dataset, train, batches, held_out, test, truth)
+    kind = {"balanced": BalancedBatches, "shuffle": ShuffledBatches}[options.sampling]
+    return Data(dataset, train, kind(train.abnormal, options.batch_size, seed), held_out, test, truth)
 
 
 def score(model, videos, options) -> dict:
@@ -236,7 +233,8 @@ def test(model, path: Path, data: Data, options, folder: Path) -> Tested:
         "seeds": [] if released else [saved["options"]["seed"]],
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
-    if getattr(model, "mask_padding", False) and (released or not saved["options"].get("mask_padding")):
+    trained_so = not released and saved["options"].get("mask_padding")
+    if getattr(model, "mask_padding", False) and not trained_so and not SYSTEMS[options.model].whole:  # whole videos have no padding
         result["padding"] = padding_effect(model, data, options, drawn)
     for place in {folder / "scores.npz", Path(options.save_scores or folder / "scores.npz")}:
         save_scores(place, scores, data.dataset.names)
@@ -258,7 +256,7 @@ def padding_effect(model, data: Data, options, masked: dict) -> dict:
     rows = {
         path: {"published": float(published[path][0]), "masked": float(masked[path][0]), **difference(masked[path], published[path])}
         for path in published
-        if path[0] in ("coarse", "fine", "online") and not np.isnan(published[path][0])
+        if path[0] != "per_class" and not np.isnan(published[path][0])
     }
     return {"videos": len(data.test), "figures": report.nest(rows)}
 
@@ -290,16 +288,18 @@ def matches(saved: dict, model, path, options) -> None:
             )
 
 
-def newest_run(dataset: str) -> Path:
-    """The best.pt written last under runs/ for this dataset. Raises BadInput where there is none."""
-    found = [
-        path
-        for path in (ROOT / "runs").glob("*/seed-*/best.pt")
-        if (path.parent / "options.json").exists() and read_json(path.parent / "options.json", "--checkpoint")["dataset"] == dataset
-    ]
+def newest_run(options) -> Path:
+    """The best.pt written last under runs/ for this dataset and, if one was typed, this --model. Raises BadInput where there is none."""
+    wanted = {name: getattr(options, name) for name in ("dataset", "model") if name == "dataset" or name in options.typed}
+    found = []
+    for path in (ROOT / "runs").glob("*/seed-*/best.pt"):
+        if (path.parent / "options.json").exists():
+            made = read_json(path.parent / "options.json", "--checkpoint")
+            found += [path] * all(made.get(name) == value for name, value in wanted.items())
     if not found:
         raise BadInput(
-            f"runs/*/seed-*/best.pt: no run of {dataset} yet; run python {dataset}_train.py, or name a checkpoint with --checkpoint"
+            f"runs/*/seed-*/best.pt: no run of {' with '.join(wanted.values())} yet; run python {options.dataset}_train.py, "
+            f"or name a checkpoint with --checkpoint"
         )
     return max(found, key=lambda path: path.stat().st_mtime)
 

@@ -2,6 +2,9 @@
 only Look, but also Listen", ECCV 2020; code: XDVioDet).
 
 B videos, T snippets, D feature width. Masks: True = valid snippet.
+
+What is not the authors': a long training video is averaged over even segments (they pick rows), and one crop is tested (they average the
+scores of five).
 """
 
 import torch
@@ -106,4 +109,13 @@ def build(
     return HLNet(width=visual_width, dropout=dropout, mask_padding=mask_padding, feature_scale=feature_scale)
 
 
-SYSTEM = System(build, losses, text=False, whole=True)
+SYSTEM = System(
+    build,
+    losses,
+    text=False,
+    whole=True,
+    defaults=dict(
+        visual_length=200, dropout=0.6, optimizer="adam", lr=1e-4, batch_size=128, sampling="shuffle", max_epoch=50,
+        scheduler="multistep", milestones=(9,), grad_clip=0,  # × 0.1 from the 10th epoch on
+    ),
+)  # fmt: skip

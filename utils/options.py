@@ -40,7 +40,7 @@ TABLE = [
     Option("data", "allow_length_mismatch", 0, int, "accept videos whose features and ground truth differ by up to so many snippets"),
     Option("data", "workers", 0, int, "processes that load features"),
     Option("model", "model", "reflip", str, "which system", tuple(SYSTEMS)),
-    Option("model", "visual_length", 512, int, "snippets T of a training bag and of a test chunk", tried="64 128 256 512 1024"),
+    Option("model", "visual_length", 512, int, "snippets T of a training bag and (reflip, vadclip) of a test chunk", tried="64 128 256 512 1024"),
     Option("model", "visual_width", 512, int, "feature width D (CLIP ViT-B/16: 512)"),
     Option("model", "feature_scale", 1.0, float, "features are multiplied by this: CLIP's have norm 10, a sentence encoder's norm 1 wants 10 (ours)"),
     Option("model", "visual_layers", 1, int, "blocks in each stage of the temporal network"),
@@ -56,8 +56,8 @@ TABLE = [
     Option("model", "prompt_prefix", 12, int, "prompt tokens before the class name; N = prefix + postfix", tried="N = 8 16 20 24 32"),
     Option("model", "prompt_postfix", 12, int, "prompt tokens after the class name"),
     Option("model", "temperature", 0.07, float, "τ of the alignment map", tried="0.01 0.03 0.05 0.07 0.09 0.1"),
-    Option("model", "dropout", 0.0, float, "dropout before the CLS block and in the feed-forward networks (ours)"),
-    Option("model", "mask_padding", False, bool, "padding never reaches a valid snippet (ours; reflip always); without it as published (vadclip, hlnet)"),
+    Option("model", "dropout", 0.0, float, "dropout; reflip, vadclip (ours): in the feed-forward networks, reflip before the CLS block, too"),
+    Option("model", "mask_padding", False, bool, "padding never reaches a valid snippet (ours; reflip always); without it as published: vadclip, and hlnet in training, which tests whole videos"),
     Option("text", "clip", "ViT-B/16", str, "CLIP name (downloaded on first use) or a file in OpenAI's format"),
     Option("text", "sentence_encoder", None, str, "transformers name or folder of a sentence encoder, as text side for features that live in its space"),
     Option("text", "text_features", None, str, ".npy of (C+1, D) class text features computed elsewhere; no text encoder is loaded then"),
@@ -147,8 +147,8 @@ def parser(dataset: str, defaults: dict, doc: str, testing: bool) -> argparse.Ar
 
 
 def parse(dataset: str, defaults: dict, systems: dict, sample: dict, argv, doc: str, testing: bool) -> argparse.Namespace:
-    """Resolve all options: table < option file < its settings for the system < its settings for the sample < command line; `typed` holds
-    the names given on the command line.
+    """Resolve all options: table < option file < what the system states < the option file's settings for the system, then for the
+    sample < command line; `typed` holds the names given on the command line.
 
     systems: settings by --model; sample: settings of the built-in sample, by --model where a value is a dict. Raises BadInput for
     combinations that make no sense.
@@ -156,7 +156,8 @@ def parse(dataset: str, defaults: dict, systems: dict, sample: dict, argv, doc: 
     first = Parser(add_help=False, allow_abbrev=False)  # the system decides the defaults that --help shows
     first.add_argument("--model", default=defaults.get("model", BY_NAME["model"].default))
     name = first.parse_known_args(argv)[0].model
-    defaults = defaults | systems.get(name, {})
+    if name in SYSTEMS:  # else the parser below names the ones there are
+        defaults = defaults | SYSTEMS[name].defaults | systems.get(name, {})
     typed = vars(parser(dataset, defaults, doc, testing).parse_args(argv))
     sample = {key: value for key, value in sample.items() if not isinstance(value, dict)} | sample.get(name, {})
     unknown = [name for name in {**defaults, **sample} if name not in BY_NAME]
@@ -181,25 +182,32 @@ def parse(dataset: str, defaults: dict, systems: dict, sample: dict, argv, doc: 
     options |= typed
     options["output"] = options["output"] or str(ROOT / "runs" / f"{dataset}-{options['model']}")
     options["seeds"] = options["seeds"] or [options["seed"]]
+    check(options)
     if {"seed", "seeds"} <= typed.keys():
         raise BadInput("--seed and --seeds: give one of them")
     if not testing:  # else the checkpoint names the system
         check_system(typed, name)
     if options["text_features"] and "prompt" in typed:
         raise BadInput(f"--text-features and --prompt {typed['prompt']}: features computed elsewhere have no prompt; give one of them")
-    check(options)
     return argparse.Namespace(dataset=dataset, sample=use_sample, typed=sorted(typed), **options)
 
 
 def check_system(typed, name: str) -> None:
-    """Raise BadInput where a model option was typed that the system `name` does not have. Bags have a length whatever the system."""
+    """Raise BadInput where an option of models or losses was typed that the system `name` does not have. Bags have a length whatever the
+    system.
+    """
+    own = {"model", "visual_length", *options_of(name), *SYSTEMS[name].weights}
+    weights = {option for system in SYSTEMS.values() for option in system.weights}
     for option in typed:
-        if BY_NAME[option].group == "model" and option not in {"model", "visual_length", *options_of(name)}:
+        if (BY_NAME[option].group == "model" or option in weights) and option not in own:
             raise BadInput(f"{BY_NAME[option].flag}: --model {name} has no such option; leave it out")
 
 
 def check(options: dict) -> None:
-    """Raise BadInput for values out of range."""
+    """Raise BadInput for values out of range, or in an option file none of the choices."""
+    for option in TABLE:
+        if option.choices and options[option.name] not in option.choices:
+            raise BadInput(f"{option.flag} {options[option.name]}: expected one of {', '.join(option.choices)}")
     least = {"visual_length": 1, "visual_width": 1, "visual_layers": 1, "attn_window": 1, "window_length": 1, "max_epoch": 1, "batch_size": 2, "visual_head": 1,
              "prompt_prefix": 0, "prompt_postfix": 0, "workers": 0, "grad_clip": 0, "allow_length_mismatch": 0, "test_crop": 0, "weight_decay": 0}  # fmt: skip
     for name, low in least.items():

@@ -158,7 +158,9 @@ def text_encoder(clip_model, width: int) -> nn.Module:
 
 
 def cosine(visual: Tensor, embeddings: Tensor) -> Tensor:
-    """Cosine similarity of each snippet (B, T, D) and class ((C+1, D) or (B, C+1, D)): (B, T, C+1), in float32."""
+    """Cosine similarity of each snippet (B, T, D) and class ((C+1, D) or (B, C+1, D)): (B, T, C+1) float32, or what
+    autocast makes of the products.
+    """
     visual = visual.float()
     products = visual @ F.normalize(embeddings.float(), dim=-1).transpose(-1, -2)
     return products / visual.norm(dim=-1, keepdim=True).clamp(min=1e-12)  # C+1 columns are divided instead of D

@@ -34,7 +34,7 @@ PAPER_RULE = {"reflip": "best epoch on test", "vadclip": "best on test"}  # of t
 FEW = 5  # videos: of a class that fewer of them show, resampling them says nothing
 SELECTED_ON_TEST = "selected on test"
 SELECTED = {"val": "held-out training videos", "last": "the last epoch", "test": f"TEST ({SELECTED_ON_TEST})"}
-SELECTED["released"] = "its authors' rule, which the file does not tell (VadCLIP's and HL-Net's: the test set)"
+SELECTED["released"] = "its authors' rule, which the file does not tell (VadCLIP's: the test set)"
 
 
 def frame_labels(video: GroundTruth, frames: int) -> np.ndarray:

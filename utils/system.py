@@ -29,10 +29,13 @@ class System(NamedTuple):
 
     build(class_names, clip_model, *, …) -> nn.Module: its keyword parameters are the model options that this system has.
     losses(output, labels (B, C+1) multi-hot, lengths (B,), options) -> {name: scalar, weighted}; their sum is minimised.
+    weights: the options that `losses` reads. defaults: settings that its paper has for every dataset; an option file wins over them.
     """
 
     build: Callable
     losses: Callable
+    weights: tuple[str, ...] = ()
+    defaults: dict = {}  # noqa: RUF012, never written to
     text: bool = True  # takes a text encoder or class text features
     whole: bool = False  # tested one whole video at a time, not in chunks of --visual-length
 

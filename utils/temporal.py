@@ -151,6 +151,8 @@ class ResidualAttentionBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
+        if width % heads:
+            raise BadInput(f"--visual-head {heads}: expected a divisor of --visual-width {width}")
         self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
         self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.mlp = FeedForward(width, 4 * width, QuickGELU(), dropout)
