@@ -1,5 +1,6 @@
 """VadCLIP: the released code's values, authors' checkpoints, padding as published and masked."""
 
+import json
 from argparse import Namespace
 from pathlib import Path
 
@@ -7,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+import ucf_test
 from model import SYSTEMS, build_model
 from utils import checkpoint
 from utils.errors import BadInput
 from utils.labels import XD
+from utils.scores import load_scores
 from utils.text import openai_clip
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
@@ -70,6 +73,33 @@ def test_a_checkpoint_of_the_authors_loads_and_gives_their_scores(older, tmp_pat
     out = model(torch.from_numpy(values["visual"]), torch.from_numpy(values["lengths"]))
     assert difference(out.coarse_logits, values["logits_coarse"][..., 0]) < 1e-5
     assert difference(out.alignment, values["logits_fine"]) < 1e-5
+
+
+@needs_golden
+def test_the_authors_file_through_the_test_script(tmp_path):
+    """`ucf_test.py --model vadclip --checkpoint model_ucf.pth` gives the released code's scores."""
+    values, weights, _ = golden("ucf")
+    torch.save(weights, tmp_path / "model_ucf.pth")
+    torch.save(
+        {key.removeprefix("clipmodel."): value for key, value in weights.items() if key.startswith("clipmodel.")}, tmp_path / "clip.pt"
+    )
+    rows, truth = ["path,label"], {}
+    for number, (features, length, label) in enumerate(zip(values["visual"], values["lengths"].tolist(), values["labels"], strict=True)):
+        (tmp_path / "features").mkdir(exist_ok=True)
+        np.save(tmp_path / "features" / f"v{number}.npy", features[:length])
+        rows.append(f"v{number}.npy,{label}")
+        truth[f"v{number}"] = {"frames": 16 * length, "fps": 30, "segments": [] if label == "Normal" else [[0, 8, str(label)]]}
+    (tmp_path / "test.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "gt.json").write_text(json.dumps(truth))
+    files = {"feature-root": "features", "test-list": "test.csv", "gt-path": "gt.json", "clip": "clip.pt", "checkpoint": "model_ucf.pth"}
+    files |= {"output": "out", "save-scores": "scores.npz"}
+    words = [word for name, file in files.items() for word in (f"--{name}", str(tmp_path / file))]
+    ucf_test.main([*words, "--model", "vadclip", "--visual-width", "64", "--visual-length", "48", "--device", "cpu"])
+    scores, _ = load_scores(tmp_path / "scores.npz")
+    for number, length in enumerate(values["lengths"].tolist()):
+        logits = torch.from_numpy(values["logits_fine"][number, :length])
+        assert np.allclose(scores[f"v{number}"].fine, logits.softmax(-1), atol=1e-5)
+        assert np.allclose(scores[f"v{number}"].coarse, 1 / (1 + np.exp(-values["logits_coarse"][number, :length, 0])), atol=1e-5)
 
 
 @needs_golden

@@ -202,7 +202,7 @@ def padding_rows(report: dict) -> list[tuple[str, ...]]:
     moved = figures(report.get("padding", {}).get("figures", {}))
     table = [("padding (%)", "published", "masked", "difference", "p")] if moved else []
     for path, row in moved.items():
-        if path[-1] in ("auc", "ap", "ano_auc", "ano_ap"):
+        if path[-1] in ("auc", "ap", "ano_auc", "ano_ap", "avg"):
             table.append((label(path), f"{100 * row['published']:.2f}", f"{100 * row['masked']:.2f}", percent(row), p_value(row)))
     return table
 
