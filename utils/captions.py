@@ -3,8 +3,8 @@
     {"video": "NAME", "frames": 300, "fps": 30.0, "model": "…", "revision": "…", "settings": {…}}
     {"snippet": 0, "frames": [0, 16], "caption": "a man walks down a street"}
 
-First a header, then one line per caption. Frames are 0-based, half-open. A timestamped sentence that belongs to no snippet has no "snippet";
-a rewrite has further keys ("source", "pairs", "seed"). NAME is the video's, without extension and crop suffix (utils.scores.video_name).
+First a header, then one line per caption. Frames are 0-based, half-open. A timestamped sentence that belongs to no snippet has no
+"snippet"; a rewrite has further keys ("source", "pairs", "seed"). NAME is without extension and crop suffix (utils.scores.video_name).
 """
 
 import gzip
@@ -18,9 +18,8 @@ from typing import NamedTuple
 
 from utils.errors import BadInput
 from utils.files import replacing
-from utils.scores import video_name
+from utils.scores import SNIPPET, video_name
 
-SNIPPET = 16  # frames a row stands for
 HEADER = '{"video": NAME, "frames": number, "fps": number, …}'
 LINE = '{"snippet": number, "frames": [start, end], "caption": text}'
 UCA = '{"duration": seconds, "timestamps": [[start, end], …], "sentences": [text, …]}'
@@ -85,7 +84,8 @@ def write_captions(path: Path | str, name: str, video: VideoCaptions) -> None:
     """Write the captions of video `name` as a .jsonl under `path`, whole or not at all."""
     lines = [header_line(name, video), *map(caption_line, video.captions)]
     with replacing(path) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        # half of a surrogate pair, which a JSON file may hold, goes out as it came in: \\ud83d
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="backslashreplace")
 
 
 def header_line(name: str, video: VideoCaptions) -> str:
@@ -186,7 +186,7 @@ def _from_uca(entry, fps: float, mended: dict[str, int]) -> VideoCaptions:
         mended["swapped"] += end < start
         mended["clipped"] += max(start, end) > duration or min(start, end) < 0
         start, end = (min(max(time, 0.0), duration) for time in sorted((start, end)))
-        captions.append(Caption(start * fps, end * fps, text))
+        captions.append(Caption(round(start * fps, 3), round(end * fps, 3), text))  # 4.8 s × 30 must not come out above 144 frames
     return VideoCaptions(fps * duration, fps, captions)
 
 
