@@ -148,8 +148,10 @@ def _locate(row: str, root: Path, index: dict) -> tuple[str, int | None, tuple[s
     return name, crop, best[0], files
 
 
-def _open(path: Path | str, width: int) -> np.ndarray:
-    """Map a feature file, (T, D) or (T, 10, D), and check all that its header tells; reads no features."""
+def open_features(path: Path | str, width: int, options: str = "--visual-width or --feature-root") -> np.ndarray:
+    """Map a feature file, (T, D) or (T, 10, D), and check all that its header tells; reads no features. Raises BadInput as load_features
+    does; `options` are those that it names.
+    """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
@@ -168,7 +170,7 @@ def _open(path: Path | str, width: int) -> np.ndarray:
         else:
             return array
     expected = f"expected float features (T, {width}) or (T, {CROPS}, {width})"
-    raise BadInput(f"{path}: {fault}; {expected}; extract it anew, or set --visual-width or --feature-root")
+    raise BadInput(f"{path}: {fault}; {expected}; extract it anew, or set {options}")
 
 
 def load_features(path: Path | str, width: int, crop: int | None = None) -> torch.Tensor:
@@ -177,7 +179,7 @@ def load_features(path: Path | str, width: int, crop: int | None = None) -> torc
     Raises BadInput for a file that is missing, empty, truncated, pickled, no array, no floats, of another rank or
     width, without rows, or not finite, and for a crop that is not there.
     """
-    array = _open(path, width)
+    array = open_features(path, width)
     if array.ndim == 3:
         if crop is None or not 0 <= crop < CROPS:
             raise BadInput(f"{path}: no crop {crop} in shape {array.shape}; choose --test-crop from 0 to {CROPS - 1}")
@@ -197,7 +199,7 @@ def check_features(videos: Sequence[Video], width: int) -> dict[str, int]:
     """
     rows = {}
     for video in videos:
-        shapes = [_open(file, width).shape for file in video.files]
+        shapes = [open_features(file, width).shape for file in video.files]
         rows[video.name] = shapes[0][0]
         for file, shape in zip(video.files, shapes, strict=True):
             if shape != shapes[0] or (len(shape) == 3 and video.crops is not None):
@@ -246,16 +248,18 @@ def same_content(videos: Sequence[Video], others: Sequence[Video]) -> list[tuple
 
 
 class FeatureDataset(torch.utils.data.Dataset):
-    """Training samples, one per video and crop: features (length, D) float32, valid rows, target (C+1,) float32.
+    """Training samples, one per video and crop: features (length, D) float32, valid rows, target (C+1,) float32, and with `captions`
+    (utils/caption_tree.py) the caption features (length, E) float32, brought to `length` as the features are.
 
-    `abnormal[i]` says whether sample i is of an abnormal video. Raises BadInput as load_features does.
+    An index is a number, or with captions (number, version), the version one of theirs. `abnormal[i]` says whether sample i is of an
+    abnormal video. Raises BadInput as load_features does.
     """
 
-    def __init__(self, videos: Sequence[Video], *, length: int, width: int):
-        self.length, self.width = length, width
+    def __init__(self, videos: Sequence[Video], *, length: int, width: int, captions=None):
+        self.length, self.width, self.captions = length, width, captions
         self.samples: list[tuple[Video, Path, int | None]] = []
         for video in videos:
-            ten = video.crops is None and _open(video.files[0], width).ndim == 3
+            ten = video.crops is None and open_features(video.files[0], width).ndim == 3
             crops = range(CROPS) if ten else (None,)
             self.samples += [(video, file, crop) for file in video.files for crop in crops]
         self.abnormal = [video.abnormal for video, _, _ in self.samples]
@@ -263,78 +267,24 @@ class FeatureDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, torch.Tensor]:
+    def name(self, index) -> str:
+        """The name of the video that an index of a batch stands for."""
+        return self.samples[index[0] if isinstance(index, tuple) else index][0].name
+
+    def __getitem__(self, index) -> tuple:
+        index, *version = index if isinstance(index, tuple) else (index,)
         video, file, crop = self.samples[index]
-        features, valid = resample(load_features(file, self.width, crop), self.length)
-        return features, valid, torch.tensor(video.target)
+        features = load_features(file, self.width, crop)
+        sample = (*resample(features, self.length), torch.tensor(video.target))
+        if self.captions is None:
+            return sample
+        crop = split_crop(file.name)[1] if crop is None else crop
+        return *sample, resample(self.captions.load(video, crop, len(features), *version), self.length)[0]
 
 
-def both_kinds(abnormal: Sequence[bool]) -> list[np.ndarray]:
-    """Numbers of the normal and of the abnormal samples. Raises BadInput where one kind is missing."""
-    kinds = [np.flatnonzero(np.asarray(abnormal, bool) == kind) for kind in (False, True)]
-    normal, anomalous = map(len, kinds)
-    if not (normal and anomalous):
-        found = f"{normal} normal and {anomalous} abnormal samples to train on"
-        raise BadInput(f"{found}; expected some of both; name a list that has them with --train-list")
-    return kinds
-
-
-class BalancedBatches(torch.utils.data.Sampler):
-    """Batches of sample numbers, all of one size: first half normal, second half abnormal (ReFLIP-VAD eq. 14: 64 + 64).
-
-    Each kind is drawn from shuffles of all its samples, one after another. An epoch ends with the batch in which the
-    larger kind has been seen whole; that batch is completed from its next shuffle. A half is `batch_size` / 2, or the
-    larger kind's count if less. The order depends on (seed, epoch) alone. Raises BadInput for an odd batch size and
-    where `abnormal` has one kind only.
-    """
-
-    def __init__(self, abnormal: Sequence[bool], batch_size: int, seed: int):
-        if batch_size < 2 or batch_size % 2:
-            raise BadInput(f"--batch-size {batch_size}: expected an even number, one half normal, one abnormal")
-        self.kinds = both_kinds(abnormal)
-        normal, anomalous = map(len, self.kinds)
-        self.half = min(batch_size // 2, max(normal, anomalous))
-        self.batches = -(-max(normal, anomalous) // self.half)
-        self.seed, self.epoch = seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        rng = np.random.default_rng((self.seed, self.epoch))
-        count = self.batches * self.half
-        halves = []
-        for samples in self.kinds:
-            shuffles = [rng.permutation(samples) for _ in range(-(-count // len(samples)))]
-            halves.append(np.concatenate(shuffles)[:count].reshape(self.batches, self.half))
-        yield from np.hstack(halves).tolist()
-
-
-class ShuffledBatches(torch.utils.data.Sampler):
-    """Batches of sample numbers from one shuffle of all samples, normal and abnormal as they come; the last one may be smaller. The order
-    depends on (seed, epoch) alone (XDVioDet; VadCLIP on XD-Violence). Raises BadInput where `abnormal` has one kind only.
-    """
-
-    def __init__(self, abnormal: Sequence[bool], batch_size: int, seed: int):
-        self.samples = sum(map(len, both_kinds(abnormal)))
-        self.size, self.seed, self.epoch = batch_size, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return -(-self.samples // self.size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.samples)
-        yield from (order[at : at + self.size].tolist() for at in range(0, self.samples, self.size))
-
-
-def test_videos(videos: Sequence[Video], width: int, crop: int) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and features (T, D) float32 of each video: of the one crop that its list names, else of crop `crop`.
+def test_videos(videos: Sequence[Video], width: int, crop: int, captions=None) -> Iterator[tuple]:
+    """Name and features (T, D) float32 of each video: of the one crop that its list names, else of crop `crop`; with `captions`
+    (utils/caption_tree.py) their source (T, E), too.
 
     A file of one crop is taken as it is. Raises BadInput where there is no such crop, and as load_features does.
     """
@@ -347,7 +297,9 @@ def test_videos(videos: Sequence[Video], width: int, crop: int) -> Iterator[tupl
         else:
             there = f"{video.name} has the crops {', '.join(map(str, crops))} in {video.files[0].parent}"
             raise BadInput(f"--test-crop {crop}: {there}; choose one of these")
-        yield video.name, load_features(file, width, crop if crops is None else None)
+        features = load_features(file, width, crop if crops is None else None)
+        taken = split_crop(file.name)[1] if crops is not None else crop
+        yield (video.name, features) if captions is None else (video.name, features, captions.load(video, taken, len(features)))
 
 
 def hold_out(videos: Sequence[Video], share: float, seed: int, dataset: Dataset) -> tuple[list[Video], list[Video]]:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from utils import trclip
 from utils.errors import BadInput
 from utils.losses import magnitude_separability, mil_align, mil_classification, text_separation
 from utils.prompt import PositionPrompt, PromptEncoder, check_features, cosine, text_encoder
 from utils.system import Output, Published, System
-from utils.temporal import FeedForward, LocalGraph, QuickGELU, TemporalNetwork
+from utils.temporal import FeedForward, LocalGraph, QuickGELU, TemporalNetwork, enter_autocast
 
 BLOCKS = ("both", "cls", "vta")
 
@@ -151,11 +152,6 @@ def vadclip_losses(out: Output, labels: Tensor, lengths: Tensor, options) -> dic
     }
 
 
-def enter_autocast(x: Tensor) -> Tensor:
-    """Cast once, at the model's door, not at each layer and back again."""
-    return x.to(torch.get_autocast_dtype(x.device.type)) if torch.is_autocast_enabled(x.device.type) else x
-
-
 def build_model(
     name: str,
     class_names: list[str],
@@ -268,6 +264,16 @@ SYSTEMS = {
             visual_length=256, prompt_prefix=10, prompt_postfix=10, optimizer="adamw", weight_decay=0.01, max_epoch=10,
             scheduler="multistep", grad_clip=0, lambda_align=1, seed=234,
         ),
+    ),
+    "trclip": System(
+        trclip.build,
+        vadclip_losses,
+        weights=("lambda_align", "lambda_text"),
+        defaults=dict(
+            visual_length=256, prompt_prefix=10, prompt_postfix=10, dropout=0.7, optimizer="adamw", weight_decay=0.01, max_epoch=10,
+            scheduler="multistep", grad_clip=0, lambda_align=1, seed=234,
+        ),
+        captions=True,
     ),
 }  # fmt: skip
 SYSTEMS |= {name: import_module(f"utils.{name}").SYSTEM for name in FILES}

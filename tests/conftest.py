@@ -51,6 +51,9 @@ def small_sample(tmp_path_factory):
         files |= {} if testing else {"train-list": "train.csv"}
         paths = [word for name, file in files.items() for word in (f"--{name}", str(folder / file))]
         sizes = f"--model {model} --visual-width 64 --visual-length 32 --device cpu"
+        if model == "trclip":
+            paths += ["--caption-root", str(folder / "captions")]
+            sizes += " --caption-width 64 --d-state 4"
         sizes += " --prompt-prefix 2 --prompt-postfix 2" if "prompt_prefix" in options_of(model) else ""
         training = "" if testing else "--batch-size 32 --max-epoch 2 --val-share 0.3"
         return [*paths, *sizes.split(), *training.split()]

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 
 import dataset
 from dataset import (
-    BalancedBatches,
     FeatureDataset,
-    ShuffledBatches,
     Video,
     check_features,
     chunk,
@@ -24,6 +22,7 @@ from dataset import (
     same_content,
     split_crop,
 )
+from utils.batches import BalancedBatches, ShuffledBatches
 from utils.errors import BadInput
 from utils.labels import UCF, XD, multi_hot
 

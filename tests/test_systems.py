@@ -37,7 +37,7 @@ def test_a_system_trains_and_tests(name, small_sample, tmp_path):
     ucf_test.main([*small_sample("ucf", True, name), "--checkpoint", str(best), "--output", str(tmp_path / "again")])
     again = json.loads((tmp_path / "again" / "report.json").read_text())
     assert again["coarse"] == report["coarse"]
-    if name == "vadclip":
+    if name in ("vadclip", "trclip"):
         ucf_test.main(
             ["--checkpoint", str(best), "--mask-padding", "--output", str(tmp_path / "masked")]
         )  # the checkpoint names the system
@@ -53,7 +53,8 @@ def test_a_system_trains_and_tests(name, small_sample, tmp_path):
 def test_gradients_reach_every_trained_parameter(name, small_clip, small_distilbert):
     more = {"distilbert": small_distilbert} if name == "reflip" else {}
     model = build_model(name, UCF.names, small_clip, visual_length=32, visual_width=64, prompt_prefix=4, prompt_postfix=4, **more)
-    out = model(torch.randn(2, 20, 64), torch.tensor([20, 6]))
+    captions = (torch.randn(2, 20, 768),) if SYSTEMS[name].captions else ()
+    out = model(torch.randn(2, 20, 64), torch.tensor([20, 6]), *captions)
     sum(part.float().square().sum() for part in (out.coarse, out.alignment, out.online) if part is not None).backward()
     unused = {key for key, p in model.named_parameters() if p.requires_grad and p.grad is None}
     assert unused <= {"disAdj.sigma"}  # stands in VadCLIP's checkpoints, used nowhere

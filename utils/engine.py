@@ -87,10 +87,12 @@ def make_scheduler(optimizer: torch.optim.Optimizer, options):
 
 
 def step(model: nn.Module, batch, optimizer, options, device: torch.device) -> dict[str, float]:
-    """One step of training on (features, lengths, labels); the value of each loss. Nothing is changed if the loss is not finite."""
-    features, lengths, labels = (part.to(device, non_blocking=True) for part in batch)
+    """One step of training on (features, lengths, labels), or with captions behind; the value of each loss. Nothing is changed if the loss
+    is not finite.
+    """
+    features, lengths, labels, *captions = (part.to(device, non_blocking=True) for part in batch)
     with autocast(device, options.precision):
-        out = model(features, lengths)
+        out = model(features, lengths, *captions)
     losses = SYSTEMS[options.model].losses(out, labels, lengths, options)
     total = sum(losses.values())
     values = {f"loss_{name}": value.item() for name, value in losses.items()} | {"loss": total.item()}
@@ -193,7 +195,7 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
             for number, (indices, batch) in enumerate(bar, 1):
                 values = step(model, batch, run.optimizer, options, device)
                 if not math.isfinite(values["loss"]):
-                    raise BadInput(not_finite(values, epoch, number, [train.samples[index][0].name for index in indices]))
+                    raise BadInput(not_finite(values, epoch, number, [train.name(index) for index in indices]))
                 if run.average:
                     run.average.update(model)
                 sums.update(values)
@@ -224,10 +226,8 @@ def not_finite(values: dict, epoch: int, number: int, names: list[str]) -> str:
 
 
 @torch.inference_mode()
-def predict(
-    model: nn.Module, videos: Iterable[tuple[str, Tensor]], options, device: torch.device, total: int | None = None
-) -> dict[str, Scores]:
-    """Scores of each (name, features (T, D)): {name: Scores}, float32.
+def predict(model: nn.Module, videos: Iterable[tuple], options, device: torch.device, total: int | None = None) -> dict[str, Scores]:
+    """Scores of each (name, features (T, D)) or (name, features, captions (T, E)): {name: Scores}, float32.
 
     Videos are cut into chunks of `visual_length`, and chunks of like length share a batch, unless the system is tested on whole videos (of
     up to WHOLE snippets); the text side is run once.
@@ -238,24 +238,25 @@ def predict(
     with autocast(device, options.precision):
         text = model.text_features()
     scores: dict[str, list] = {}
-    waiting: list[tuple[str, int, Tensor]] = []
+    waiting: list[tuple[str, int, tuple[Tensor, ...]]] = []
 
     def flush():
-        waiting.sort(key=lambda item: len(item[2]))
+        waiting.sort(key=lambda item: len(item[2][0]))
         size = 1 if whole else 16
         for batch in (waiting[i : i + size] for i in range(0, len(waiting), size)):
-            lengths = torch.tensor([len(features) for _, _, features in batch], device=device)
-            features = nn.utils.rnn.pad_sequence([features for _, _, features in batch], batch_first=True).to(device)
+            lengths = torch.tensor([len(inputs[0]) for _, _, inputs in batch], device=device)
+            columns = zip(*(inputs for _, _, inputs in batch), strict=True)  # features, and captions where there are some
+            features, *captions = (nn.utils.rnn.pad_sequence(column, batch_first=True).to(device) for column in columns)
             with autocast(device, options.precision):
-                out = model(features, lengths, text)
+                out = model(features, lengths, *captions, text=text)
             fine = None if out.alignment is None else out.alignment.float().softmax(-1)
             found = [part if part is None else part.float().cpu().numpy() for part in (out.coarse, fine, out.online)]
-            for row, (name, position, valid) in enumerate(batch):
+            for row, (name, position, (valid, *_)) in enumerate(batch):
                 scores[name][position] = [part if part is None else part[row, : len(valid)] for part in found]
         waiting.clear()
 
-    for name, features in tqdm(videos, "scores", total, unit="video", leave=False):
-        parts = features.split(WHOLE if whole else options.visual_length)
+    for name, *inputs in tqdm(videos, "scores", total, unit="video", leave=False):
+        parts = list(zip(*(part.split(WHOLE if whole else options.visual_length) for part in inputs), strict=True))
         scores[name] = [None] * len(parts)
         waiting += [(name, position, part) for position, part in enumerate(parts)]
         if len(waiting) >= 128:

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dataset import BalancedBatches, FeatureDataset, ShuffledBatches, check_features, hold_out, read_list, same_content, test_videos
+from dataset import FeatureDataset, check_features, hold_out, read_list, same_content, test_videos
 from model import SYSTEMS, build_model, options_of
 from tools.make_sample import is_current, make_sample
 from utils import checkpoint, engine, plots, report, text
+from utils.batches import BalancedBatches, DrawnVersions, ShuffledBatches
+from utils.caption_tree import SOURCE, CaptionTree, source_folder
 from utils.errors import BadInput
 from utils.files import make_folder, read_json, write_json
 from utils.ground_truth import load_ground_truth
@@ -30,7 +32,8 @@ def announce(options) -> None:
     """Say which data is used; make the built-in sample if it is wanted and not there yet."""
     title = DATASETS[options.dataset].title
     if not options.sample:
-        print(f"data: {title} features in {options.feature_root}")
+        what = "captions" if options.model == "trclip" and options.branches == "text" else "features"
+        print(f"data: {title} {what} in {options.feature_root}")
         return
     print(f"data: built-in sample (simulated features; figures say nothing about {title})")
     folder = ROOT / "data" / "sample" / options.dataset
@@ -93,11 +96,13 @@ def describe(model: torch.nn.Module, options) -> str:
     modules = [module for name, module in model.named_children() if parts is None or name in parts]
     parameters = sum(p.numel() for module in modules for p in module.parameters() if p.requires_grad)
     device, classes = next(model.parameters()).device, len(DATASETS[options.dataset].names)
-    shape = (options.visual_length, options.visual_width)
+    widths = [options.visual_width, *([options.caption_width] if with_captions(options) else [])]
+    inputs = [torch.zeros(1, options.visual_length, width, device=device) for width in widths]
+    inputs.insert(1, torch.tensor([options.visual_length], device=device))
+    word = getattr(model, "word_linear", None)  # of TrCLIP-VAD: text features are as wide as both branches
+    text = torch.zeros(classes, options.visual_width if word is None else word.out_features, device=device)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(
-            torch.zeros(1, *shape, device=device), torch.tensor(shape[:1], device=device), torch.zeros(classes, shape[1], device=device)
-        )
+        model.eval()(*inputs, text=text)
     total = counter.get_flop_counts()
     flops = sum(sum(counts.values()) for name, counts in total.items() if (name.split(".")[-1] in parts if parts else name == "Global"))
     of = f"{options.temporal} network and CLS block" if parts else options.model
@@ -106,14 +111,43 @@ def describe(model: torch.nn.Module, options) -> str:
 
 
 class Data(NamedTuple):
-    """The data of one run. Videos are lists of dataset.Video; train and batches are None for a test script."""
+    """The data of one run. Videos are lists of dataset.Video; train and batches are None for a test script, captions for a system that
+    reads none.
+    """
 
     dataset: Dataset
     train: FeatureDataset | None
-    batches: BalancedBatches | ShuffledBatches | None
+    batches: BalancedBatches | ShuffledBatches | DrawnVersions | None
     held_out: list
     test: list
     truth: dict
+    captions: CaptionTree | None = None
+    without_captions: list = []  # noqa: RUF012, names of test videos, never written to
+
+
+def with_captions(options) -> bool:
+    """Whether the system reads caption features, as its branches say."""
+    return SYSTEMS[options.model].captions and options.branches != "visual"
+
+
+def load_captions(options) -> CaptionTree | None:
+    """The caption tree of a system that reads one."""
+    if not with_captions(options):
+        return None
+    mismatch = options.allow_length_mismatch
+    return CaptionTree(options.caption_root, options.caption_width, missing=options.missing_captions, mismatch=mismatch)
+
+
+def training_versions(captions: CaptionTree, choice: str) -> tuple[str, ...]:
+    """The versions of the captions that training draws from (`--caption-choice`). Raises BadInput where the one is not there."""
+    if choice == "random":
+        return captions.versions
+    if choice not in captions.versions:
+        raise BadInput(
+            f"--caption-choice {choice}: {captions.root} has {', '.join(captions.versions)}; rewrite the captions (tools.rewrite_captions, "
+            f"tools.embed_captions --output {captions.root / choice}), or choose one of these"
+        )
+    return (choice,)
 
 
 def load_data(options, seed: int | None) -> Data:
@@ -124,16 +158,25 @@ def load_data(options, seed: int | None) -> Data:
     dataset = DATASETS[options.dataset]
     test = read_list(options.test_list, options.feature_root, dataset, "--test-list")
     truth = load_ground_truth(options.gt_path, dataset)
-    check_lengths(check_features(test, options.visual_width), truth, options.allow_length_mismatch)
+    rows = check_features(test, options.visual_width)
+    check_lengths(rows, truth, options.allow_length_mismatch)
+    captions = load_captions(options)
+    without = captions.check(test, rows) if captions else []
+    if without:
+        print(f"note: {len(without)} of {len(test)} test videos have no captions and take zeros: {', '.join(without[:5])}")
     if seed is None:
-        return Data(dataset, None, None, [], test, truth)
+        return Data(dataset, None, None, [], test, truth, captions, without)
     videos, held_out = read_list(options.train_list, options.feature_root, dataset, "--train-list"), []
     both = sorted({video.name for video in videos} & {video.name for video in test})
     if both:
         print(f"note: {len(both)} videos are in the training and in the test list: {', '.join(both[:5])}")
     if pairs := [f"{a} = {b}" for a, b in same_content(videos, test) if a != b]:
         print(f"note: {len(pairs)} training videos have the features of a test video, byte for byte: {', '.join(pairs)}")
-    check_features(videos, options.visual_width)
+    rows = check_features(videos, options.visual_width)
+    if captions:
+        versions = training_versions(captions, options.caption_choice)
+        silent = captions.check(videos, rows, dict.fromkeys((SOURCE, *versions)))
+        print(f"captions: {captions.root}, training draws from {', '.join(versions)}; {len(silent)} training videos have none")
     if options.select == "val":
         videos, held_out = hold_out(videos, options.val_share, seed, dataset)
         if len({video.abnormal for video in held_out}) < 2:
@@ -141,16 +184,18 @@ def load_data(options, seed: int | None) -> Data:
                 f"--select val: the {len(held_out)} held-out videos are all of one kind; "
                 f"raise --val-share {options.val_share}, or --select last"
             )
-    train = FeatureDataset(videos, length=options.visual_length, width=options.visual_width)
-    kind = {"balanced": BalancedBatches, "shuffle": ShuffledBatches}[options.sampling]
-    return Data(dataset, train, kind(train.abnormal, options.batch_size, seed), held_out, test, truth)
+    train = FeatureDataset(videos, length=options.visual_length, width=options.visual_width, captions=captions)
+    batches = {"balanced": BalancedBatches, "shuffle": ShuffledBatches}[options.sampling](train.abnormal, options.batch_size, seed)
+    if captions:
+        batches = DrawnVersions(batches, versions)
+    return Data(dataset, train, batches, held_out, test, truth, captions, without)
 
 
-def score(model, videos, options) -> dict:
-    """Scores of a list of videos, one crop each (engine.predict)."""
+def score(model, videos, options, captions: CaptionTree | None = None) -> dict:
+    """Scores of a list of videos, one crop each (engine.predict), with their source captions where the system reads some."""
     return engine.predict(
         model,
-        test_videos(videos, options.visual_width, options.test_crop),
+        test_videos(videos, options.visual_width, options.test_crop, captions),
         options,
         pick_device(options.device),
         len(videos),
@@ -166,10 +211,10 @@ def selection_figure(data: Data, options):
     metric = "auc" if options.dataset == "ucf" else "ap"
     if options.select == "val":
         abnormal = {video.name: video.abnormal for video in data.held_out}
-        return lambda model: engine.video_figure(score(model, data.held_out, options), abnormal, metric, options.val_figure)
+        return lambda model: engine.video_figure(score(model, data.held_out, options, data.captions), abnormal, metric, options.val_figure)
     if options.select == "test":
         part = "coarse" if options.dataset == "ucf" else "fine"
-        return lambda model: report.frame_figure(score(model, data.test, options), data.truth, part, metric)
+        return lambda model: report.frame_figure(score(model, data.test, options, data.captions), data.truth, part, metric)
     return None
 
 
@@ -217,7 +262,7 @@ def test(model, path: Path, data: Data, options, folder: Path) -> Tested:
     if not released:
         matches(saved, model, path, options)
     checkpoint.load_trained_state(model, saved["weights"], path)
-    scores = score(model, data.test, options)
+    scores = score(model, data.test, options, data.captions)
     drawn = report.resample(scores, data.truth, data.dataset)
     selected = "released" if released else saved["options"]["select"] if saved.get("figure") is not None else "last"
     result = {
@@ -236,6 +281,8 @@ def test(model, path: Path, data: Data, options, folder: Path) -> Tested:
     trained_so = not released and saved["options"].get("mask_padding")
     if getattr(model, "mask_padding", False) and not trained_so and not SYSTEMS[options.model].whole:  # whole videos have no padding
         result["padding"] = padding_effect(model, data, options, drawn)
+    if data.captions:
+        result["without_captions"] = data.without_captions
     for place in {folder / "scores.npz", Path(options.save_scores or folder / "scores.npz")}:
         save_scores(place, scores, data.dataset.names)
     report.write_report(folder, result)
@@ -251,7 +298,7 @@ def test(model, path: Path, data: Data, options, folder: Path) -> Tested:
 def padding_effect(model, data: Data, options, masked: dict) -> dict:
     """What masking the padding moves: paired differences of the figures with it (`masked`, from report.resample) and as published."""
     model.mask_padding = False
-    published = report.resample(score(model, data.test, options), data.truth, data.dataset)
+    published = report.resample(score(model, data.test, options, data.captions), data.truth, data.dataset)
     model.mask_padding = True
     rows = {
         path: {"published": float(published[path][0]), "masked": float(masked[path][0]), **difference(masked[path], published[path])}
@@ -332,9 +379,12 @@ def tested_options(options, path: Path, saved: dict):
         if name in BY_NAME and name not in ("device", "output", "seeds", *options.typed)
     }
     sample = options.sample and saved["options"]["sample"]
+    merged = {**vars(options), **known, "sample": sample}
+    if merged["branches"] == "text" and "caption_root" in options.typed and "feature_root" not in options.typed:
+        known["feature_root"] = merged["feature_root"] = str(source_folder(options.caption_root))
     if options.sample and not sample and "feature_root" not in known:
         raise BadInput(f"{path}: trained on your own features; name them with --feature-root")
-    return argparse.Namespace(**{**vars(options), **known, "sample": sample})
+    return argparse.Namespace(**merged)
 
 
 def test_folder(options, path: Path) -> Path:

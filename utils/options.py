@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model import BLOCKS, SYSTEMS, options_of
+from utils.caption_tree import source_folder
 from utils.errors import BadInput
 from utils.prompt import PROMPTS
 from utils.temporal import TEMPORAL
+from utils.trclip import BRANCHES, STACKS
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,6 +35,9 @@ class Option:
 
 TABLE = [
     Option("data", "feature_root", None, str, "folder with NAME__0.npy … or NAME.npy; without it the built-in sample is used"),
+    Option("captions", "caption_root", None, str, "caption features (trclip): DIR/source, DIR/rewrite-1, … with NAME.npy (T, E) each, or the source alone in DIR (tools.embed_captions)"),
+    Option("captions", "caption_choice", "random", str, "version of the captions in training: one drawn each time a video is loaded, or always the same; testing takes the source", ("random", "source", "rewrite-1", "rewrite-2")),
+    Option("captions", "missing_captions", "error", str, "what becomes of a video without captions", ("error", "zeros")),
     Option("data", "train_list", None, str, "CSV path,label of the training videos (list/ holds the official ones)"),
     Option("data", "test_list", None, str, "CSV path,label of the test videos"),
     Option("data", "gt_path", None, str, "ground truth as JSON (tools.make_gt)"),
@@ -40,7 +45,7 @@ TABLE = [
     Option("data", "allow_length_mismatch", 0, int, "accept videos whose features and ground truth differ by up to so many snippets"),
     Option("data", "workers", 0, int, "processes that load features"),
     Option("model", "model", "reflip", str, "which system", tuple(SYSTEMS)),
-    Option("model", "visual_length", 512, int, "snippets T of a training bag and (reflip, vadclip) of a test chunk", tried="64 128 256 512 1024"),
+    Option("model", "visual_length", 512, int, "snippets T of a training bag and (reflip, vadclip, trclip) of a test chunk", tried="64 128 256 512 1024"),
     Option("model", "visual_width", 512, int, "feature width D (CLIP ViT-B/16: 512)"),
     Option("model", "feature_scale", 1.0, float, "features are multiplied by this: CLIP's have norm 10, a sentence encoder's norm 1 wants 10 (ours)"),
     Option("model", "visual_layers", 1, int, "blocks in each stage of the temporal network"),
@@ -55,9 +60,17 @@ TABLE = [
     Option("model", "template", "a video of", str, "words before the class name with --prompt template", tried='"a video of", "a long video of"'),
     Option("model", "prompt_prefix", 12, int, "prompt tokens before the class name; N = prefix + postfix", tried="N = 8 16 20 24 32"),
     Option("model", "prompt_postfix", 12, int, "prompt tokens after the class name"),
+    Option("model", "branches", "both", str, "trclip: visual branch, branch of captions, or both", BRANCHES),
+    Option("model", "caption_width", 768, int, "trclip: width E of the caption features (SimCSE: 768)"),
+    Option("model", "caption_scale", 1.0, float, "trclip: caption features are multiplied by this; an encoder of norm 1 wants 10 (ours)"),
+    Option("model", "stack", "mamba", str, "trclip: what follows the graphs of the visual branch; transformer is a global one (ours)", STACKS),
+    Option("model", "text_stack", "none", str, "trclip: the same in the branch of captions, before its MTN (ours; the paper has none)", STACKS),
+    Option("model", "mtn", True, bool, "trclip: multi-scale temporal network at the end of either branch"),
+    Option("model", "d_state", 256, int, "trclip: states a channel of the Mamba blocks"),
+    Option("model", "mamba_width", None, int, "trclip: the narrower of Mamba's two widths; without it half of the branch's (paper: 256 of 512)"),
     Option("model", "temperature", 0.07, float, "τ of the alignment map", tried="0.01 0.03 0.05 0.07 0.09 0.1"),
-    Option("model", "dropout", 0.0, float, "dropout; reflip, vadclip (ours): in the feed-forward networks, reflip before the CLS block, too"),
-    Option("model", "mask_padding", False, bool, "padding never reaches a valid snippet (ours; reflip always); without it as published: vadclip, and hlnet in training, which tests whole videos"),
+    Option("model", "dropout", 0.0, float, "dropout; reflip, vadclip (ours): in the feed-forward networks, reflip before the CLS block, too; trclip: behind each branch"),
+    Option("model", "mask_padding", False, bool, "padding never reaches a valid snippet (ours; reflip always); without it as published: vadclip, trclip, and hlnet in training, which tests whole videos"),
     Option("text", "clip", "ViT-B/16", str, "CLIP name (downloaded on first use) or a file in OpenAI's format"),
     Option("text", "sentence_encoder", None, str, "transformers name or folder of a sentence encoder, as text side for features that live in its space"),
     Option("text", "text_features", None, str, ".npy of (C+1, D) class text features computed elsewhere; no text encoder is loaded then"),
@@ -94,6 +107,7 @@ GROUPS = {
     "data": "data",
     "model": "model",
     "text": "model: text side",
+    "captions": "captions (trclip)",
     "training": "training",
     "evaluation": "evaluation",
     "output": "output",
@@ -107,6 +121,7 @@ PER_MACHINE = {
     "device",
     "workers",
     "feature_root",
+    "caption_root",
     "train_list",
     "test_list",
     "gt_path",
@@ -164,11 +179,16 @@ def parse(dataset: str, defaults: dict, systems: dict, sample: dict, argv, doc: 
     if unknown:
         raise BadInput(f"{dataset}_option.py: unknown option {unknown[0]!r}; the names are in utils/options.py")
     options = {option.name: option.default for option in TABLE} | defaults
+    given = options | typed
+    captioned = name in SYSTEMS and SYSTEMS[name].captions and given["branches"] == "text" and given["feature_root"] is None
+    if captioned and given["caption_root"] is not None:  # captions are all there is: they tell which videos there are, and how long
+        options |= {"feature_root": str(source_folder(given["caption_root"])), "visual_width": given["caption_width"]}
     use_sample = "feature_root" not in typed and options["feature_root"] is None
     if use_sample:
         folder = ROOT / "data" / "sample" / dataset
         files = {
             "feature_root": "features",
+            "caption_root": "captions",
             "train_list": "train.csv",
             "test_list": "test.csv",
             "gt_path": "gt.json",
@@ -198,8 +218,10 @@ def check_system(typed, name: str) -> None:
     """
     own = {"model", "visual_length", *options_of(name), *SYSTEMS[name].weights}
     weights = {option for system in SYSTEMS.values() for option in system.weights}
+    if SYSTEMS[name].captions:
+        own |= {option.name for option in TABLE if option.group == "captions"}
     for option in typed:
-        if (BY_NAME[option].group == "model" or option in weights) and option not in own:
+        if (BY_NAME[option].group in ("model", "captions") or option in weights) and option not in own:
             raise BadInput(f"{BY_NAME[option].flag}: --model {name} has no such option; leave it out")
 
 
@@ -208,7 +230,7 @@ def check(options: dict) -> None:
     for option in TABLE:
         if option.choices and options[option.name] not in option.choices:
             raise BadInput(f"{option.flag} {options[option.name]}: expected one of {', '.join(option.choices)}")
-    least = {"visual_length": 1, "visual_width": 1, "visual_layers": 1, "attn_window": 1, "window_length": 1, "max_epoch": 1, "batch_size": 2, "visual_head": 1,
+    least = {"caption_width": 1, "d_state": 1, "visual_length": 1, "visual_width": 1, "visual_layers": 1, "attn_window": 1, "window_length": 1, "max_epoch": 1, "batch_size": 2, "visual_head": 1,
              "prompt_prefix": 0, "prompt_postfix": 0, "workers": 0, "grad_clip": 0, "allow_length_mismatch": 0, "test_crop": 0, "weight_decay": 0}  # fmt: skip
     for name, low in least.items():
         if options[name] < low:
@@ -216,9 +238,17 @@ def check(options: dict) -> None:
     for name, (low, high) in {"val_share": (0, 0.9), "dropout": (0, 0.99), "ema": (0, 0.9999)}.items():
         if not low <= options[name] <= high:
             raise BadInput(f"{BY_NAME[name].flag} {options[name]}: expected a value from {low} to {high}")
-    for name in ("lr", "temperature", "feature_scale"):
+    for name in ("lr", "temperature", "feature_scale", "caption_scale"):
         if not options[name] > 0:
             raise BadInput(f"{BY_NAME[name].flag} {options[name]}: expected a value above 0")
+    if options["mamba_width"] is not None and options["mamba_width"] < 1:
+        raise BadInput(f"--mamba-width {options['mamba_width']}: expected 1 or more")
+    system = SYSTEMS[options["model"]]
+    if system.captions and options["branches"] != "visual" and options["caption_root"] is None:
+        raise BadInput(
+            f"--model {options['model']} --branches {options['branches']}: needs --caption-root, the folder of caption features "
+            f"(README, Captions); or train the visual branch alone: --branches visual"
+        )
     if options["sampling"] == "balanced" and options["batch_size"] % 2:
         raise BadInput(f"--batch-size {options['batch_size']}: expected an even number, half of a batch is normal")
     if options["select"] == "val" and options["val_share"] == 0:

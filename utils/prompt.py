@@ -147,10 +147,12 @@ def check_features(features: Tensor, class_names, width: int) -> FixedFeatures:
     return FixedFeatures(features.float())
 
 
-def text_encoder(clip_model, width: int) -> nn.Module:
-    """An OpenAI CLIP, or an encoder of utils/text.py as it is. Raises BadInput where its columns are not the features'."""
+def text_encoder(clip_model, width: int | None) -> nn.Module:
+    """An OpenAI CLIP, or an encoder of utils/text.py as it is. Raises BadInput where its columns are not the features' `width`; None takes
+    any.
+    """
     text = clip_model if hasattr(clip_model, "tokens") else CLIPText(clip_model)
-    if text.output_width != width:
+    if width not in (None, text.output_width):
         raise BadInput(
             f"--visual-width {width}: the text encoder gives {text.output_width} columns; features and text must live in one space"
         )

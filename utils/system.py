@@ -37,6 +37,7 @@ class System(NamedTuple):
     weights: tuple[str, ...] = ()
     defaults: dict = {}  # noqa: RUF012, never written to
     text: bool = True  # takes a text encoder or class text features
+    captions: bool = False  # takes a caption feature beside each snippet's (--caption-root)
     whole: bool = False  # tested one whole video at a time, not in chunks of --visual-length
 
 

@@ -15,6 +15,11 @@ from utils.errors import BadInput
 SLOPE = 1.702  # of QuickGELU
 
 
+def enter_autocast(x: Tensor) -> Tensor:
+    """Cast once, at a model's door, not at each layer and back again."""
+    return x.to(torch.get_autocast_dtype(x.device.type)) if torch.is_autocast_enabled(x.device.type) else x
+
+
 class QuickGELU(nn.Module):
     """x · σ(1.702 x), written with SiLU, whose backward pass goes over memory once."""
 

@@ -1,0 +1,115 @@
+"""Caption features beside the features of the videos: paired by name and length, never by row number (systems.md §2).
+
+A caption tree (`--caption-root DIR`) holds one folder a version, DIR/source, DIR/rewrite-1, …, in each NAME.npy (T, E), one row per 16
+frames; without a folder `source` DIR itself is the source, and there are no rewrites. Names as published are read too: NAME_emb_0.npy,
+NAME_emb__0.npy, the number being that of the crop. E caption width.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from dataset import Video, index_features, load_features, open_features
+from utils.errors import BadInput
+from utils.scores import SNIPPET
+
+SOURCE = "source"
+
+
+def source_folder(root: Path | str) -> Path:
+    """Where the source captions of a caption tree lie."""
+    return Path(root, SOURCE) if Path(root, SOURCE).is_dir() else Path(root)
+
+
+def split_published(name: str, number: int | None) -> tuple[str, int | None]:
+    """`Abuse001_x264_emb_0` or (`Abuse001_x264_emb`, 0) -> (`Abuse001_x264`, 0); other names as they are."""
+    match = re.fullmatch(r"(.+)_emb(?:_(\d))?", name)
+    return (match[1], int(match[2]) if match[2] else number) if match else (name, number)
+
+
+class CaptionTree:
+    """The caption features below `root`, each `width` wide. `versions` are the folders' names, "source" first.
+
+    missing: what becomes of a video without source captions, "error" or "zeros". mismatch: by how many rows captions may be off; longer
+    ones are cut, shorter ones repeat their last row. Raises BadInput where there is no such folder.
+    """
+
+    def __init__(self, root: Path | str, width: int, *, missing: str = "error", mismatch: int = 0):
+        self.root, self.width, self.missing, self.mismatch = Path(root), width, missing, mismatch
+        if not self.root.is_dir():
+            raise BadInput(f"{root}: no such folder; name the folder of the caption features with --caption-root")
+        folders = {SOURCE: source_folder(root)}
+        if folders[SOURCE] != self.root:
+            rewrites = [path for path in self.root.glob("rewrite-*") if path.is_dir()]
+            folders |= {path.name: path for path in sorted(rewrites, key=lambda path: (len(path.name), path.name))}
+        self.versions = tuple(folders)
+        self.files = {version: self._index(folder) for version, folder in folders.items()}
+
+    @staticmethod
+    def _index(folder: Path) -> dict[str, dict[tuple, dict[int | None, Path]]]:
+        """name -> folder below, as parts -> number (None without) -> file."""
+        index: dict[str, dict] = {}
+        for name, homes in index_features(folder.absolute()).items():
+            for home, files in homes.items():
+                for number, file in files.items():
+                    plain, crop = split_published(name, number)
+                    index.setdefault(plain, {}).setdefault(home, {})[crop] = file
+        return index
+
+    def find(self, video: Video, crop: int | None, version: str = SOURCE) -> Path | None:
+        """The file for a crop of a video: that crop's own, else the one without number, else the lowest; None where there is none.
+
+        Raises BadInput where the name lies in two folders and neither is named as the feature's own, and where only a rewrite is missing.
+        """
+        homes = self.files[version].get(video.name, {})
+        if len(homes) > 1:
+            own = [home for home in homes if home[-1:] == (video.files[0].parent.name,)]
+            if len(own) != 1:
+                two = [next(iter(files.values())) for files in homes.values()][:2]
+                raise BadInput(f"{video.name}: captions {two[0]} and {two[1]}; keep one of the two")
+            homes = {own[0]: homes[own[0]]}
+        if not homes:
+            if version != SOURCE and self.find(video, crop) is not None:
+                raise BadInput(
+                    f"{self.root / version}: no captions of {video.name}, which has some in {SOURCE}; finish tools.rewrite_captions and "
+                    f"tools.embed_captions, or train with --caption-choice {SOURCE}"
+                )
+            return None
+        files = next(iter(homes.values()))
+        return files[crop] if crop in files else files[min(files, key=lambda number: -1 if number is None else number)]
+
+    def check(self, videos: Sequence[Video], rows: dict[str, int], versions: Sequence[str] = (SOURCE,)) -> list[str]:
+        """Check name, shape and length of every caption file before anything is trained; the names of the videos without captions.
+
+        rows: T of each video. Raises BadInput naming file and video where one is missing (`missing` "error"), misshapen, or of another
+        length.
+        """
+        without = []
+        for video in videos:
+            files = {self.find(video, crop, version): version for version in versions for crop in video.crops or (None,)}
+            if None in files:
+                if self.missing == "error":
+                    raise BadInput(
+                        f"{self.root}: no captions of {video.name}; caption it (tools.caption_videos, tools.embed_captions), drop it from "
+                        f"the list, or take zeros with --missing-captions zeros"
+                    )
+                without.append(video.name)
+                continue
+            for file in files:
+                found = len(open_features(file, self.width, "--caption-width or --caption-root"))
+                if abs(found - rows[video.name]) > self.mismatch:
+                    raise BadInput(
+                        f"{file}: {found} rows, the features of {video.name} have {rows[video.name]}, one per {SNIPPET} frames; embed the "
+                        f"captions with --feature-root, or accept it with --allow-length-mismatch {abs(found - rows[video.name])}"
+                    )
+        return without
+
+    def load(self, video: Video, crop: int | None, rows: int, version: str = SOURCE) -> torch.Tensor:
+        """(rows, E) float32; zeros for a video without captions where `missing` says so."""
+        file = self.find(video, crop, version)
+        if file is None:
+            return torch.zeros(rows, self.width)
+        captions = load_features(file, self.width)[:rows]
+        return torch.cat([captions, captions[-1:].expand(rows - len(captions), -1)])
