@@ -1,0 +1,276 @@
+"""Captions in other words: each sentence rewritten by a language model, LaCLIP's in-context way, once per version.
+
+    python -m tools.rewrite_captions data/captions --output data/rewrites --llm Qwen/Qwen2.5-7B
+    python -m tools.rewrite_captions UCFCrime_Train.json --output data/rewrites --endpoint http://localhost:8000/v1 --model Qwen/Qwen2.5-7B
+
+CAPTIONS is what utils/captions.py reads: NAME.jsonl or folders of them, UCA's, VADTree's and SwinBERT's files. The rewrites are
+DIR/rewrite-1/[folders/]NAME.jsonl, DIR/rewrite-2/…, each with its source, the line numbers of the three pairs of its prompt, its seed, and
+`fallback` where the model gave fewer than two words and the source was taken over.
+
+A prompt is "write image captions differently,", three `input => output` pairs drawn from --pairs, the caption (on one line, its first
+--longest words) and ` =>`; of the answer counts what stands before the first new line. Such prompts suit base models; --api chat is for
+servers that have no completions. Paragraphs want more than the recipe's 77 tokens: --max-tokens. A key is taken from OPENAI_API_KEY.
+
+Every answer is kept in --cache as soon as it is there, so that after an interruption, a kill or a server's failure the same command goes on
+without asking twice. A rewrite that you correct in its file stays as you wrote it. What the same sentence becomes depends on --seed and the
+version, not on order or concurrency; a server may or may not honour the seed it is sent.
+"""
+
+import argparse
+import contextlib
+import math
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+
+from tqdm import tqdm
+
+from utils.captions import Caption, VideoCaptions, read_caption_file, read_captions, write_captions
+from utils.errors import BadInput, exit_code
+from utils.files import make_folder, read_json, write_json
+from utils.llm import Endpoint, LocalModel, Sampling
+from utils.rewriting import Answers, Request, file_digest, make_request, one_line, read_pairs, rewrite_of
+
+POOL = Path(__file__).parents[1] / "list" / "caption_pairs.txt"
+
+
+def folders_of(paths: list[str]) -> dict[str, Path]:
+    """NAME -> the folder below its CAPTIONS folder in which NAME.jsonl lies; other files have none."""
+    found = {}
+    for path in filter(os.path.isdir, paths):
+        for file in Path(path).rglob("*.jsonl"):
+            found[file.name.removesuffix(".jsonl")] = file.parent.relative_to(path)
+    return found
+
+
+def written_before(path: Path) -> dict[tuple, Caption]:
+    """The rewrites that an output file holds already, by frames and source, corrected by hand or not. Empty where there is none."""
+    if not path.exists():
+        return {}
+    return {(caption.start, caption.end, caption.more.get("source")): caption for caption in read_caption_file(path)[1].captions}
+
+
+def rewritten(caption: Caption, request: Request, answer: str, chat: bool) -> Caption:
+    """The caption's line in the output: the rewrite, or the source marked as `fallback`, with where it comes from."""
+    text = rewrite_of(answer, request, chat)
+    more = {**caption.more, "source": caption.text, "pairs": list(request.pairs), "seed": request.seed}
+    more.pop("fallback", None)
+    return caption._replace(text=caption.text if text is None else text, more=more | ({"fallback": True} if text is None else {}))
+
+
+def finished_lines(video: VideoCaptions, there: dict, requests: dict[str, Request], answers: Answers, chat: bool) -> list[Caption] | None:
+    """The output's lines of a video: those `there` already, the others from the answers. None where one is missing."""
+    lines = []
+    for caption in video.captions:
+        if kept := there.get((caption.start, caption.end, caption.text)):
+            lines.append(kept)
+        elif not caption.text:
+            lines.append(caption._replace(more={**caption.more, "source": ""}))
+        elif (request := requests[one_line(caption.text)]).key in answers:
+            lines.append(rewritten(caption, request, answers[request.key], chat))
+        else:
+            return None
+    return lines
+
+
+def prepare_folder(folder: Path, settings: dict) -> None:
+    """Refuse a folder with rewrites made otherwise. Raises BadInput naming what differs."""
+    make_folder(folder)
+    if (folder / "rewrite.json").exists():
+        before = read_json(folder / "rewrite.json", "--output")
+        for key, value in settings.items():
+            if before.get(key) != value:
+                raise BadInput(
+                    f"{folder}: its rewrites were made with {key} {before.get(key)}, not {value}; name another folder with --output "
+                    f"(with --cache {folder / 'answers.cache'} it does not ask again what was asked alike)"
+                )
+    elif next(folder.rglob("*.jsonl"), None):
+        raise BadInput(f"{folder}: holds .jsonl files but no rewrite.json, so they are not of this tool; name another folder with --output")
+
+
+@contextlib.contextmanager
+def terminating():
+    """SIGTERM ends the run as Ctrl-C does: what is under way is received and kept first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def ask(backend, requests: list[Request], answers: Answers, cached: int) -> None:
+    """Put the requests to the model and keep its answers. Raises what the model's side raises, with the number of answers missing."""
+    fallbacks = 0
+    with tqdm(total=cached + len(requests), initial=cached, unit="sentence", desc="rewriting captions") as bar:
+
+        def keep(request: Request, answer: str) -> None:
+            nonlocal fallbacks
+            answers.keep(request, answer, model=backend.name, revision=backend.revision)
+            with bar.get_lock():
+                fallbacks += rewrite_of(answer, request, backend.chat) is None
+                bar.update()
+                bar.set_postfix({"fallbacks": fallbacks, **backend.counts}, refresh=False)
+
+        try:
+            backend.run(requests, keep)
+        except BadInput as error:
+            left = sum(request.key not in answers for request in requests)
+            raise BadInput(f"{error}; {left} of {len(requests)} sentences are left, all other answers are kept") from None
+
+
+def parser_() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m tools.rewrite_captions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("captions", nargs="+", metavar="CAPTIONS", help="caption files or folders of NAME.jsonl")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of rewrite-1/, rewrite-2/, …")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--llm", metavar="NAME_OR_PATH", help="causal language model of transformers: hub name or local folder")
+    which.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible server, as http://localhost:8000/v1")
+    parser.add_argument("--model", metavar="NAME", help="the model's name at --endpoint")
+    parser.add_argument("--revision", help="--llm: commit, branch or tag at the hub; --endpoint: what to record as its revision")
+    parser.add_argument("--versions", type=int, default=2, help="rewrites per sentence (default: %(default)s, the paper's)")
+    parser.add_argument("--pairs", metavar="FILE", default=str(POOL), help="pool of in-context pairs (default: list/caption_pairs.txt)")
+    parser.add_argument("--seed", type=int, default=0, help="of the drawn pairs and of the sampling (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.9, help="(default: %(default)s, LaCLIP's)")
+    parser.add_argument("--top-p", type=float, default=0.95, help="(default: %(default)s, LaCLIP's)")
+    parser.add_argument("--max-tokens", type=int, default=77, help="new tokens at most (default: %(default)s, LaCLIP's)")
+    parser.add_argument("--longest", type=int, default=300, metavar="WORDS", help="words of a caption shown (default: %(default)s)")
+    parser.add_argument("--fps", type=float, default=30, help="frames per second of UCA's videos (default: %(default)s)")
+    parser.add_argument("--cache", metavar="FILE", help="answers kept (default: DIR/answers.cache)")
+    local = parser.add_argument_group("with --llm")
+    local.add_argument("--batch-size", type=int, default=32, help="prompts at a time (default: %(default)s)")
+    local.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="(default: %(default)s)")
+    local.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s, CUDA where there is one)")
+    server = parser.add_argument_group("with --endpoint")
+    server.add_argument("--api", choices=("completions", "chat"), default="completions", help="(default: %(default)s)")
+    server.add_argument("--concurrency", type=int, default=8, help="requests at a time (default: %(default)s)")
+    server.add_argument("--requests-per-minute", type=float, metavar="N", help="at most, evenly spaced (default: no limit)")
+    server.add_argument("--timeout", type=float, default=120, metavar="SECONDS", help="for an answer (default: %(default)s)")
+    server.add_argument("--retries", type=int, default=6, help="per sentence (default: %(default)s)")
+    server.add_argument("--backoff", type=float, default=1, metavar="SECONDS", help="before the first, then doubled (default: %(default)s)")
+    return parser
+
+
+def parse(argv) -> argparse.Namespace:
+    options = parser_().parse_args(argv)
+    above = "versions temperature top_p max_tokens longest fps batch_size concurrency timeout requests_per_minute"
+    for name in above.split():
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            raise BadInput(f"--{name.replace('_', '-')} {value}: expected a number above 0")
+    if options.top_p > 1:
+        raise BadInput(f"--top-p {options.top_p}: expected a probability, at most 1")
+    if options.retries < 0 or not 0 <= options.backoff < math.inf:
+        raise BadInput(f"--retries {options.retries} --backoff {options.backoff}: expected numbers from 0 on")
+    if options.endpoint and not options.model:
+        raise BadInput("--endpoint: which of its models? name one with --model")
+    if options.llm and options.model:
+        raise BadInput(f"--model {options.model}: names a model at --endpoint; --llm names the local one already")
+    return options
+
+
+def make_backend(options):
+    """The model that answers, local or behind a server."""
+    sampling = Sampling(options.temperature, options.top_p, options.max_tokens)
+    if options.endpoint:
+        return Endpoint(
+            options.endpoint,
+            options.model,
+            revision=options.revision,
+            chat=options.api == "chat",
+            sampling=sampling,
+            concurrency=options.concurrency,
+            retries=options.retries,
+            backoff=options.backoff,
+            per_minute=options.requests_per_minute,
+            timeout=options.timeout,
+        )
+    import torch
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("--device cuda: not available here; expected cpu or auto")
+    device = "cpu" if options.device == "cpu" or not torch.cuda.is_available() else "cuda"
+    about = dict(revision=options.revision, device=device, precision=options.precision, batch_size=options.batch_size)
+    return LocalModel(options.llm, sampling=sampling, **about)
+
+
+def main(argv=None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    options = parse(argv)
+    pool = read_pairs(options.pairs)
+    videos, mended = read_captions(options.captions, options.fps)
+    backend = make_backend(options)
+    output, versions = Path(options.output), range(1, options.versions + 1)
+    identity = {"model": backend.name, "revision": backend.revision, **backend.settings}
+    settings = {**identity, "seed": options.seed, "longest": options.longest, "pool": file_digest(options.pairs)}
+    prepare_folder(output, settings)
+
+    folders = folders_of(options.captions)
+    files = {
+        (version, name): output / f"rewrite-{version}" / folders.get(name, Path()) / f"{name}.jsonl"
+        for version in versions
+        for name in videos
+    }
+    there = {which: written_before(path) for which, path in files.items()}
+    sentences = list(dict.fromkeys(one_line(caption.text) for video in videos.values() for caption in video.captions if caption.text))
+    common = dict(seed=options.seed, pool=pool, longest=options.longest, identity=identity)
+    requests = {version: {sentence: make_request(sentence, version, **common) for sentence in sentences} for version in versions}
+    needed = {
+        requests[version][one_line(caption.text)]: None
+        for version, name in files
+        for caption in videos[name].captions
+        if caption.text and (caption.start, caption.end, caption.text) not in there[version, name]
+    }
+    cut = sum(len(sentence.split()) > options.longest for sentence in sentences)
+    number = sum(len(video.captions) for video in videos.values())
+    counts = {"videos": len(videos), "sentences": number, "distinct": len(sentences), **mended, "cut": cut}
+    command = shlex.join(["python", "-m", "tools.rewrite_captions", *argv])
+    write_json(output / "rewrite.json", {**settings, **counts, "command": command})
+    print(", ".join(f"{key}: {value}" for key, value in counts.items()))
+
+    def write_finished(answers: Answers) -> Counter:
+        """Write each file whose rewrites are all there; what they hold."""
+        found = Counter({"files not finished": 0})
+        for (version, name), path in files.items():
+            video, before = videos[name], list(there[version, name].values())
+            lines = finished_lines(video, there[version, name], requests[version], answers, backend.chat)
+            if lines is None:
+                found["files not finished"] += 1
+                continue
+            if lines != before or not path.exists():
+                source = {key: value for key, value in video.about.items() if key != "settings"}
+                about = {"model": backend.name, "revision": backend.revision, "settings": settings | {"version": version}, "source": source}
+                write_captions(path, name, VideoCaptions(video.frames, video.fps, lines, about))
+            for line in lines:
+                fallback = bool(line.more.get("fallback"))
+                found.update(lines=1, fallbacks=fallback, same=not fallback and line.text == line.more["source"])
+        return found
+
+    with Answers(options.cache or output / "answers.cache") as answers, terminating():
+        todo = [request for request in needed if request.key not in answers]
+        try:
+            ask(backend, todo, answers, len(needed) - len(todo))
+        finally:
+            found = write_finished(answers)
+    counts = {"rewritten": len(todo), "from cache": len(needed) - len(todo), **backend.counts}
+    print(f"{output}: {', '.join(f'{key}: {value}' for key, value in counts.items())}")
+    print(
+        f"{found['lines']} lines in {len(files)} files; fallbacks, where the source was taken over: {found['fallbacks']} "
+        f"({found['fallbacks'] / max(1, found['lines']):.1%}); rewrites that are the source word for word: {found['same']}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -1,0 +1,304 @@
+"""Language models that go on with a prompt: a local one from `transformers`, or a server that speaks OpenAI's protocol.
+
+Both have `run(requests, keep)`, which calls keep(request, answer) as soon as an answer is there (from any thread), and `counts`. What is
+sampled depends on a request's prompt and seed alone.
+"""
+
+import email.utils
+import math
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from utils.errors import BadInput
+from utils.rewriting import Request, folder_name
+
+Keep = Callable[[Request, str], None]
+LONGEST_WAIT = 600  # seconds; a server that asks for more is given up
+IN_A_ROW = 8  # sentences given up one after the other: the server is gone
+FILTERED = ("content_filter", "content_policy_violation")
+CHAT = "Continue the text below after its last =>. Reply with that continuation alone: one rewritten caption on one line.\n\n"
+
+
+class Sampling(NamedTuple):
+    """How the next token is drawn: from the fewest whose probabilities, at `temperature`, sum to `top_p`; at most `max_tokens` of them."""
+
+    temperature: float = 0.9
+    top_p: float = 0.95
+    max_tokens: int = 77
+
+
+def draw_tokens(logits, uniform, temperature: float, top_p: float):
+    """logits (B, V), uniform (B,) in [0, 1) -> (B,) token numbers: row i's by uniform[i] alone, so that its neighbours have no say."""
+    probabilities, order = (logits.float() / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+    total = probabilities.double().cumsum(-1)
+    kept = (total - probabilities < top_p).sum(-1, keepdim=True)  # the first is always among them
+    mass = total.gather(-1, kept - 1)
+    place = (total <= uniform.to(total)[:, None] * mass).sum(-1, keepdim=True)
+    return order.gather(-1, place.clamp(max=kept - 1))[:, 0]
+
+
+class LocalModel:
+    """A causal language model from `transformers`, by hub name or local folder, on the plain prompt (no chat template).
+
+    `revision` is the commit found at the hub, a fingerprint of the weights for a folder. Answers end at the first new line. A row's draws
+    come from its own seed, so its batch has no say, except that other neighbours can change the last bits of the logits (padding, bf16),
+    which now and then moves a draw on the border between two tokens. Raises BadInput naming --llm and the way out where it is missing.
+    """
+
+    chat = False
+
+    def __init__(self, name_or_path: str, *, revision: str | None, device: str, precision: str, batch_size: int, sampling: Sampling):
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+        common = dict(revision=revision, trust_remote_code=False)
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        try:
+            self.model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype, **common).eval().to(device)
+            self.tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="left", **common)
+        except (OSError, ValueError, KeyError) as error:
+            at = f" (revision {revision})" if revision else ""
+            raise BadInput(
+                f"--llm {name_or_path}{at}: cannot be loaded ({_line(error)}); expected a causal language model: download "
+                f"https://huggingface.co/{name_or_path.strip('./')} on a machine with internet and give the folder, or use --endpoint"
+            ) from None
+        self.name, self.sampling, self.batch_size = folder_name(name_or_path), sampling, batch_size
+        local = os.path.isdir(name_or_path)
+        self.revision = self._digest() if local else getattr(self.model.config, "_commit_hash", None) or revision
+        self.settings = {"api": "transformers", "precision": precision, **sampling._asdict()}
+        self.counts = {}
+        ends = self.model.generation_config.eos_token_id
+        ends = {*(ends if isinstance(ends, list) else [ends]), self.tokenizer.eos_token_id} - {None}
+        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else min(ends, default=0)
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(pad)
+        lines = [i for i, text in enumerate(self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])) if "\n" in text]
+        # Nothing is taken from the checkpoint's own generation settings: its penalties and cuts are no part of the recipe.
+        self.model.generation_config = GenerationConfig(
+            do_sample=False, max_new_tokens=sampling.max_tokens, eos_token_id=sorted({*ends, *lines}) or None, pad_token_id=pad
+        )
+
+    def _digest(self) -> str:
+        from utils.text import Frozen
+
+        return Frozen(self.model).digest()
+
+    def run(self, requests: list[Request], keep: Keep) -> None:
+        """Answer all, the longest prompts first: what does not fit shows at once. Raises BadInput where a prompt exceeds the context."""
+        order = sorted(requests, key=lambda request: len(request.prompt), reverse=True)
+        for at in range(0, len(order), self.batch_size):
+            batch = order[at : at + self.batch_size]
+            for request, answer in zip(batch, self._answers(batch), strict=True):
+                keep(request, answer)
+
+    def _answers(self, batch: list[Request]) -> list[str]:
+        import torch
+        from transformers import LogitsProcessorList
+
+        tokens = self.tokenizer([request.prompt for request in batch], padding=True, return_tensors="pt", return_token_type_ids=False)
+        length = tokens.input_ids.shape[1]
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+        if length + self.sampling.max_tokens > context:
+            raise BadInput(
+                f"--llm {self.name}: a prompt of {length} tokens and --max-tokens {self.sampling.max_tokens} exceed its context of "
+                f"{context}; show fewer words of long captions with --longest, or take another model"
+            )
+        draws = [random.Random(request.seed) for request in batch]
+
+        def draw(_, scores):
+            """Greedy search over what this leaves is our draw."""
+            uniform = torch.tensor([row.random() for row in draws], dtype=torch.float64, device=scores.device)
+            chosen = draw_tokens(scores, uniform, self.sampling.temperature, self.sampling.top_p)
+            return torch.full_like(scores, -math.inf).scatter_(-1, chosen[:, None], 0.0)
+
+        with torch.inference_mode():
+            found = self.model.generate(**tokens.to(self.model.device), logits_processor=LogitsProcessorList([draw]))
+        return self.tokenizer.batch_decode(found[:, length:], skip_special_tokens=True)
+
+
+class _GaveUp(Exception):
+    """A sentence stays unanswered in this run: its retries are used up, or the run is stopping (no message)."""
+
+
+class _Pace:
+    """When the next request may go: `per_minute` evenly spaced, and none before a server that asked for patience has had it."""
+
+    def __init__(self, per_minute: float | None):
+        self.step, self.next, self.lock = 60 / per_minute if per_minute else 0.0, 0.0, threading.Lock()
+
+    def turn(self) -> float:
+        """0 where a request may go now (the turn is taken), else the seconds after which to ask again."""
+        with self.lock:
+            now = time.monotonic()
+            if now < self.next:
+                return self.next - now
+            self.next = now + self.step
+            return 0.0
+
+    def patience(self, seconds: float) -> None:
+        with self.lock:
+            self.next = max(self.next, time.monotonic() + seconds)
+
+
+class Endpoint:
+    """A model behind an OpenAI-compatible server, through the `openai` client: plain completions, or `chat` where it has only that.
+
+    The key comes from OPENAI_API_KEY and goes nowhere else; without one, servers of one's own get the word "none". 408, 409, 429, 5xx,
+    time-outs and broken connections are tried again `retries` times, after `backoff` seconds, twice that, … (with jitter), and not before
+    Retry-After. An empty answer is asked for once more, then taken as it is; what a server's content filter stops counts as empty. Other
+    answers that are no success raise BadInput at once. What a stopping run has under way is still received: it is paid for.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        revision: str | None,
+        chat: bool,
+        sampling: Sampling,
+        concurrency: int,
+        retries: int,
+        backoff: float,
+        per_minute: float | None,
+        timeout: float,
+    ):
+        try:
+            import openai
+        except ImportError:
+            raise BadInput("--endpoint: needs the package openai; pip install -r requirements.txt, or use --llm") from None
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+            shown = "…" if parts.username or parts.query else url  # it may hold a key
+            raise BadInput(f"--endpoint {shown}: expected http(s)://HOST[:PORT]/v1; a key belongs into the environment (OPENAI_API_KEY)")
+        self._key = os.environ.get("OPENAI_API_KEY", "").strip() or "none"
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise BadInput("OPENAI_API_KEY: holds characters that no key has; set it anew")
+        self.url, self.name, self.revision, self.chat, self.sampling = url, model, revision, chat, sampling
+        self.settings = {"api": "chat" if chat else "completions", **sampling._asdict()}
+        self.concurrency, self.retries, self.backoff = concurrency, retries, backoff
+        self.counts = {"requests": 0, "retries": 0}
+        self._errors, self._lock, self._stop, self._pace = openai, threading.Lock(), threading.Event(), _Pace(per_minute)
+        self._client = openai.OpenAI(
+            api_key=self._key, base_url=url, max_retries=0, timeout=timeout
+        )  # retries are ours: counted, stoppable
+
+    def run(self, requests: list[Request], keep: Keep) -> None:
+        """Answer all. Raises BadInput where the server refuses, or where sentences are left after all retries."""
+        self._stop.clear()
+        pool = ThreadPoolExecutor(self.concurrency)
+        row, reason = 0, ""
+        try:
+            for future in as_completed([pool.submit(self._work, request, keep) for request in requests]):
+                try:
+                    future.result()
+                    row = 0
+                except _GaveUp as error:
+                    row, reason = row + 1, str(error)
+                    if row == IN_A_ROW:
+                        break
+        finally:
+            self._stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+        if reason:
+            raise BadInput(f"--endpoint {self.url}: no answer after {self.retries} retries ({reason}); see to the server, then start again")
+
+    def _work(self, request: Request, keep: Keep) -> None:
+        keep(request, self._ask(request))
+
+    def _ask(self, request: Request) -> str:
+        reason, empty = "", 0
+        for attempt in range(self.retries + 1):
+            while wait := self._pace.turn():
+                self._wait(wait)
+            self._count("requests")
+            try:
+                answer = self._call(request)
+                empty += not answer.strip()
+                if answer.strip() or empty > 1:
+                    return answer
+                reason, delay = "an empty answer", 0.0
+            except self._errors.APIStatusError as error:
+                if error.code in FILTERED:
+                    return ""
+                reason = self._message(error)
+                if (error.status_code < 500 and error.status_code not in (408, 409, 429)) or error.code == "insufficient_quota":
+                    raise BadInput(f"--endpoint {self.url}: answers {reason}; {_next_step(error.status_code)}") from None
+                delay = _retry_after(error.response.headers.get("retry-after"))
+                if delay > LONGEST_WAIT:
+                    raise _GaveUp(f"{reason}; it asks to wait {delay:.0f} s") from None
+                if error.status_code == 429:
+                    self._pace.patience(delay)
+            except (self._errors.APIConnectionError, self._errors.APIError, ValueError) as error:  # ValueError: an answer that is no JSON
+                reason, delay = self._message(error), 0.0
+            if attempt < self.retries:
+                self._count("retries")
+                self._wait(max(delay, min(LONGEST_WAIT, self.backoff * 2**attempt) * random.uniform(0.75, 1.25)))
+        if empty:
+            return ""
+        raise _GaveUp(reason)
+
+    def _call(self, request: Request) -> str:
+        """One request; the text of its answer. Raises what the client raises, ValueError where a success holds no answer."""
+        sampling = dict(model=self.name, seed=request.seed, **self.sampling._asdict())
+        if self.chat:  # all in one message: not every model's template knows a system
+            messages = [{"role": "user", "content": CHAT + request.prompt}]
+            answer = self._client.chat.completions.create(messages=messages, **sampling)
+        else:
+            answer = self._client.completions.create(prompt=request.prompt, stop=["\n"], **sampling)
+        try:
+            choice = answer.choices[0]
+            return self._scrub((choice.message.content if self.chat else choice.text) or "")
+        except (TypeError, IndexError, AttributeError):
+            raise ValueError("a success without an answer in it") from None
+
+    def _wait(self, seconds: float) -> None:
+        if self._stop.wait(seconds) if seconds > 0 else self._stop.is_set():
+            raise _GaveUp
+
+    def _count(self, what: str) -> None:
+        with self._lock:
+            self.counts[what] += 1
+
+    def _scrub(self, text: str) -> str:
+        return text if self._key == "none" else text.replace(self._key, "…")
+
+    def _message(self, error: Exception) -> str:
+        """What went wrong, on one line, without the key."""
+        body = getattr(error, "body", None)
+        text = str(body.get("message") or body) if isinstance(body, dict) else str(body or error.__cause__ or error)
+        status = getattr(error, "status_code", None)
+        return f"{status} ({_line(self._scrub(text))})" if status else _line(self._scrub(text))
+
+
+def _retry_after(value: str | None) -> float:
+    """Seconds of a Retry-After header: a number or a date; 0 where there is none to be read."""
+    try:
+        seconds = float(value or 0)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (TypeError, ValueError):
+            return 0.0
+    return max(0.0, seconds) if not math.isnan(seconds) else 0.0
+
+
+def _next_step(status: int) -> str:
+    if status in (401, 403):
+        return "set OPENAI_API_KEY to a key of that server"
+    if status == 404:
+        return "check --model and --endpoint (most end in /v1); a server without completions needs --api chat"
+    if status == 429:
+        return "its quota is used up"
+    return "check --model, --api and the sampling options"
+
+
+def _line(error: Exception | str) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:200].replace(str(Path.home()), "~")
