@@ -1,0 +1,173 @@
+"""Frames of a video file, one after the other, through FFmpeg's libraries (PyAV). The file may be anybody's: it is not trusted.
+
+Only containers of FORMATS are opened, and only local files, so that a text that names other files (ffconcat, a playlist) is refused
+whatever it is called; larger pictures than `max_pixels` are refused before one is decoded; a file that ends early is noticed. Memory does
+not grow with the length. Time is not limited here: whoever serves strangers decodes in a process that can be killed.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import BadInput
+
+FORMATS = ("mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v", "flv", "asf", "ogg", "mxf")
+SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".flv", ".wmv", ".asf", ".3gp", ".ogv", ".mxf"}
+MAX_PIXELS = 4096 * 2304
+LOST = 0.02  # share of the header's frames or seconds that may be missing, and the number of frames that always may
+LOST_FRAMES = 2
+NEXT = "repair it (ffmpeg -i FILE -c copy NEW.mp4), replace it, or leave it out"
+
+
+class Video:
+    """An open video file, to be used in a `with` statement. Times in seconds.
+
+    frames: how many the header promises (int), or None where it does not say; fps: frames per second on average, or None; width, height:
+    as stored, before rotation; decoded: how many have been decoded so far.
+    Raises BadInput naming the file where it is missing, no video of FORMATS, has no video stream, or more than `max_pixels` a picture.
+    """
+
+    def __init__(self, path: Path | str, *, max_pixels: int = MAX_PIXELS, threads: int = 0):
+        import av
+
+        self.path, self.decoded, self._end = Path(path), 0, 0.0
+        if not self.path.is_file():
+            raise BadInput(f"{path}: no such video file; name an existing one")
+        limits = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file", "max_pixels": str(max_pixels)}
+        try:
+            self._container = av.open(f"file:{self.path}", options=limits)
+        except (av.FFmpegError, ValueError) as error:
+            raise self._wrong(f"cannot be opened as a video ({_reason(error)})", f"one of {', '.join(FORMATS)}") from None
+        try:
+            streams = [stream for stream in self._container.streams.video if not stream.disposition & stream.disposition.attached_pic]
+            if not streams:
+                raise self._wrong("no video stream", "a video")
+            self._stream = stream = streams[0]
+            self.width, self.height = stream.width, stream.height
+            if self.width * self.height > max_pixels:
+                raise self._wrong(f"{self.width} × {self.height} pixels", f"at most {max_pixels}; shrink it")
+            stream.codec_context.options = {"max_pixels": str(max_pixels)}  # a picture in the middle may be larger than the header says
+            stream.thread_type, stream.codec_context.thread_count = "AUTO", threads
+            rate = stream.average_rate or stream.guessed_rate
+            self.fps = float(rate) if rate and 0 < rate <= 1000 else None
+            hidden = sum(entry.is_discard for entry in stream.index_entries)  # before the start that an edit list sets
+            self.frames = stream.frames - hidden if stream.frames > hidden else None
+            self._seconds = self._promised_seconds()
+        except BaseException:
+            self._container.close()
+            raise
+
+    def __enter__(self) -> "Video":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._container.close()
+
+    def expected(self) -> int | None:
+        """How many frames there should be: the header's number, else its duration × fps; None where it has neither."""
+        if self.frames is None and self._seconds and self.fps:
+            return round(self._seconds * self.fps)
+        return self.frames
+
+    def decode(self) -> Iterator:
+        """Every frame (av.VideoFrame) in the order in which they are shown, once.
+
+        A damaged packet is passed over, as FFmpeg does. Raises BadInput at the end where the header promises more than there was.
+        """
+        import av
+
+        try:
+            for packet in self._container.demux(self._stream):
+                try:
+                    frames = packet.decode()
+                except av.error.InvalidDataError:
+                    continue
+                for frame in frames:
+                    self.decoded += 1
+                    if frame.time is not None:
+                        self._end = max(self._end, frame.time)
+                    yield frame
+        except av.FFmpegError as error:
+            raise self._wrong(f"cannot be decoded after frame {self.decoded} ({_reason(error)})", "a sound file") from None
+        self._check_end()
+
+    def _check_end(self) -> None:
+        if not self.decoded:
+            raise self._wrong("not one frame can be decoded", "a sound file")
+        if self.frames:
+            if self.frames - self.decoded > max(LOST_FRAMES, LOST * self.frames):
+                raise self._wrong(f"only {self.decoded:,} frames", f"{self.frames:,} as its header says: it is cut or damaged")
+        elif self._seconds and self.fps:
+            start = float((self._stream.start_time or 0) * (self._stream.time_base or 0))
+            lost = self._seconds - (self._end - start + 1 / self.fps)
+            if lost > max(LOST_FRAMES / self.fps, LOST * self._seconds):
+                found = f"its last frame is at {self._end - start:.1f} s"
+                raise self._wrong(found, f"{self._seconds:.1f} s as its header says: it is cut or damaged")
+
+    def _promised_seconds(self) -> float | None:
+        stream, container = self._stream, self._container
+        if stream.duration:
+            return float(stream.duration * stream.time_base)
+        try:  # Matroska: a tag "00:01:02.500000000"
+            hours, minutes, seconds = map(float, stream.metadata["DURATION"].split(":"))
+            return 3600 * hours + 60 * minutes + seconds
+        except (KeyError, ValueError):  # the file's own duration may be that of its sound
+            return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
+
+    def _wrong(self, found: str, expected: str) -> BadInput:
+        return BadInput(f"{self.path}: {found}; expected {expected}; {NEXT}")
+
+
+def to_rgb(frame, longest: int | None = None) -> np.ndarray:
+    """(H, W, 3) uint8 of a decoded frame, upright; its longer side is at most `longest` pixels."""
+    shrink = min(1.0, longest / max(frame.width, frame.height)) if longest else 1.0
+    size = {} if shrink == 1 else {key: max(1, round(getattr(frame, key) * shrink)) for key in ("width", "height")}
+    image = frame.to_ndarray(format="rgb24", interpolation="BICUBIC", **size)
+    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))  # both count against the clock
+
+
+@dataclass
+class Window:
+    """Snippet `number` of a video: frames [start, end), and the pictures (H, W, 3) uint8 chosen for it."""
+
+    number: int
+    start: int
+    end: int
+    pictures: list[np.ndarray]
+
+
+def windows(video: Video, offsets: Sequence[int], stride: int, *, first: int = 0, longest: int | None = None) -> Iterator[Window]:
+    """Snippets of `stride` frames from number `first` on, the last one maybe shorter, with the pictures at `offsets` from their start.
+
+    offsets: ascending, may lie beyond the snippet. Behind the video's end its last frame stands in. Only these frames are converted, and no
+    more is kept than the open windows need. Raises BadInput as Video.decode does.
+    """
+    open_windows: deque[Window] = deque()
+    wanted, reach = set(offsets), max(offsets[-1], stride - 1)
+    for index, last in enumerate(video.decode()):
+        if index % stride == 0 and index // stride >= first:
+            open_windows.append(Window(index // stride, index, index + stride, []))
+        takers = [window for window in open_windows if index - window.start in wanted]
+        if takers:
+            picture = to_rgb(last, longest)
+            for window in takers:
+                window.pictures += [picture] * offsets.count(index - window.start)
+        while open_windows and index - open_windows[0].start >= reach:
+            yield open_windows.popleft()
+    for window in open_windows:
+        window.end = min(window.end, video.decoded)
+        window.pictures += [to_rgb(last, longest)] * (len(offsets) - len(window.pictures))
+        yield window
+
+
+def middles(length: int, count: int) -> list[int]:
+    """The middle frame of each of `count` equal parts of `length` frames: `middles(64, 4)` is [8, 24, 40, 56]."""
+    return [math.floor((2 * part + 1) * length / (2 * count)) for part in range(count)]
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(getattr(error, "strerror", None) or error).split())
