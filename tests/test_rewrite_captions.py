@@ -232,7 +232,7 @@ def test_a_bad_day_of_the_server_costs_each_sentence_once(source, tmp_path, serv
         SENTENCES[4]: ["", None],
     }
     server, output = serve(lambda sentence, n: trouble[sentence][n - 1]), tmp_path / "rewrites"
-    main(words(source, output, server, "--timeout", 0.4, "--concurrency", 4))
+    main(words(source, output, server, "--timeout", 1.5, "--concurrency", 4))
     assert set(server.paid.values()) == {1}
     assert len(server.paid) == 10
     assert {sentence: n for (sentence, _), n in server.asked.items()} == {sentence: len(acts) for sentence, acts in trouble.items()}
@@ -536,6 +536,30 @@ def test_a_local_run_resumed_equals_an_undisturbed_one(source, tmp_path, llm, mo
     monkeypatch.setattr(LocalModel, "_answers", lambda self, batch: asked.extend(request.key for request in batch) or whole(self, batch))
     assert local(source, tmp_path / "resumed", llm, "--batch-size", 3) == undisturbed
     assert len(asked) == len(set(asked)) == 10
+
+
+def test_a_local_answer_ends_at_its_first_new_line(llm, monkeypatch):
+    """Row 0's fourth token is a new line, row 1's eighth, of the 60 that they may have; then the model is not run on."""
+    import torch
+
+    from utils import llm as module
+    from utils.rewriting import Request
+
+    steps = []
+
+    def draw(logits, *_):
+        steps.append(len(logits))
+        return torch.tensor([3 if len(steps) == stop else 10 + len(steps) for stop in (4, 8)])
+
+    monkeypatch.setattr(module, "draw_tokens", draw)
+    sampling = module.Sampling(max_tokens=60)
+    model = module.LocalModel(llm, revision=None, device="cpu", precision="bf16", batch_size=2, sampling=sampling)
+    found = {}
+    requests = [Request(text, 1, (1, 2, 3), 0, f"a man\n\n{text} =>", text) for text in ("a man walks down the street", "a dog runs")]
+    model.run(requests, lambda request, answer: found.update({request.sentence: answer}))
+    assert [len(answer.split(" ")) - 1 for answer in found.values()] == [3, 7]
+    assert all(answer.endswith("\n") for answer in found.values())
+    assert len(steps) < 12
 
 
 def test_tokens_are_drawn_from_the_nucleus_at_the_temperature():
