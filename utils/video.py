@@ -34,7 +34,7 @@ class Video:
     def __init__(self, path: Path | str, *, max_pixels: int = MAX_PIXELS, threads: int = 0):
         import av
 
-        self.path, self.decoded, self._end = Path(path), 0, 0.0
+        self.path, self.decoded, self._damaged, self._end, self._max_pixels = Path(path), 0, 0, 0.0, max_pixels
         if not self.path.is_file():
             raise BadInput(f"{path}: no such video file; name an existing one")
         limits = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file", "max_pixels": str(max_pixels)}
@@ -76,7 +76,8 @@ class Video:
     def decode(self) -> Iterator:
         """Every frame (av.VideoFrame) in the order in which they are shown, once.
 
-        A damaged packet is passed over, as FFmpeg does. Raises BadInput at the end where the header promises more than there was.
+        A damaged packet, or one above max_pixels, is passed over, as FFmpeg does. Raises BadInput at the end where these were many, or there
+        were fewer frames than the header promises.
         """
         import av
 
@@ -85,6 +86,7 @@ class Video:
                 try:
                     frames = packet.decode()
                 except av.error.InvalidDataError:
+                    self._damaged += 1
                     continue
                 for frame in frames:
                     self.decoded += 1
@@ -98,6 +100,9 @@ class Video:
     def _check_end(self) -> None:
         if not self.decoded:
             raise self._wrong("not one frame can be decoded", "a sound file")
+        if self._damaged > max(LOST_FRAMES, LOST * self.decoded):
+            found = f"{self._damaged} damaged or too large frames beside {self.decoded} good ones"
+            raise self._wrong(found, f"a sound file of at most {self._max_pixels} pixels a picture")
         if self.frames:
             if self.frames - self.decoded > max(LOST_FRAMES, LOST * self.frames):
                 raise self._wrong(f"only {self.decoded:,} frames", f"{self.frames:,} as its header says: it is cut or damaged")

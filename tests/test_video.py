@@ -1,0 +1,204 @@
+"""utils/video.py: every frame once and in order, only the wanted ones kept, and files that are not what they say they are."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from utils.errors import BadInput
+from utils.video import Video, middles, to_rgb, windows
+
+SHARED = Path(__file__).parents[2] / "shared" / "real"
+
+
+def make_video(
+    path, frames=50, size=(64, 48), codec="libx264", *, options=None, container=None, form=None, rotation=None, delay=0, picture=None
+):
+    """Write a video whose frame i is grey of brightness 4i, or picture(i) (H, W, 3); the first `delay` frames lie before its start."""
+    import av
+
+    def mux(packets):
+        for packet in packets:
+            packet.pts, packet.dts = packet.pts - delay, packet.dts - delay
+            file.mux(packet)
+
+    with av.open(str(path), "w", format=form, options=container or {}) as file:
+        stream = file.add_stream(codec, rate=25, options={"bf": "0"} | (options or {}) if codec == "libx264" else options or {})
+        (stream.width, stream.height), stream.pix_fmt = size, "yuv420p"
+        if rotation is not None:
+            stream.set_display_rotation(rotation)
+        for i in range(frames):
+            image = picture(i) if picture else np.full((size[1], size[0], 3), 4 * i, np.uint8)
+            mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        mux(stream.encode())
+    return path
+
+
+def numbers(path, **options):
+    """The numbers of the frames that make_video made, as they are decoded."""
+    with Video(path, **options) as video:
+        return [round(to_rgb(frame).mean() / 4) for frame in video.decode()]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("a.mp4", {}, 50),
+        ("a.mkv", {}, 50),
+        ("a.webm", {"codec": "libvpx-vp9"}, 50),
+        ("a.avi", {"codec": "ffv1"}, 50),
+        ("a.ts", {"form": "mpegts"}, 50),
+        ("a.flv", {"codec": "flv1"}, 50),
+        ("odd.mp4", {"size": (66, 34)}, 50),
+        ("endless.mkv", {"container": {"live": "1"}}, None),  # no duration in its header
+        ("edited.mp4", {"delay": 10, "container": {"avoid_negative_ts": "disabled"}}, 40),  # an edit list hides the first ten
+        ("a%s:b#1=.mp4", {}, 50),  # no pattern, protocol or option to FFmpeg
+    ],
+)
+def test_every_frame_in_order(tmp_path, name, options, expected):
+    path = make_video(tmp_path / name, **options)
+    hidden = options.get("delay", 0)
+    assert numbers(path) == list(range(hidden, 50))
+    with Video(path) as video:
+        assert (video.expected(), video.fps) == (expected, 25)
+        assert (video.width, video.height) == options.get("size", (64, 48))
+
+
+def test_only_part_of_a_video_may_be_read(tmp_path):
+    with Video(make_video(tmp_path / "a.mp4")) as video:
+        next(iter(video.decode()))
+        assert video.decoded == 1
+
+
+@pytest.mark.parametrize(("rotation", "turned"), [(90, 1), (-90, 3), (180, 2)])
+def test_pictures_are_upright(tmp_path, rotation, turned):
+    stored = np.zeros((48, 64, 3), np.uint8)
+    stored[:24, :32] = 255  # top left
+    with Video(make_video(tmp_path / "a.mp4", 2, rotation=rotation, picture=lambda i: stored)) as video:
+        shown = to_rgb(next(iter(video.decode())))
+    assert np.abs(shown.astype(int) - np.rot90(stored, turned)).mean() < 3
+    assert shown.flags.c_contiguous
+
+
+def test_pictures_are_shrunk_with_their_shape_and_never_enlarged(tmp_path):
+    with Video(make_video(tmp_path / "a.mp4", 2, (320, 160))) as video:
+        frame = next(iter(video.decode()))
+    assert to_rgb(frame, longest=100).shape == (50, 100, 3)
+    assert to_rgb(frame, longest=1000).shape == (160, 320, 3)
+
+
+@given(st.integers(1, 50), st.integers(1, 20), st.lists(st.integers(0, 45), min_size=1, max_size=5), st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_windows_are_those_of_a_literal_reading(tmp_path_factory, frames, stride, offsets, first):
+    path = tmp_path_factory.getbasetemp() / f"video-{frames}.mp4"
+    if not path.exists():
+        make_video(path, frames)
+    offsets = sorted(offsets)
+    expected = [
+        (start // stride, start, min(start + stride, frames), [min(start + offset, frames - 1) for offset in offsets])
+        for start in range(0, frames, stride)
+    ][first:]
+    with Video(path) as video:
+        found = [
+            (window.number, window.start, window.end, [round(picture.mean() / 4) for picture in window.pictures])
+            for window in windows(video, offsets, stride, first=first)
+        ]
+    assert found == expected
+
+
+def test_windows_come_as_soon_as_their_last_frame(tmp_path):
+    """So that the memory they take does not grow with the video."""
+    with Video(make_video(tmp_path / "a.mp4", 60)) as video:
+        parts = windows(video, [8, 20], 16)
+        assert [(next(parts).number, video.decoded) for _ in range(2)] == [(0, 21), (1, 37)]
+
+
+def test_the_middles_of_equal_parts():
+    assert middles(64, 4) == [8, 24, 40, 56]
+    assert middles(16, 1) == [8]
+    assert middles(3, 3) == [0, 1, 2]
+
+
+def sound(path):
+    import av
+
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        for packet in [*stream.encode(frame), *stream.encode()]:
+            file.mux(packet)
+
+
+def cut(path, share, **options):
+    content = make_video(path, size=(320, 240), options={"qp": "0", "g": "5"}, **options).read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+
+
+def with_a_hole(path):
+    content = bytearray(make_video(path, size=(320, 240), options={"qp": "0"}, container={"movflags": "faststart"}).read_bytes())
+    at = content.index(b"mdat") + 2000
+    content[at : at + 4000] = bytes(4000)
+    path.write_bytes(content)
+
+
+def growing(path):
+    """First small pictures, as the header says, then large ones."""
+    parts = [make_video(path.with_name(f"{width}.ts"), 20, (width, 48), form="mpegts").read_bytes() for width in (64, 640)]
+    path.write_bytes(b"".join(parts))
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "said"),
+    [
+        ("missing.mp4", lambda path: None, "no such video file"),
+        ("folder.mp4", lambda path: path.mkdir(), "no such video file"),
+        ("empty.mp4", lambda path: path.touch(), "cannot be opened"),
+        ("text.mp4", lambda path: path.write_text("a man walks"), "cannot be opened"),
+        ("packed.mp4", lambda path: path.write_bytes(gzip.compress(bytes(1000))), "cannot be opened"),
+        ("sound.mp4", sound, "no video stream"),
+        ("beheaded.mp4", lambda path: cut(path, 0.7), "cannot be opened"),  # its header is at the end
+        ("cut.mp4", lambda path: cut(path, 0.7, container={"movflags": "faststart"}), "50 as its header says"),
+        ("cut.mkv", lambda path: cut(path, 0.7), "2.0 s as its header says"),
+        ("cut.avi", lambda path: cut(path, 0.7), "50 as its header says"),
+        ("holed.mp4", with_a_hole, "damaged or too large frames beside"),
+        ("large.mp4", lambda path: make_video(path, 2, (640, 480)), "640 × 480 pixels; expected at most 9000"),
+        ("growing.ts", growing, "9000 pixels a picture"),
+        ("list.mp4", lambda path: path.write_text(f"ffconcat version 1.0\nfile {neighbour(path)}\n"), "cannot be opened"),
+        ("playlist.mp4", lambda path: path.write_text(f"#EXTM3U\n#EXTINF:2,\n{neighbour(path)}\n#EXT-X-ENDLIST\n"), "cannot be opened"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path, name, make, said):
+    make(tmp_path / name)
+    small = {"max_pixels": 9000} if name in ("large.mp4", "growing.ts") else {}
+    with pytest.raises(BadInput) as error:
+        numbers(tmp_path / name, **small)
+    assert f"{name}: " in str(error.value)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def neighbour(path):
+    """A file that the text in `path` may name, and FFmpeg by itself opens."""
+    return make_video(path.with_name("neighbour.ts"), form="mpegts").name
+
+
+def test_the_neighbour_would_be_read_without_the_list_of_formats(tmp_path):
+    """What the test above rests on: FFmpeg reads the other file."""
+    import av
+
+    path = tmp_path / "list.mp4"
+    path.write_text(f"ffconcat version 1.0\nfile {neighbour(path)}\n")
+    with av.open(str(path)) as file:
+        assert sum(1 for _ in file.decode(video=0)) == 50
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/real")
+def test_real_videos_have_the_frames_of_their_headers():
+    paths = sorted((SHARED / "videos").iterdir()) + sorted((SHARED / "cctv_fights" / "fight").iterdir())[:10]
+    for path in paths:
+        with Video(path) as video:
+            assert sum(1 for _ in video.decode()) == video.frames == video.expected()
