@@ -1,7 +1,7 @@
 """Captions in other words: each sentence rewritten by a language model, LaCLIP's in-context way, once per version.
 
-    python -m tools.rewrite_captions data/captions --output data/rewrites --llm Qwen/Qwen2.5-7B
-    python -m tools.rewrite_captions UCFCrime_Train.json --output data/rewrites --endpoint http://localhost:8000/v1 --model Qwen/Qwen2.5-7B
+    python -m tools.rewrite_captions data/captions --output data/rewrites --llm Qwen/Qwen3-8B-Base
+    python -m tools.rewrite_captions captions.json --output data/rewrites --endpoint http://localhost:8000/v1 --model Qwen/Qwen3-8B-Base
 
 CAPTIONS is what utils/captions.py reads: NAME.jsonl or folders of them, UCA's, VADTree's and SwinBERT's files. The rewrites are
 DIR/rewrite-1/[folders/]NAME.jsonl, DIR/rewrite-2/…, each with its source, the line numbers of the three pairs of its prompt, its seed, and
