@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden import difference
 from torch import nn
 from torch.nn import functional as F
 
@@ -35,11 +36,6 @@ def released_state():
 def small(**more):
     torch.manual_seed(0)
     return build_model("hlnet", XD.names, None, visual_width=16, **more).eval()
-
-
-def difference(ours, theirs):
-    """Largest difference, relative to the largest value."""
-    return float((ours.detach().double() - torch.from_numpy(theirs).double()).abs().max() / np.abs(theirs).max())
 
 
 @needs_released

@@ -2,11 +2,11 @@
 
 import json
 from argparse import Namespace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from golden import difference, golden, needs_golden
 
 import ucf_test
 from model import SYSTEMS, build_model
@@ -14,21 +14,8 @@ from utils import checkpoint
 from utils.errors import BadInput
 from utils.labels import XD
 from utils.scores import load_scores
-from utils.text import openai_clip
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
-needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="../shared/golden is not here")
 SETTINGS = {"ucf": (2, 8, 0.1), "xd": (1, 16, 1e-4)}  # layers, window, weight of the text loss
-
-
-def golden(key):
-    """Golden values, the released model's weights under the authors' names, and the CLIP among them."""
-    values = np.load(GOLDEN / f"vadclip_{key}.npz", allow_pickle=False)
-    weights = {name.removeprefix("weight."): torch.from_numpy(values[name]) for name in values.files if name.startswith("weight.")}
-    clip_weights = {name.removeprefix("clipmodel."): value for name, value in weights.items() if name.startswith("clipmodel.")}
-    clip_model = openai_clip().model.CLIP(64, 32, 2, 64, 8, *clip_weights["positional_embedding"].shape[:1], 49408, 64, 1, 2)
-    clip_model.load_state_dict(clip_weights)
-    return values, weights, clip_model
 
 
 def build(key, values, clip_model, **more):
@@ -37,15 +24,10 @@ def build(key, values, clip_model, **more):
     return build_model("vadclip", list(values["prompts"]), clip_model, prompt_prefix=10, prompt_postfix=10, **sizes, **more)
 
 
-def difference(ours, theirs):
-    """Largest difference, relative to the largest value."""
-    return float((ours.detach().double() - torch.from_numpy(theirs).double()).abs().max() / np.abs(theirs).max())
-
-
 @needs_golden
 @pytest.mark.parametrize("key", ["ucf", "xd"])
 def test_released_outputs_losses_and_gradients(key):
-    values, weights, clip_model = golden(key)
+    values, weights, clip_model = golden("vadclip", key)
     model = build(key, values, clip_model).train()
     model.load_state_dict(weights)
     lengths, labels = torch.from_numpy(values["lengths"]), torch.from_numpy(values["multi_hot"])
@@ -66,7 +48,7 @@ def test_released_outputs_losses_and_gradients(key):
 @needs_golden
 @pytest.mark.parametrize("older", [False, True])
 def test_a_checkpoint_of_the_authors_loads_and_gives_their_scores(older, tmp_path):
-    values, weights, clip_model = golden("ucf")
+    values, weights, clip_model = golden("vadclip", "ucf")
     torch.save(weights, tmp_path / "model_ucf.pth", _use_new_zipfile_serialization=not older)
     model = build("ucf", values, clip_model).eval()
     checkpoint.load_trained_state(model, checkpoint.load(tmp_path / "model_ucf.pth")["weights"], "model_ucf.pth")
@@ -78,7 +60,7 @@ def test_a_checkpoint_of_the_authors_loads_and_gives_their_scores(older, tmp_pat
 @needs_golden
 def test_the_authors_file_through_the_test_script(tmp_path):
     """`ucf_test.py --model vadclip --checkpoint model_ucf.pth` gives the released code's scores."""
-    values, weights, _ = golden("ucf")
+    values, weights, _ = golden("vadclip", "ucf")
     torch.save(weights, tmp_path / "model_ucf.pth")
     torch.save(
         {key.removeprefix("clipmodel."): value for key, value in weights.items() if key.startswith("clipmodel.")}, tmp_path / "clip.pt"
@@ -104,7 +86,7 @@ def test_the_authors_file_through_the_test_script(tmp_path):
 
 @needs_golden
 def test_a_key_that_is_missing_extra_or_misshapen_is_named():
-    values, weights, clip_model = golden("ucf")
+    values, weights, clip_model = golden("vadclip", "ucf")
     model = build("ucf", values, clip_model)
     cases = [
         ({key: value for key, value in weights.items() if key != "gc1.weight"}, r"lacks key 'gc1\.weight'"),

@@ -60,9 +60,7 @@ class MTN(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         if width % 8:
-            raise BadInput(
-                f"--mtn: width {width} of a branch, expected a multiple of 8; choose --visual-width, --caption-width, or --no-mtn"
-            )
+            raise BadInput(f"--mtn: a branch is {width} wide, expected a multiple of 8; change its features, or give --no-mtn")
         quarter = width // 4
 
         def scale(dilation: int) -> nn.Sequential:
