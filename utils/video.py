@@ -23,12 +23,16 @@ LOST_FRAMES = 2
 NEXT = "repair it (ffmpeg -i FILE -c copy NEW.mp4), replace it, or leave it out"
 
 
+class BrokenVideo(BadInput):
+    """A file that is no sound video: a tool that works through many names it, and goes on."""
+
+
 class Video:
     """An open video file, to be used in a `with` statement. Times in seconds.
 
     frames: how many the header promises (int), or None where it does not say; fps: frames per second on average, or None; width, height:
     as stored, before rotation; decoded: how many have been decoded so far.
-    Raises BadInput naming the file where it is missing, no video of FORMATS, has no video stream, or more than `max_pixels` a picture.
+    Raises BrokenVideo naming the file where it is missing, no video of FORMATS, has no video stream, or more than `max_pixels` a picture.
     """
 
     def __init__(self, path: Path | str, *, max_pixels: int = MAX_PIXELS, threads: int = 0):
@@ -36,7 +40,7 @@ class Video:
 
         self.path, self.decoded, self._damaged, self._end, self._max_pixels = Path(path), 0, 0, 0.0, max_pixels
         if not self.path.is_file():
-            raise BadInput(f"{path}: no such video file; name an existing one")
+            raise BrokenVideo(f"{path}: no such video file; name an existing one")
         limits = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file", "max_pixels": str(max_pixels)}
         try:
             self._container = av.open(f"file:{self.path}", options=limits)
@@ -76,8 +80,8 @@ class Video:
     def decode(self) -> Iterator:
         """Every frame (av.VideoFrame) in the order in which they are shown, once.
 
-        A damaged packet, or one above max_pixels, is passed over, as FFmpeg does. Raises BadInput at the end where these were many, or there
-        were fewer frames than the header promises.
+        A damaged packet, or one above max_pixels, is passed over, as FFmpeg does. Raises BrokenVideo at the end where these were many, or
+        there were fewer frames than the header promises.
         """
         import av
 
@@ -123,8 +127,8 @@ class Video:
         except (KeyError, ValueError):  # the file's own duration may be that of its sound
             return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
 
-    def _wrong(self, found: str, expected: str) -> BadInput:
-        return BadInput(f"{self.path}: {found}; expected {expected}; {NEXT}")
+    def _wrong(self, found: str, expected: str) -> BrokenVideo:
+        return BrokenVideo(f"{self.path}: {found}; expected {expected}; {NEXT}")
 
 
 def to_rgb(frame, longest: int | None = None) -> np.ndarray:
@@ -149,7 +153,7 @@ def windows(video: Video, offsets: Sequence[int], stride: int, *, first: int = 0
     """Snippets of `stride` frames from number `first` on, the last one maybe shorter, with the pictures at `offsets` from their start.
 
     offsets: ascending, may lie beyond the snippet. Behind the video's end its last frame stands in. Only these frames are converted, and no
-    more is kept than the open windows need. Raises BadInput as Video.decode does.
+    more is kept than the open windows need. Raises BrokenVideo as Video.decode does.
     """
     open_windows: deque[Window] = deque()
     wanted, reach = set(offsets), max(offsets[-1], stride - 1)
