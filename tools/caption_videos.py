@@ -1,0 +1,237 @@
+"""Captions of videos, one per snippet of 16 frames, by a captioner of `transformers`, as text files that can be read and corrected.
+
+    python -m tools.caption_videos VIDEOS --captioner HuggingFaceTB/SmolVLM2-500M-Video-Instruct --output captions/source
+    python -m tools.caption_videos VIDEOS --captioner Salesforce/blip-image-captioning-base --every 4 --output captions/source
+
+VIDEOS are files, or folders whose subfolders are kept. Each video becomes NAME.jsonl (utils/captions.py): the model, its revision and all
+settings, then a line per snippet. A video-language model sees --frames pictures of a window of --window frames from the snippet's first on,
+as SwinBERT's dense captioning does (behind the video's end its last frame stands in); an image captioner sees the middle frame.
+With --every K a caption covers K snippets. Started again, it goes on after the last caption (NAME.jsonl.part) and never redoes a finished
+video; the result is that of an undisturbed run if the batch size is the same. A broken video is named and left out, and the exit code is 2.
+Work is shared by --shard i/n, or over the processes of torchrun. No code of the model's repository is run.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import os
+import sys
+import zlib
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from utils.captioner import DTYPES, Captioner
+from utils.captions import Caption, VideoCaptions, caption_line, write_captions
+from utils.errors import BadInput, exit_code
+from utils.files import make_folder
+from utils.scores import SNIPPET, video_name
+from utils.video import SUFFIXES, BrokenVideo, Video, middles, windows
+
+LONGEST = 768  # pixels of a picture's longer side: what no captioner looks at is not kept in memory
+
+
+def find_videos(paths: list[str], output: Path) -> dict[Path, Path]:
+    """The videos among `paths` and below them, sorted: file -> its NAME.jsonl below `output`.
+
+    Raises BadInput where one does not exist, there is none, or two have the same name.
+    """
+    targets: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise BadInput(f"{path}: no such file or folder; name videos, or a folder of videos")
+        files = [path]
+        if path.is_dir():
+            files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
+        for file in files:
+            folder = file.parent.relative_to(path) if path.is_dir() else Path()
+            targets[file] = output / folder / f"{video_name(file.stem)}.jsonl"
+    if not targets:
+        raise BadInput(f"{paths[0]}: no video ({', '.join(sorted(SUFFIXES))}) below it; name videos, or a folder of videos")
+    names: dict[str, Path] = {}
+    for file, target in targets.items():
+        if names.setdefault(target.stem, file) != file:
+            raise BadInput(f"{file} and {names[target.stem]} are both {target.stem}; captions go by name: rename one of them")
+    return targets
+
+
+def about(captioner: Captioner, options) -> dict:
+    """What decides the captions, for the headers: two runs share a folder only if it is the same. Fills in defaults of `options`."""
+    length = SNIPPET * options.every
+    if not captioner.chat and (options.frames or options.window):
+        raise BadInput(f"--frames, --window: {captioner.name} captions single pictures, the middle one of a snippet; leave them out")
+    options.window = (options.window or max(64, length)) if captioner.chat else length
+    options.frames = (options.frames or min(8, options.window)) if captioner.chat else 1
+    if options.frames > options.window:
+        raise BadInput(f"--frames {options.frames}: more than the window has (--window {options.window}); take fewer")
+    options.prompt = captioner.prompt_of(options.prompt)
+    kept = ("every", "frames", "window", "prompt", "max_new_tokens", "precision")
+    settings = {key: getattr(options, key) for key in kept} | {"longest_side": LONGEST}
+    if options.temperature:  # then the batches decide, too
+        settings |= {"temperature": options.temperature, "seed": options.seed, "batch_size": options.batch_size}
+    return {"model": captioner.name, "revision": captioner.revision, "settings": settings}
+
+
+def check_settings(path: Path, line: str, wanted: dict) -> None:
+    """Raises BadInput naming what differs where the captions whose header is `line` were made otherwise."""
+    try:
+        found = json.loads(line)
+        found = {**{key: found[key] for key in ("model", "revision")}, **found["settings"]}
+    except (ValueError, KeyError, TypeError):
+        raise BadInput(f"{path}: {line[:80]!r} is no header of this tool; delete it, or name another folder with --output") from None
+    wanted = {**{key: wanted[key] for key in ("model", "revision")}, **wanted["settings"]}
+    if wanted["revision"]:
+        found.pop("model"), wanted.pop("model")  # the same weights may lie elsewhere by now
+    for key in [*wanted, *found]:
+        if found.get(key) != wanted.get(key):
+            differ = f"{key} {found.get(key)!r}, not {wanted.get(key)!r}"
+            raise BadInput(f"{path}: captioned with {differ}; delete it, or name another folder with --output")
+
+
+def first_line(path: Path) -> str:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.readline()
+
+
+def read_part(path: Path, batch: int) -> list[Caption]:
+    """The captions of an unfinished file, whole batches only, so that the rest is batched as it would have been."""
+    captions = []
+    for line in path.read_bytes().split(b"\n")[1:-1]:  # what follows the last line end is half a line
+        try:
+            entry = json.loads(line)
+            if entry["snippet"] % 1 == 0 and len(entry["frames"]) == 2:
+                captions.append(Caption(*entry["frames"], entry["caption"], {"snippet": entry["snippet"]}))
+        except (ValueError, KeyError, TypeError):
+            break
+    return captions[: len(captions) // batch * batch]
+
+
+def caption_video(path: Path, target: Path, captioner: Captioner, header: dict, options, bar) -> None:
+    """Caption one video into `target`, going on where `target`.part ends. Raises BrokenVideo as utils.video does."""
+    part, length, name = part_of(target), SNIPPET * options.every, target.stem
+    captions = read_part(part, options.batch_size) if part.exists() else []
+    make_folder(target.parent)
+    write_captions(part, name, VideoCaptions(None, None, captions, header))
+    bar.update(len(captions) * options.every)
+    offsets = middles(options.window, options.frames)
+    generation = {"max_new_tokens": options.max_new_tokens, "num_beams": 1, "do_sample": bool(options.temperature)}
+    if options.temperature:
+        generation["temperature"] = options.temperature
+    with Video(path) as video, part.open("a", encoding="utf-8") as file:
+        clips = windows(video, offsets, length, first=len(captions), longest=LONGEST)
+        while batch := list(itertools.islice(clips, options.batch_size)):
+            torch.manual_seed(zlib.crc32(f"{options.seed} {name} {batch[0].number}".encode()))
+            texts = captioner.captions(
+                [clip.pictures for clip in batch],
+                offsets=offsets,
+                window=options.window,
+                fps=video.fps,
+                prompt=options.prompt,
+                generation=generation,
+            )
+            new = [
+                Caption(clip.start, clip.end, text, {"snippet": clip.number * options.every})
+                for clip, text in zip(batch, texts, strict=True)
+            ]
+            file.writelines(f"{caption_line(caption)}\n" for caption in new)
+            file.flush()
+            captions += new
+            bar.update(sum(math.ceil((clip.end - clip.start) / SNIPPET) for clip in batch))
+    write_captions(target, name, VideoCaptions(video.decoded, video.fps, captions, header))
+    part.unlink()
+
+
+def part_of(target: Path) -> Path:
+    return target.with_name(f"{target.name}.part")
+
+
+def expected_snippets(path: Path) -> int:
+    """What the header promises, for the bar; 0 where it says nothing or the file is broken, which is reported when its turn comes."""
+    with suppress(BrokenVideo), Video(path) as video:
+        return math.ceil((video.expected() or 0) / SNIPPET)
+    return 0
+
+
+def share(text: str | None) -> tuple[int, int]:
+    """(i, n) of --shard i/n, counted from 0, else of torchrun's process, else (0, 1)."""
+    if text is None:
+        return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise BadInput(f"--shard {text}: expected i/n with i from 0 to n-1, 0/4 for the first of four")
+    return int(number), int(count)
+
+
+def parse(argv) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "python -m tools.caption_videos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("videos", nargs="+", metavar="VIDEO_OR_FOLDER", help="videos, or folders of them")
+    parser.add_argument("--captioner", required=True, metavar="NAME_OR_PATH", help="captioner of transformers: hub name or local folder")
+    parser.add_argument("--revision", help="commit, tag or branch of the captioner on the hub (default: its main branch)")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the captions: NAME.jsonl")
+    parser.add_argument("--every", type=int, default=1, metavar="K", help="snippets that one caption covers (default: %(default)s)")
+    parser.add_argument("--frames", type=int, metavar="N", help="pictures that a video-language model sees, spread evenly (default: 8)")
+    parser.add_argument("--window", type=int, metavar="W", help="frames they are spread over (default: 64, at least the snippets covered)")
+    parser.add_argument("--prompt", metavar="TEXT", help="what a video-language model is asked, or how an image caption begins")
+    parser.add_argument("--max-new-tokens", type=int, default=40, metavar="N", help="longest caption (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="draw the words at random (default: %(default)s, the likeliest)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random words (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=8, help="captions at a time (default: %(default)s)")
+    parser.add_argument("--precision", choices=list(DTYPES), help="of the captioner (default: bf16 on a GPU, fp32 elsewhere)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s, CUDA where there is one)")
+    parser.add_argument("--device-map", metavar="MAP", help="spread a large captioner over devices: auto, balanced (needs accelerate)")
+    parser.add_argument("--shard", metavar="i/n", help="only every n-th video, from number i = 0 … n-1 on")
+    options = parser.parse_args(argv)
+    for key in ("every", "frames", "window", "max_new_tokens", "batch_size"):
+        if (value := getattr(options, key)) is not None and value < 1:
+            raise BadInput(f"--{key.replace('_', '-')} {value}: expected a whole number above 0")
+    if not 0 <= options.temperature < math.inf:
+        raise BadInput(f"--temperature {options.temperature}: expected 0 (the likeliest words) or a number above it")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("--device cuda: not available here; expected cpu or auto")
+    on_gpu = options.device != "cpu" and torch.cuda.is_available()
+    options.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if on_gpu else "cpu"
+    options.precision = options.precision or ("bf16" if on_gpu else "fp32")
+    return options
+
+
+def main(argv=None) -> None:
+    options = parse(argv)
+    number, count = share(options.shard)
+    output = Path(options.output)
+    videos = dict(list(find_videos(options.videos, output).items())[number::count])
+    captioner = Captioner(options.captioner, options.revision)
+    header = about(captioner, options)
+    for target in videos.values():
+        for path in (target, part_of(target)):
+            if path.exists():
+                check_settings(path, first_line(path), header)
+        if target.exists():
+            part_of(target).unlink(missing_ok=True)  # stopped between the two
+    make_folder(output)
+    todo = {path: target for path, target in videos.items() if not target.exists()}
+    broken = []
+    if todo:
+        captioner.load(precision=options.precision, device=options.device, device_map=options.device_map)
+    with tqdm(total=sum(map(expected_snippets, todo)), unit="snippet", desc="captioning") as bar:
+        for path, target in todo.items():
+            try:
+                caption_video(path, target, captioner, header, options, bar)
+            except BrokenVideo as error:
+                part_of(target).unlink(missing_ok=True)  # a sound copy of the video is captioned from its start
+                broken.append(path)
+                tqdm.write(f"error: {error}", file=sys.stderr)
+            except OSError as error:
+                raise BadInput(f"{target}: cannot be written ({error.strerror or error}); free some space and start again") from None
+    print(f"{output}: {len(todo) - len(broken)} videos captioned, {len(videos) - len(todo)} were there")
+    if broken:
+        names = ", ".join(str(path) for path in broken[:5]) + (", …" if len(broken) > 5 else "")
+        raise BadInput(f"{len(broken)} of {len(videos)} videos are broken ({names}), why see above; the others are captioned")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
