@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import tools.make_sample
+from tools import sample_captions
 from tools.make_sample import is_current, main, make_sample
 from utils.errors import BadInput
 from utils.ground_truth import load_ground_truth
@@ -88,6 +89,63 @@ def test_class_features_differ(sample):
     assert (text @ text.T - torch.eye(len(text))).max() < 0.9
 
 
+def lines(path):
+    """Header and captions of a .jsonl file."""
+    about, *captions = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return about, captions
+
+
+def test_captions_and_rewrites_have_a_row_per_snippet_and_the_text_of_each_row(sample):
+    key, folder = sample
+    dataset, trees = DATASETS[key], ("source", "rewrite-1", "rewrite-2")
+    names = {path.name.partition("__0.npy")[0]: path for path in (folder / "features").glob("*__0.npy")}
+    vectors = {}
+    for name, features in names.items():
+        rows, texts = len(np.load(features)), {}
+        for tree in trees:
+            embedded = np.load(folder / "captions" / tree / f"{name}.npy")
+            about, captions = lines(folder / "captions" / tree / f"{name}.jsonl")
+            assert (embedded.shape, embedded.dtype) == ((rows, 64), np.float16)
+            assert (about["video"], about["fps"], about["model"]) == (name, dataset.fps, "simulated")
+            assert [line["snippet"] for line in captions] == list(range(rows))
+            assert [line["frames"] for line in captions] == [[16 * t, min(16 * t + 16, about["frames"])] for t in range(rows)]
+            texts[tree] = [line["caption"] for line in captions]
+            for text, row in zip(texts[tree], embedded, strict=True):
+                assert vectors.setdefault(text, row.tobytes()) == row.tobytes()
+            if tree != "source":
+                assert [line["source"] for line in captions] == texts["source"]
+        assert -(-about["frames"] // 16) == rows
+        assert all(len({a, b, c}) == 3 for a, b, c in zip(*texts.values(), strict=True))
+    assert {len(list((folder / "captions" / tree).iterdir())) for tree in trees} == {2 * len(names)}
+    rows = np.stack([np.frombuffer(row, np.float16).astype(float) for row in vectors.values()])
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-2)
+    assert len(np.unique(rows, axis=0)) == len(vectors)
+
+
+def test_captions_tell_most_of_an_event_and_now_and_then_one_that_is_not_there(sample):
+    key, folder = sample
+    dataset = DATASETS[key]
+    told = {
+        wording.format(who=who, where=where): name
+        for name in dataset.names[1:]
+        for meaning in sample_captions.SENTENCES[name]
+        for wording in meaning
+        for who in sample_captions.PEOPLE
+        for where in sample_captions.PLACES
+    }
+    inside, outside = [], []
+    for name, video in load_ground_truth(folder / "gt.json", dataset).items():
+        for line in lines(folder / "captions" / "source" / f"{name}.jsonl")[1]:
+            shown = {label for start, end, label in video.segments if start <= line["frames"][0] + 8 < end}
+            said = told.get(line["caption"])
+            (inside if shown else outside).append(
+                said in {dataset.names[dataset.labels.index(label)] for label in shown} if shown else said
+            )
+    assert 0.5 < np.mean(inside) < 0.9
+    assert 0.01 < np.mean([said is not None for said in outside]) < 0.06
+    assert len(set(outside)) > len(dataset.names) / 2
+
+
 def test_shuffled_labels_carry_nothing(sample, tmp_path):
     key, folder = sample
     mixed = make_sample(tmp_path / "mixed", key, shuffle_labels=True, videos=VIDEOS)
@@ -117,3 +175,6 @@ def test_a_sample_of_other_settings_is_noticed(tmp_path):
     about = json.loads((small / "sample.json").read_text())
     (small / "sample.json").write_text(json.dumps({**about, "videos": list(tools.make_sample.VIDEOS)}))
     assert is_current(small, "xd")
+    about = json.loads((small / "sample.json").read_text())
+    (small / "sample.json").write_text(json.dumps({key: value for key, value in about.items() if key != "captions"}))
+    assert not is_current(small, "xd")  # made before there were captions

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tools import sample_captions
 from utils.errors import BadInput, exit_code
 from utils.files import make_folder, read_json, write_json
 from utils.ground_truth import GroundTruth, write_ground_truth
@@ -71,8 +72,8 @@ SETTINGS = {"xd": Settings(), "ucf": Settings(strength=3.2)}  # each so that a s
 
 
 def make_sample(folder: Path | str, dataset: str, seed: int = 0, shuffle_labels: bool = False, videos: tuple[int, int] = VIDEOS) -> Path:
-    """Write the sample of `dataset` into `folder` (whole or not at all) and return it: clip.pt, distilbert/, features/, train.csv,
-    test.csv, gt.json, sample.json.
+    """Write the sample of `dataset` into `folder` (whole or not at all) and return it: clip.pt, distilbert/, features/, captions/,
+    train.csv, test.csv, gt.json, sample.json.
 
     videos: (training, test) videos, half of them normal. shuffle_labels permutes the training labels over the videos;
     nothing else changes.
@@ -92,6 +93,9 @@ def make_sample(folder: Path | str, dataset: str, seed: int = 0, shuffle_labels:
             features = simulate(generator(seed, dataset, index + 1), video, gap, directions, settings)
             for crop, rows in enumerate(features):
                 np.save(temporary / "features" / f"{video.name}__{crop}.npy", rows)
+        # Generators of their own: the features stay what they are without captions.
+        rngs = [generator(seed, dataset, index + 1, 1) for index in range(len(plan))]
+        sample_captions.write_captions(temporary / "captions", plan, rngs, dataset, clip_model, directions)
         train = [video for video in plan if video.split == "train"]
         test = [video for video in plan if video.split == "test"]
         labels = [video.label for video in train]
@@ -106,6 +110,7 @@ def make_sample(folder: Path | str, dataset: str, seed: int = 0, shuffle_labels:
                 "shuffle_labels": shuffle_labels,
                 "videos": list(videos),
                 "settings": asdict(settings),
+                "captions": sample_captions.about(),
                 "versions": versions(),
             },
         )
@@ -117,7 +122,7 @@ def is_current(folder: Path, dataset: str) -> bool:
     if not (folder / "sample.json").is_file():
         return False
     made = read_json(folder / "sample.json", "--output")
-    expected = {"videos": VIDEOS, "settings": asdict(SETTINGS[dataset])}
+    expected = {"videos": VIDEOS, "settings": asdict(SETTINGS[dataset]), "captions": sample_captions.about()}
     return json.loads(json.dumps(expected)).items() <= made.items()  # through JSON, which turns tuples into lists
 
 
