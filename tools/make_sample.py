@@ -95,7 +95,7 @@ def make_sample(folder: Path | str, dataset: str, seed: int = 0, shuffle_labels:
                 np.save(temporary / "features" / f"{video.name}__{crop}.npy", rows)
         # Generators of their own: the features stay what they are without captions.
         rngs = [generator(seed, dataset, index + 1, 1) for index in range(len(plan))]
-        sample_captions.write_captions(temporary / "captions", plan, rngs, dataset, clip_model, directions)
+        sample_captions.write_trees(temporary / "captions", plan, rngs, dataset, clip_model, directions)
         train = [video for video in plan if video.split == "train"]
         test = [video for video in plan if video.split == "test"]
         labels = [video.label for video in train]

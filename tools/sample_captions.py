@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.captions import Caption, VideoCaptions, write_captions
 from utils.labels import Dataset
+from utils.scores import SNIPPET
 from utils.text import CLIPText, openai_clip
 
-SNIPPET = 16  # frames
 TREES = ("source", "rewrite-1", "rewrite-2")  # a wording each
 
 
@@ -201,7 +202,7 @@ def sentence_vectors(clip_model, sentences: dict[str, int], directions: np.ndarr
     return dict(zip(sentences, vectors.round(4).astype(np.float16), strict=True))
 
 
-def write_captions(folder: Path, plan: list, rngs: list[np.random.Generator], dataset: Dataset, clip_model, directions: np.ndarray) -> None:
+def write_trees(folder: Path, plan: list, rngs: list[np.random.Generator], dataset: Dataset, clip_model, directions: np.ndarray) -> None:
     """folder/TREE/NAME.npy (T, E) float16 and NAME.jsonl, the texts, for each of TREES and each make_sample.Video of the plan.
 
     rngs: a generator of its own for each video; directions (C+1, E): from normal to each class in the CLIP's text space.
@@ -214,8 +215,8 @@ def write_captions(folder: Path, plan: list, rngs: list[np.random.Generator], da
         for video in plan:
             texts = [said.wordings[number] for said in captions[video.name]]
             np.save(folder / tree / f"{video.name}.npy", np.stack([vectors[text] for text in texts]))
-            lines = [{"video": video.name, "frames": video.frames, "fps": float(dataset.fps), "model": "simulated"}]
+            spoken = VideoCaptions(video.frames, float(dataset.fps), [], {"model": "simulated"})
             for t, (text, said) in enumerate(zip(texts, captions[video.name], strict=True)):
-                span = [SNIPPET * t, min(SNIPPET * (t + 1), video.frames)]
-                lines.append({"snippet": t, "frames": span, "caption": text} | ({"source": said.wordings[0]} if number else {}))
-            (folder / tree / f"{video.name}.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+                more = {"snippet": t} | ({"source": said.wordings[0]} if number else {})
+                spoken.captions.append(Caption(SNIPPET * t, min(SNIPPET * (t + 1), video.frames), text, more))
+            write_captions(folder / tree / f"{video.name}.jsonl", video.name, spoken)
