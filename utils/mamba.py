@@ -2,14 +2,18 @@
 
 B videos, T snippets, W channels of the scan (expand × the block's width), N states a channel (d_state).
 
-The scan is the recurrence, for each video and channel,
+The scan is, for each video and channel, the recurrence of N values
 
-    h_t = exp(Δ_t A) h_{t−1} + Δ_t B_t u_t,    y_t = C_t · h_t + D u_t,    h_0 = 0, h of N values
+    h_t = exp(Δ_t A) h_{t−1} + Δ_t B_t u_t,    y_t = C_t · h_t + D u_t,    h_{−1} = 0.
 
-run step by step; for the backward pass only each `chunk`-th state is kept, the others are computed once more from there. So memory grows
-with N × T / chunk, where autograd through the recurrence keeps several values for each of the N × T.
+Autograd through it keeps several values for each of the T · W · N, and is bound by going over them in memory. Here the backward pass is
+written by hand and only every chunk-th state is kept; those between are computed once more. The work is cut so that what an operation reads
+was written a moment ago and still lies in the cache: some videos, then a group of steps at a time. Within a group everything but the
+recurrence itself, one operation a step, is done for all its steps at once. States are laid out (step and video, N, W): channels, of which
+there are many, come last, and the sums over states and channels are products of matrices.
 """
 
+import functools
 import math
 
 import torch
@@ -18,58 +22,160 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
+def advance(decay: Tensor, states: Tensor, h: Tensor, delta: Tensor, x: Tensor, A: Tensor, B: Tensor, floor: float | None) -> Tensor:
+    """Write a group's decays exp(Δ A) and states, both (steps · videos, N, W), from h (videos, N, W), the state before it; its last state.
+
+    delta, x = Δ u (steps · videos, W); A (N, W); B (steps · videos, N).
+    """
+    torch.mul(delta[:, None], A, out=decay)
+    if floor is not None:
+        decay.clamp_(min=floor)
+    decay.exp_()
+    torch.bmm(B[:, :, None], x[:, None], out=states)
+    for factor, state in zip(decay.split(len(h)), states.split(len(h)), strict=True):
+        h = state.addcmul_(factor, h)
+    return h
+
+
+def clamp_at(delta: Tensor, A: Tensor) -> float | None:
+    """Where to clamp Δ A, or None if it is nowhere below. On a CPU an exp or a product too small for a normal number takes up to 400 times
+    as long as any other. A decay at the clamp is √tiny, 1e-19 in float32: far less than the state beside it is rounded by.
+    """
+    floor = math.log(torch.finfo(A.dtype).tiny) / 2
+    return floor if delta.device.type == "cpu" and delta.numel() and (delta.amax((0, 1)) * A.amin(0)).min() < floor else None
+
+
+def group_sizes(videos: int, steps: int, state: int, device: torch.device) -> tuple[int, int]:
+    """Videos and steps that are worked on at once, for a state of `state` = N · W numbers: on a CPU as many as share its second-level cache
+    with the few arrays of their size, and keep its threads busy.
+    """
+    numbers = 65536 * torch.get_num_threads() if device.type == "cpu" else 2**24
+    videos = max(min(videos, numbers // state), 1)
+    return videos, max(min(steps, numbers // (state * videos)), 1)
+
+
 class SelectiveScan(torch.autograd.Function):
-    """y of the recurrence without D u; see `selective_scan`."""
+    """See `selective_scan`."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int) -> Tensor:
-        size, length, width = x.shape
-        h = x.new_zeros(size, width, A.shape[1])
-        borders, y = [], torch.empty_like(x)
-        for t in range(length):
-            if t % chunk == 0:
-                borders.append(h.clone())
-            h.mul_((delta[:, t, :, None] * A).exp_()).addcmul_(x[:, t, :, None], B[:, t, None])
-            torch.matmul(h, C[:, t, :, None], out=y[:, t, :, None])
-        ctx.save_for_backward(x, delta, A, B, C, *borders)
-        ctx.chunk = chunk
+    def forward(ctx, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, chunk: int) -> Tensor:
+        (size, length, width), states, A = u.shape, A.shape[1], A.t().contiguous()
+        floor = clamp_at(delta, A)
+        videos, steps = group_sizes(size, min(chunk, length), A.numel(), u.device)
+        borders = u.new_empty(-(-length // chunk), size, states, width)  # the states before each chunk
+        decay, *buffers = (u.new_empty(steps * videos, states, width) for _ in range(3))
+        y = u * D
+        for first in range(0, size, videos):
+            block = slice(first, first + videos)
+            us, deltas, Bs, Cs = (by_time(v[block]) for v in (u, delta, B, C))
+            n, xs, ys = len(us) // length, us * deltas, torch.empty_like(us)
+            h = u.new_zeros(n, states, width)
+            for start in range(0, length, chunk):
+                borders[start // chunk, block] = h
+                for rows in groups(start, min(start + chunk, length), steps, n):
+                    buffers.reverse()  # h lies in the other one
+                    now = buffers[0][: rows.stop - rows.start]
+                    h = advance(decay[: len(now)], now, h, deltas[rows], xs[rows], A, Bs[rows], floor)
+                    torch.bmm(Cs[rows, None], now, out=ys[rows, None])
+            y[block] += by_video(ys, n)
+        ctx.save_for_backward(u, delta, A, B, C, D, borders)
+        ctx.chunk, ctx.floor, ctx.sizes = chunk, floor, (videos, steps)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
-        x, delta, A, B, C, *borders = ctx.saved_tensors
-        dx, d_delta, dA, dB, dC = (torch.zeros_like(v) for v in (x, delta, A, B, C))
-        g = torch.zeros_like(borders[0])  # ∂/∂h_t
-        for k in reversed(range(len(borders))):
-            states, decays = [borders[k]], []
-            steps = range(k * ctx.chunk, min((k + 1) * ctx.chunk, x.shape[1]))
-            for t in steps:
-                decays.append((delta[:, t, :, None] * A).exp_())
-                states.append((decays[-1] * states[-1]).addcmul_(x[:, t, :, None], B[:, t, None]))
-            for t in reversed(steps):
-                h, decay = states.pop(), decays.pop()
-                g.addcmul_(dy[:, t, :, None], C[:, t, None])
-                dC[:, t] = (dy[:, t, None] @ h)[:, 0]
-                dB[:, t] = (x[:, t, None] @ g)[:, 0]
-                dx[:, t] = (g @ B[:, t, :, None])[..., 0]
-                g.mul_(decay)
-                q = g * states[-1]  # ∂/∂(Δ_t A)
-                d_delta[:, t] = (q * A).sum(-1)
-                dA += (q * delta[:, t, :, None]).sum(0)
-        return dx, d_delta, dA, dB, dC, None
+        u, delta, A, B, C, D, borders = ctx.saved_tensors
+        chunk, (videos, steps), (size, length, width), states = ctx.chunk, ctx.sizes, u.shape, A.shape[0]
+        du, d_delta, dB, dC = (torch.empty_like(v) for v in (u, delta, B, C))
+        decay = u.new_empty(min(chunk, length) * videos, states, width)
+        h = u.new_empty(len(decay) + videos, states, width)  # behind the state before the chunk
+        g = u.new_empty(steps * videos, states, width)
+        dA, carry = torch.zeros_like(g), torch.empty_like(g[:videos])
+        for first in range(0, size, videos):
+            block = slice(first, first + videos)
+            us, deltas, Bs, Cs, dys = (by_time(v[block]) for v in (u, delta, B, C, dy))
+            n, xs = len(us) // length, us * deltas
+            dxs, d_deltas, dBs, dCs = (torch.empty_like(v) for v in (us, deltas, Bs, Cs))
+            onward = carry[:n].zero_()  # ∂/∂h_t by way of h_{t+1}
+            for start in reversed(range(0, length, chunk)):
+                parts, before = list(groups(start, min(start + chunk, length), steps, n)), start * n
+                last = h[:n].copy_(borders[start // chunk, block])
+                for rows in parts:
+                    own = slice(rows.start - before, rows.stop - before)
+                    last = advance(decay[own], h[n:][own], last, deltas[rows], xs[rows], A, Bs[rows], ctx.floor)
+                for rows in reversed(parts):
+                    own, end = slice(rows.start - before, rows.stop - before), rows.stop - n
+                    now, factors = g[: rows.stop - rows.start], decay[own]  # now: ∂/∂h_t
+                    torch.bmm(Cs[rows.start : end, :, None], dys[rows.start : end, None], out=now[:-n])
+                    torch.addcmul(onward, Cs[end : rows.stop, :, None], dys[end : rows.stop, None], out=now[-n:])
+                    each, factor = now.split(n), factors.split(n)
+                    for t in reversed(range(len(each) - 1)):
+                        each[t].addcmul_(factor[t + 1], each[t + 1])
+                    torch.bmm(h[n:][own], dys[rows, :, None], out=dCs[rows, :, None])
+                    torch.bmm(now, xs[rows, :, None], out=dBs[rows, :, None])
+                    torch.bmm(Bs[rows, None], now, out=dxs[rows, None])
+                    onward = factors.mul_(now)[:n]
+                    torch.mul(factors, h[own], out=now)  # now: ∂/∂(Δ_t A)
+                    dA[: len(now)].addcmul_(now, deltas[rows, None])
+                    torch.sum(now.mul_(A), 1, out=d_deltas[rows])
+                onward = carry[:n].copy_(onward)  # the next chunk's decays overwrite it
+            d_deltas.addcmul_(dxs, us)
+            for whole, rows in ((du, dxs.mul_(deltas)), (d_delta, d_deltas), (dB, dBs), (dC, dCs)):
+                whole[block] = by_video(rows, n)
+        return du.addcmul_(dy, D), d_delta, dA.sum(0).t(), dB, dC, (dy * u).sum((0, 1)), None
+
+
+def by_time(x: Tensor) -> Tensor:
+    """(videos, T, K) -> (T · videos, K)."""
+    return x.transpose(0, 1).reshape(-1, x.shape[2])
+
+
+def by_video(x: Tensor, videos: int) -> Tensor:
+    """Undo `by_time`."""
+    return x.view(-1, videos, x.shape[1]).transpose(0, 1)
+
+
+def groups(start: int, stop: int, steps: int, videos: int):
+    """The rows, of `by_time`, of steps start ... stop − 1, some steps at a time."""
+    return (slice(t * videos, min(t + steps, stop) * videos) for t in range(start, stop, steps))
+
+
+@functools.cache
+def kernel():
+    """mamba_ssm's scan (CUDA), None where it is not installed."""
+    try:
+        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+    except ImportError:
+        return None
+    return selective_scan_fn
+
+
+def scan_backend(device: torch.device) -> str:
+    """Which scan `selective_scan` takes on the device, in words."""
+    if device.type != "cuda":
+        return "selective scan: plain PyTorch"
+    return "selective scan: mamba_ssm's CUDA kernel" if kernel() else "selective scan: plain PyTorch (mamba_ssm is not installed)"
 
 
 def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, chunk: int | None = None) -> Tensor:
-    """y (B, T, W) of the recurrence above, float32 (float64 for float64 input) whatever autocast says.
+    """y (B, T, W) of the recurrence above, in float32, whatever autocast says, or float64 for u in float64.
 
-    u, delta (B, T, W), delta behind the softplus; A (W, N), negative; B, C (B, T, N); D (W,). chunk: steps between the states that are
-    kept for the backward pass; None: chosen by the sizes. The values do not depend on it, beyond rounding.
+    u, delta (B, T, W), delta behind the softplus; A (W, N), negative; B, C (B, T, N); D (W,). Memory for the backward pass is B · W · N
+    · T / chunk; without a chunk it is chosen by the sizes. Values do not depend on it, beyond rounding. On a GPU mamba_ssm's kernel is
+    taken where it is installed (float32, N up to 256, no chunk asked for).
     """
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
     with torch.autocast(u.device.type, enabled=False):
         u, delta, A, B, C, D = (v.to(dtype) for v in (u, delta, A, B, C, D))
-        return SelectiveScan.apply(delta * u, delta, A, B, C, chunk or 16) + D * u
+        if u.is_cuda and dtype == torch.float32 and A.shape[1] <= 256 and chunk is None and kernel():
+            u, delta, B, C = (v.transpose(1, 2).contiguous() for v in (u, delta, B, C))
+            return kernel()(u, delta, A, B, C, D).transpose(1, 2)
+        if not torch.is_grad_enabled():
+            chunk = u.shape[1]
+        elif chunk is None:
+            chunk = max(math.isqrt(u.shape[1]), group_sizes(len(u), u.shape[1], A.numel(), u.device)[1])
+        return SelectiveScan.apply(u, delta, A, B, C, D, max(chunk, 1))
 
 
 class Mamba(nn.Module):
