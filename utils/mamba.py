@@ -143,7 +143,7 @@ def groups(start: int, stop: int, steps: int, videos: int):
 
 @functools.cache
 def kernel():
-    """mamba_ssm's scan (CUDA), None where it is not installed."""
+    """mamba_ssm's scan, None where it is not installed. Written after its documentation: the tests have no GPU to run it on."""
     try:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
     except ImportError:
