@@ -111,6 +111,18 @@ TABLES = {
         "0.09": Row("--temperature 0.09", "85.20", "88.12"),
         "0.1": Row("--temperature 0.1", "85.36", "87.64"),
     }),
+    "trclip": Table("Parts of TrCLIP-VAD (ours; what follows -- names --caption-root)", "all", {
+        "visual": Row("--model trclip --branches visual"),
+        "text": Row("--model trclip --branches text"),
+        "no-rewriting": Row("--model trclip --caption-choice source"),
+        "rewrite-1": Row("--model trclip --caption-choice rewrite-1"),
+        "rewrite-2": Row("--model trclip --caption-choice rewrite-2"),
+        "transformer": Row("--model trclip --stack transformer"),
+        "no-mamba": Row("--model trclip --stack none"),
+        "no-mtn": Row("--model trclip --no-mtn"),
+        "no-mamba-no-mtn": Row("--model trclip --stack none --no-mtn"),
+        "all": Row("--model trclip", "86.38", "88.59"),
+    }),
     "losses": Table("Losses of ReFLIP-VAD (ours; the paper has no such table)", "all", {
         "coarse": Row("--blocks cls --no-v-prompt --lambda-magnitude 0"),
         "fine": Row("--blocks vta --no-v-prompt --lambda-magnitude 0 --lambda-text 0"),
