@@ -4,6 +4,7 @@
     python -m tools.bench step         one training step of ReFLIP-VAD at the paper's sizes
     python -m tools.bench metrics      segment mAP and bootstrap intervals on full test sets (those of ../shared/golden)
     python -m tools.bench vadclip      VadCLIP: a training step and the test of 290 videos, at UCF-Crime's sizes
+    python -m tools.bench mamba        Mamba's scan, and a training step of TrCLIP-VAD at the paper's sizes
 
 Run it on an idle machine; a figure taken beside other work says nothing.
 """
@@ -233,7 +234,14 @@ def bench_vadclip() -> None:
     bench_vadclip.bench_vadclip()
 
 
-BENCHES = {"step": bench_step, "metrics": bench_metrics, "vadclip": bench_vadclip}
+def bench_mamba() -> None:
+    """See tools/bench_mamba.py, which imports this module."""
+    from tools import bench_mamba
+
+    bench_mamba.bench_mamba()
+
+
+BENCHES = {"step": bench_step, "metrics": bench_metrics, "vadclip": bench_vadclip, "mamba": bench_mamba}
 
 
 def main(argv=None):
