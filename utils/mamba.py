@@ -67,17 +67,19 @@ class SelectiveScan(torch.autograd.Function):
         y = u * D
         for first in range(0, size, videos):
             block = slice(first, first + videos)
-            us, deltas, Bs, Cs = (by_time(v[block]) for v in (u, delta, B, C))
-            n, xs, ys = len(us) // length, us * deltas, torch.empty_like(us)
+            n = len(u[block])
             h = u.new_zeros(n, states, width)
             for start in range(0, length, chunk):
+                part = (block, slice(start, start + chunk))
                 borders[start // chunk, block] = h
-                for rows in groups(start, min(start + chunk, length), steps, n):
+                us, deltas, Bs, Cs = (by_time(v[part]) for v in (u, delta, B, C))
+                xs, ys = us * deltas, torch.empty_like(us)
+                for rows in groups(len(us) // n, steps, n):
                     buffers.reverse()  # h lies in the other one
                     now = buffers[0][: rows.stop - rows.start]
                     h = advance(decay[: len(now)], now, h, deltas[rows], xs[rows], A, Bs[rows], floor)
                     torch.bmm(Cs[rows, None], now, out=ys[rows, None])
-            y[block] += by_video(ys, n)
+                y[part] += by_video(ys, n)
         ctx.save_for_backward(u, delta, A, B, C, D, borders)
         ctx.chunk, ctx.floor, ctx.sizes = chunk, floor, (videos, steps)
         return y
@@ -94,35 +96,35 @@ class SelectiveScan(torch.autograd.Function):
         dA, carry = torch.zeros_like(g), torch.empty_like(g[:videos])
         for first in range(0, size, videos):
             block = slice(first, first + videos)
-            us, deltas, Bs, Cs, dys = (by_time(v[block]) for v in (u, delta, B, C, dy))
-            n, xs = len(us) // length, us * deltas
-            dxs, d_deltas, dBs, dCs = (torch.empty_like(v) for v in (us, deltas, Bs, Cs))
+            n = len(u[block])
             onward = carry[:n].zero_()  # ∂/∂h_t by way of h_{t+1}
             for start in reversed(range(0, length, chunk)):
-                parts, before = list(groups(start, min(start + chunk, length), steps, n)), start * n
+                part = (block, slice(start, start + chunk))
+                us, deltas, Bs, Cs, dys = (by_time(v[part]) for v in (u, delta, B, C, dy))
+                xs = us * deltas
+                dxs, d_deltas, dBs, dCs = (torch.empty_like(v) for v in (us, deltas, Bs, Cs))
+                parts = list(groups(len(us) // n, steps, n))
                 last = h[:n].copy_(borders[start // chunk, block])
                 for rows in parts:
-                    own = slice(rows.start - before, rows.stop - before)
-                    last = advance(decay[own], h[n:][own], last, deltas[rows], xs[rows], A, Bs[rows], ctx.floor)
+                    last = advance(decay[rows], h[n:][rows], last, deltas[rows], xs[rows], A, Bs[rows], ctx.floor)
                 for rows in reversed(parts):
-                    own, end = slice(rows.start - before, rows.stop - before), rows.stop - n
-                    now, factors = g[: rows.stop - rows.start], decay[own]  # now: ∂/∂h_t
+                    now, factors, end = g[: rows.stop - rows.start], decay[rows], rows.stop - n  # now: ∂/∂h_t
                     torch.bmm(Cs[rows.start : end, :, None], dys[rows.start : end, None], out=now[:-n])
                     torch.addcmul(onward, Cs[end : rows.stop, :, None], dys[end : rows.stop, None], out=now[-n:])
                     each, factor = now.split(n), factors.split(n)
                     for t in reversed(range(len(each) - 1)):
                         each[t].addcmul_(factor[t + 1], each[t + 1])
-                    torch.bmm(h[n:][own], dys[rows, :, None], out=dCs[rows, :, None])
+                    torch.bmm(h[n:][rows], dys[rows, :, None], out=dCs[rows, :, None])
                     torch.bmm(now, xs[rows, :, None], out=dBs[rows, :, None])
                     torch.bmm(Bs[rows, None], now, out=dxs[rows, None])
                     onward = factors.mul_(now)[:n]
-                    torch.mul(factors, h[own], out=now)  # now: ∂/∂(Δ_t A)
+                    torch.mul(factors, h[rows], out=now)  # now: ∂/∂(Δ_t A)
                     dA[: len(now)].addcmul_(now, deltas[rows, None])
                     torch.sum(now.mul_(A), 1, out=d_deltas[rows])
                 onward = carry[:n].copy_(onward)  # the next chunk's decays overwrite it
-            d_deltas.addcmul_(dxs, us)
-            for whole, rows in ((du, dxs.mul_(deltas)), (d_delta, d_deltas), (dB, dBs), (dC, dCs)):
-                whole[block] = by_video(rows, n)
+                d_deltas.addcmul_(dxs, us)
+                for whole, found in ((du, dxs.mul_(deltas)), (d_delta, d_deltas), (dB, dBs), (dC, dCs)):
+                    whole[part] = by_video(found, n)
         return du.addcmul_(dy, D), d_delta, dA.sum(0).t(), dB, dC, (dy * u).sum((0, 1)), None
 
 
@@ -136,9 +138,9 @@ def by_video(x: Tensor, videos: int) -> Tensor:
     return x.view(-1, videos, x.shape[1]).transpose(0, 1)
 
 
-def groups(start: int, stop: int, steps: int, videos: int):
-    """The rows, of `by_time`, of steps start ... stop − 1, some steps at a time."""
-    return (slice(t * videos, min(t + steps, stop) * videos) for t in range(start, stop, steps))
+def groups(length: int, steps: int, videos: int):
+    """The rows of `by_time`, some steps at a time."""
+    return (slice(t * videos, min(t + steps, length) * videos) for t in range(0, length, steps))
 
 
 @functools.cache
@@ -202,7 +204,7 @@ class Mamba(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         a, z = self.in_proj(x).chunk(2, -1)  # (B, T, W) each
-        a = F.silu(self.conv1d(a.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2))
+        a = F.silu(self.conv1d(a.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2).contiguous())
         states = self.A_log.shape[1]
         delta, B, C = self.x_proj(a).split([self.dt_proj.in_features, states, states], -1)
         y = selective_scan(a, F.softplus(self.dt_proj(delta)), -torch.exp(self.A_log), B, C, self.D)
