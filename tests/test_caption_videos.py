@@ -354,6 +354,36 @@ def test_a_broken_video_among_good_ones(run, videos, tmp_path, capsys):
     assert "0 videos captioned, 2 were there" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("model", ["smolvlm", pytest.param("qwen", marks=pytest.mark.slow)])
+def test_odd_videos_do_not_stop_the_others(run, tmp_path, capsys, model):
+    """A recording that changes its size goes on in the first one; a strip that processors refuse is named; any name the disk takes goes."""
+    source = tmp_path / "odd"
+    source.mkdir()
+    for name, size in (("a.ts", (64, 48)), ("b.ts", (48, 64))):
+        make_video(tmp_path / name, 40, size=size, picture=lambda i, size=size: np.full((size[1], size[0], 3), 4 * i, np.uint8))
+    (source / "changes.ts").write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
+    make_video(source / "one.mp4", 1, picture=noise)
+    make_video(source / "strip.avi", 20, size=(1600, 4), codec="mpeg4", picture=lambda i: np.zeros((4, 1600, 3), np.uint8))
+    (source / "one.mp4").rename(source / os.fsdecode(b"one \xff.mp4"))
+    assert exit_code(lambda: run(source=source, model=model)) == 2
+    assert "strip.avi: 1600 × 4 pixels; expected" in capsys.readouterr().err
+    videos, _ = read_captions([tmp_path / "captions"], fps=25)
+    assert {name: (video.frames, len(video.captions)) for name, video in videos.items()} == {
+        "changes": (80, 5),
+        os.fsdecode(b"one \xff"): (1, 1),
+    }
+
+
+def test_empty_answers_are_counted(run, tmp_path, monkeypatch, capsys):
+    captions = Captioner.captions
+    monkeypatch.setattr(Captioner, "captions", lambda self, *words, **options: ["", *captions(self, *words, **options)[1:]])
+    path = run() / "own.jsonl"
+    assert "warning: 2 of 8 captions are empty, the first is line 2 of" in capsys.readouterr().err
+    path.write_text(path.read_text().replace('"caption": ""', '"caption": "a man falls"'))
+    run()
+    assert "warning: 1 of 8 captions are empty" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "model", "said", "unfinished"),
     [

@@ -8,6 +8,7 @@ settings, then a line per snippet. A video-language model sees --frames pictures
 as SwinBERT's dense captioning does (behind the video's end its last frame stands in); an image captioner sees the middle frame.
 With --every K a caption covers K snippets. Started again, it goes on after the last caption (NAME.jsonl.part) and never redoes a finished
 video; the result is that of an undisturbed run if the batch size is the same. A broken video is named and left out, and the exit code is 2.
+Where a captioner answers nothing, the caption is empty, and a warning says how many are.
 Work is shared by --shard i/n, or over the processes of torchrun. No code of the model's repository is run.
 """
 
@@ -25,13 +26,14 @@ import torch
 from tqdm import tqdm
 
 from utils.captioner import DTYPES, Captioner
-from utils.captions import Caption, VideoCaptions, caption_line, write_captions
+from utils.captions import Caption, VideoCaptions, caption_line, read_caption_file, write_captions
 from utils.errors import BadInput, exit_code
 from utils.files import make_folder
 from utils.scores import SNIPPET, video_name
 from utils.video import SUFFIXES, BrokenVideo, Video, middles, windows
 
 LONGEST = 768  # pixels of a picture's longer side: what no captioner looks at is not kept in memory
+SLIMMEST = 100  # longer side over shorter one, at most: processors refuse what is much slimmer
 
 
 def find_videos(paths: list[str], output: Path) -> dict[Path, Path]:
@@ -110,7 +112,7 @@ def read_part(path: Path, batch: int) -> list[Caption]:
 
 
 def caption_video(path: Path, target: Path, captioner: Captioner, header: dict, options, bar) -> None:
-    """Caption one video into `target`, going on where `target`.part ends. Raises BrokenVideo as utils.video does."""
+    """Caption one video into `target`, going on where `target`.part ends. Raises BrokenVideo as utils.video does, and for a mere strip."""
     part, length, name = part_of(target), SNIPPET * options.every, target.stem
     captions = read_part(part, options.batch_size) if part.exists() else []
     make_folder(target.parent)
@@ -121,9 +123,11 @@ def caption_video(path: Path, target: Path, captioner: Captioner, header: dict, 
     if options.temperature:
         generation["temperature"] = options.temperature
     with Video(path) as video, part.open("a", encoding="utf-8") as file:
+        if max(video.width, video.height) > SLIMMEST * min(video.width, video.height):
+            raise BrokenVideo(f"{path}: {video.width} × {video.height} pixels; expected sides of at most 1 : {SLIMMEST}; leave it out")
         clips = windows(video, offsets, length, first=len(captions), longest=LONGEST)
         while batch := list(itertools.islice(clips, options.batch_size)):
-            torch.manual_seed(zlib.crc32(f"{options.seed} {name} {batch[0].number}".encode()))
+            torch.manual_seed(zlib.crc32(f"{options.seed} {name} {batch[0].number}".encode(errors="surrogateescape")))
             texts = captioner.captions(
                 [clip.pictures for clip in batch],
                 offsets=offsets,
@@ -153,6 +157,18 @@ def expected_snippets(path: Path) -> int:
     with suppress(BrokenVideo), Video(path) as video:
         return math.ceil((video.expected() or 0) / SNIPPET)
     return 0
+
+
+def warn_of_empty(targets) -> None:
+    """Say on stderr how many captions are empty; an empty one becomes a row of zeros beside the features."""
+    found = {(target, number): text for target in targets for number, (*_, text, _) in enumerate(read_caption_file(target)[1].captions)}
+    if empty := [where for where, text in found.items() if not text]:
+        target, number = empty[0]
+        print(
+            f"warning: {len(empty)} of {len(found)} captions are empty, the first is line {number + 2} of {target}: the captioner answered "
+            f"nothing; write them by hand, or try another --prompt or captioner",
+            file=sys.stderr,
+        )
 
 
 def share(text: str | None) -> tuple[int, int]:
@@ -228,6 +244,7 @@ def main(argv=None) -> None:
             except OSError as error:
                 raise BadInput(f"{target}: cannot be written ({error.strerror or error}); free some space and start again") from None
     print(f"{output}: {len(todo) - len(broken)} videos captioned, {len(videos) - len(todo)} were there")
+    warn_of_empty(target for path, target in videos.items() if path not in broken)
     if broken:
         names = ", ".join(str(path) for path in broken[:5]) + (", …" if len(broken) > 5 else "")
         raise BadInput(f"{len(broken)} of {len(videos)} videos are broken ({names}), why see above; the others are captioned")

@@ -131,11 +131,13 @@ class Video:
         return BrokenVideo(f"{self.path}: {found}; expected {expected}; {NEXT}")
 
 
-def to_rgb(frame, longest: int | None = None) -> np.ndarray:
-    """(H, W, 3) uint8 of a decoded frame, upright; its longer side is at most `longest` pixels."""
-    shrink = min(1.0, longest / max(frame.width, frame.height)) if longest else 1.0
-    size = {} if shrink == 1 else {key: max(1, round(getattr(frame, key) * shrink)) for key in ("width", "height")}
-    image = frame.to_ndarray(format="rgb24", interpolation="BICUBIC", **size)
+def to_rgb(frame, longest: int | None = None, size: tuple[int, int] | None = None) -> np.ndarray:
+    """(H, W, 3) uint8 of a decoded frame, upright; scaled to `size` (width, height as stored), its longer side at most `longest` pixels."""
+    width, height = size or (frame.width, frame.height)
+    shrink = min(1.0, longest / max(width, height)) if longest else 1.0
+    width, height = (max(1, round(side * shrink)) for side in (width, height))
+    scaled = {} if (width, height) == (frame.width, frame.height) else {"width": width, "height": height}
+    image = frame.to_ndarray(format="rgb24", interpolation="BICUBIC", **scaled)
     return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))  # both count against the clock
 
 
@@ -153,23 +155,25 @@ def windows(video: Video, offsets: Sequence[int], stride: int, *, first: int = 0
     """Snippets of `stride` frames from number `first` on, the last one maybe shorter, with the pictures at `offsets` from their start.
 
     offsets: ascending, may lie beyond the snippet. Behind the video's end its last frame stands in. Only these frames are converted, and no
-    more is kept than the open windows need. Raises BrokenVideo as Video.decode does.
+    more is kept than the open windows need. All have the first frame's size, also where a recording changes it. Raises BrokenVideo as
+    Video.decode does.
     """
     open_windows: deque[Window] = deque()
-    wanted, reach = set(offsets), max(offsets[-1], stride - 1)
+    wanted, reach, size = set(offsets), max(offsets[-1], stride - 1), None
     for index, last in enumerate(video.decode()):
+        size = size or (last.width, last.height)
         if index % stride == 0 and index // stride >= first:
             open_windows.append(Window(index // stride, index, index + stride, []))
         takers = [window for window in open_windows if index - window.start in wanted]
         if takers:
-            picture = to_rgb(last, longest)
+            picture = to_rgb(last, longest, size)
             for window in takers:
                 window.pictures += [picture] * offsets.count(index - window.start)
         while open_windows and index - open_windows[0].start >= reach:
             yield open_windows.popleft()
     for window in open_windows:
         window.end = min(window.end, video.decoded)
-        window.pictures += [to_rgb(last, longest)] * (len(offsets) - len(window.pictures))
+        window.pictures += [to_rgb(last, longest, size)] * (len(offsets) - len(window.pictures))
         yield window
 
 
