@@ -230,15 +230,15 @@ def segment_figures(probs, segments, labels, class_names, protocol: str) -> Call
     if not official:
         truth = truth[truth[:, 0] > 0]
         classes, videos = np.unique(truth[:, 0]), np.unique(truth[:, 1])
-    found = [(video, *_detections(np.asarray(probs[video]), official)) for video in videos]
+    found = [(video, *detections(np.asarray(probs[video]), official)) for video in videos]
     by_class = []  # of each class: video of each detection, best first; whether it hits at each IoU (5, n); segments of each video (V,)
     if found:
         video = np.repeat([row[0] for row in found], [len(row[1]) for row in found])
         number, start, end, score = (np.concatenate(column) for column in list(zip(*found, strict=True))[1:])
-        detections = np.stack([video, start, end], 1)
+        spans = np.stack([video, start, end], 1)
         for c in classes:
             own, wanted = number == c, truth[truth[:, 0] == c, 1:]
-            detected = detections[own][_best_first(video[own], score[own], official)]
+            detected = spans[own][_best_first(video[own], score[own], official)]
             by_class.append((detected[:, 0], _hits(detected, wanted), np.bincount(wanted[:, 0], minlength=len(probs))))
     keys = [*map(str, IOUS), "avg"]
 
@@ -298,7 +298,7 @@ def _truth(probs, segments, labels, class_names: list[str]) -> np.ndarray:
     return np.array(rows, np.int64).reshape(-1, 4)
 
 
-def _detections(probs: np.ndarray, official: bool) -> tuple[np.ndarray, ...]:
+def detections(probs: np.ndarray, official: bool) -> tuple[np.ndarray, ...]:
     """probs (F, C+1) -> class, start, end, score of each detected segment of the video, by class and time.
 
     A class is detected in the runs of two frames or more above max − 0.6 · (max − min); score = max in the run + 0.7 · mean of the class's
