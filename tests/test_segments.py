@@ -1,0 +1,167 @@
+"""utils/segments.py: which segments are shown of a video, and in whose words."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataset import Video
+from utils import segments
+from utils.caption_tree import CaptionTree
+from utils.captions import Caption, VideoCaptions, write_captions
+from utils.errors import BadInput
+from utils.ground_truth import GroundTruth
+from utils.labels import UCF
+from utils.scores import Scores, to_frames
+from utils.segments import Segment
+
+SURE = np.ones(10)
+
+
+def fine(**classes):
+    """(10, 14): what a class has in some rows, by row; 0.1 of it elsewhere; the normal class the rest."""
+    rows = np.zeros((10, 14))
+    for name, heights in classes.items():
+        rows[:, UCF.labels.index(name)] = 0.1
+        rows[list(heights), UCF.labels.index(name)] = list(heights.values())
+    rows[:, 0] = 1 - rows.sum(1)
+    return rows
+
+
+def detect(scores, frames=160, texts=None):
+    texts = None if texts is None else {"v": VideoCaptions(frames, 30, [Caption(*caption) for caption in texts])}
+    return segments.detect({"v": scores}, {"v": GroundTruth(frames, 30, ())}, UCF, texts)["v"]
+
+
+def test_a_run_above_the_classs_own_height_with_its_score():
+    """Rows 3 and 4 lie above 0.8 − 0.6 · (0.8 − 0.1) = 0.38; the score is (0.8 + 0.7 · 0.8) / 1.7 = 0.8."""
+    [found] = detect(Scores(SURE, fine(Abuse={3: 0.8, 4: 0.4})))
+    assert found[:3] == (48, 80, "abuse")
+    assert found.score == pytest.approx(0.8)
+    assert found.caption is None
+
+
+@pytest.mark.parametrize(("rows", "kept"), [((0.9, 0.3), True), ((0.3, 0.6), False), ((0.5, 0.5), False)])
+def test_the_coarse_score_says_whether_something_happens(rows, kept):
+    coarse = np.zeros(10)
+    coarse[3:5] = rows
+    assert len(detect(Scores(coarse, fine(Abuse={3: 0.8, 4: 0.4})))) == kept
+    assert len(detect(Scores(None, fine(Abuse={3: 0.8, 4: 0.4}), coarse))) == kept  # online, where there is no coarse score
+
+
+@pytest.mark.parametrize(("height", "kept"), [(0.4, True), (0.15, False)])
+def test_without_a_coarse_score_the_fine_one_says_it(height, kept):
+    """1 − p(normal) has the mean (0.8 + 0.4) / 2 = 0.6 there, or (0.3 + 0.15) / 2 < 0.5."""
+    assert len(detect(Scores(None, fine(Abuse={3: 2 * height, 4: height})))) == kept
+
+
+@pytest.mark.parametrize("part", ["coarse", "online"])
+def test_without_classes_an_anomaly_is_found(part):
+    values = np.full(10, 0.1)
+    values[3:5] = 0.9, 0.5
+    assert detect(Scores(**{part: values})) == [Segment(48, 80, "anomaly", pytest.approx(0.9))]
+
+
+@pytest.mark.parametrize(
+    ("abuse", "fighting", "labels"),
+    [
+        ((3, 4, 5), (5, 6, 7), ["abuse", "fighting"]),  # a third is shared
+        ((2, 3, 4, 5), (4, 5, 6, 7), ["abuse", "fighting"]),  # half
+        ((3, 4, 5), (4, 5, 6), ["fighting"]),  # two thirds: fighting has the higher score
+        ((1, 2, 3, 4, 5, 6, 7), (4, 5), ["fighting"]),  # all of the shorter one
+    ],
+)
+def test_of_two_that_share_more_than_half_of_the_shorter_the_higher_stays(abuse, fighting, labels):
+    found = detect(Scores(SURE, fine(Abuse=dict.fromkeys(abuse, 0.4), Fighting=dict.fromkeys(fighting, 0.5))))
+    assert [one.label for one in found] == labels
+
+
+@pytest.mark.parametrize(
+    ("captions", "carried"),
+    [
+        ([(32, 48, "before"), (48, 64, "low"), (64, 80, "high"), (80, 96, "after")], "high"),
+        ([(48, 64, "low"), (64, 80, ""), (80, 96, "after")], "low"),  # the highest snippet has none
+        ([(64, 80, "b"), (0, 160, "all"), (64, 70, "b")], "b / all"),
+        ([(60.5, 63.9, "second and a half")], "second and a half"),
+        ([(64, 64, "a moment"), (48, 64, "low")], "a moment"),
+        ([(80, 80, "a moment too late"), (47, 48, "too early")], None),
+        ([], None),
+        ([(64, 80, "one\nline \x1b[31m|\u202e$x$\ud83d")], "one line [31m| $x$"),
+    ],
+)
+def test_the_caption_of_the_highest_snippet_that_has_one(captions, carried):
+    [found] = detect(Scores(SURE, fine(Abuse={3: 0.7, 4: 0.8})), texts=captions)
+    assert (found.start, found.end, found.caption) == (48, 80, carried)
+
+
+def test_captions_of_scores_by_frame_and_beyond_the_last_row():
+    scores = Scores(SURE, fine(Abuse={8: 0.7, 9: 0.8}))
+    by_frame = Scores(*(np.repeat(part, 16, 0) for part in scores[:2]))
+    by_frame.fine[158, [0, UCF.labels.index("Abuse")]] = 0, 1
+    captions = [(128, 158, "long before"), (158, 159, "then"), (159, 175, "and after")]
+    assert detect(by_frame, texts=captions)[0].caption == "then"
+    [found] = detect(scores, 170, [(128, 144, "low"), (162, 170, "behind the last whole snippet")])  # frames there take the last row
+    assert (found.end, found.caption) == (170, "behind the last whole snippet")
+
+
+def test_a_video_without_texts_has_segments_without_caption():
+    scores = {name: Scores(SURE, fine(Abuse={3: 0.8, 4: 0.4})) for name in "ab"}
+    truth = {name: GroundTruth(160, 30, ()) for name in "ab"}
+    found = segments.detect(scores, truth, UCF, {"a": VideoCaptions(None, None, [Caption(0, 160, "seen")])})
+    assert [found[name][0].caption for name in "ab"] == ["seen", None]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 200), st.booleans())
+def test_every_segment_keeps_the_rule(seed, frames, coarse):
+    random = np.random.default_rng(seed)
+    rows = max(frames // 16, 1)
+    scores = Scores(random.random(rows) if coarse else None, random.dirichlet(np.full(14, 0.3), rows))
+    found = detect(scores, frames, [(0, frames, "whole")])
+    happens = to_frames(scores.anomaly("coarse" if coarse else "fine"), frames)
+    assert found == sorted(found)
+    for one in found:
+        assert 0 <= one.start < one.end <= frames
+        assert 0 <= one.score <= 1
+        assert one.label in UCF.names[1:]
+        assert one.caption == "whole"
+        assert happens[one.start : one.end].mean() > 0.5 - 1e-9
+    for a, b in itertools.combinations(found, 2):
+        assert 2 * (min(a.end, b.end) - max(a.start, b.start)) <= min(a.end - a.start, b.end - b.start)
+
+
+def test_texts_lie_beside_the_source_of_a_caption_tree(tmp_path):
+    names = {"a": "source/Abuse/a.npy", "b": "source/b__0.npy", "c": "source/c_emb_0.npy", "none": "rewrite-1/none.npy"}
+    for name, place in names.items():
+        path = tmp_path / "tree" / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, np.zeros((2, 3), np.float16))
+        if name in "ab":
+            write_captions(path.with_name(f"{name}.jsonl"), name, VideoCaptions(32, 30, [Caption(0, 16, f"seen in {name}")]))
+    write_captions(tmp_path / "tree" / "rewrite-1" / "a.jsonl", "a", VideoCaptions(32, 30, [Caption(0, 16, "rewritten")]))
+    videos = [Video(name, "Normal", (1.0,) + 13 * (0.0,), (tmp_path / f"{name}.npy",), None) for name in names]
+    tree = CaptionTree(tmp_path / "tree", 3, missing="zeros")
+    texts = segments.read_texts(tree, videos)
+    assert {name: video.captions[0].text for name, video in texts.items()} == {"a": "seen in a", "b": "seen in b"}
+
+    damaged = tmp_path / "tree" / "source" / "b.jsonl"
+    damaged.write_text('{"video": "b"}\n{"frames"')
+    with pytest.raises(BadInput, match=r"b\.jsonl: line 2: no JSON"):
+        segments.read_texts(tree, videos)
+
+
+def test_rows_say_seconds_and_whether_the_class_is_annotated_there():
+    truth = {"v": GroundTruth(160, 30, ((40, 60, "Abuse"),))}
+    found = [Segment(45, 96, "abuse", 0.5, "seen"), Segment(60, 80, "abuse", 0.5), Segment(45, 96, "fighting", 0.5)]
+    made = segments.rows({"v": [*found, Segment(0, 41, "anomaly", 0.5)]}, truth, UCF)["v"]
+    assert [row["annotated"] for row in made] == [True, False, False, True]
+    assert made[0] == {
+        "start": 45, "end": 96, "seconds": [1.5, 3.2], "class": "abuse", "score": 0.5, "annotated": True, "caption": "seen",
+    }  # fmt: skip
+
+
+def test_shorten_and_clock():
+    assert [segments.shorten("one two", width) for width in (7, 6, 5)] == ["one two", "one t…", "one…"]
+    assert [segments.clock(seconds) for seconds in (0, 59.9, 3661)] == ["0:00", "0:59", "61:01"]

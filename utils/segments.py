@@ -1,0 +1,150 @@
+"""Detected segments of a test set: the few that tell a reader when something happens, what it is, and in whose words.
+
+Segment mAP compares every class of every video at every height; a report cannot list all of these, so here of its detections (protocol
+`anomaly`, utils/metrics.py) stay, in each video,
+
+1. those of anomaly classes whose frames have a mean anomaly score above 0.5, where the false-alarm rate counts, too: the coarse score says
+   whether something happens, as the fine one's 1 − p(normal) tells classes apart and need not be near 0 in normal videos; without a
+   coarse score the online one, else it has to;
+2. of two that share more than half of the shorter one, the one with the higher score: at one moment one class.
+
+Without a fine score the detections are those of the coarse score (else the online one), and their class is "anomaly". A segment's score is
+that by which segment mAP ranks detections, highest + 0.7 · mean of the class's highest 1/16 of frames, divided by 1.7: in [0, 1], and
+comparable between videos.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.captions import VideoCaptions, read_caption_file
+from utils.ground_truth import GroundTruth
+from utils.labels import Dataset
+from utils.metrics import detections
+from utils.scores import SNIPPET, Scores, by_frame, to_frames
+
+ANOMALY = "anomaly"  # what a system that knows no classes finds
+HIGHEST = 1.7  # of detections' scores: 1 + 0.7
+
+
+class Segment(NamedTuple):
+    """Frames [start, end), the name of the class, a score in [0, 1], and the caption that carried it (None without captions)."""
+
+    start: int
+    end: int
+    label: str
+    score: float
+    caption: str | None = None
+
+
+def detect(
+    scores: dict[str, Scores], truth: dict[str, GroundTruth], dataset: Dataset, texts: dict[str, VideoCaptions] | None = None
+) -> dict[str, list[Segment]]:
+    """The detected segments of each video, by time (the rule is above). truth: for the videos' lengths alone; texts: their captions.
+
+    The caption that carried a segment is what overlaps that of its snippets which, among those with a caption, the segment's class scores
+    highest: several are joined by " / ".
+    """
+    result: dict[str, list[Segment]] = {}
+    for name, parts in scores.items():
+        frames = truth[name].frames
+        result[name] = []
+        for segment, values in detect_video(parts, frames, dataset):
+            caption = carrying(segment, values, frames, texts[name]) if texts and name in texts else None
+            result[name].append(segment._replace(caption=caption))
+    return result
+
+
+def detect_video(scores: Scores, frames: int, dataset: Dataset) -> list[tuple[Segment, np.ndarray]]:
+    """The segments of one video of so many frames, by time, each with the score (T,) of its class in each row."""
+    coarse = scores.coarse if scores.coarse is not None else scores.online
+    if scores.fine is None:
+        rows, names = np.stack([1 - coarse, coarse], 1), (None, ANOMALY)
+    else:
+        rows, names = scores.fine, dataset.names
+    probs = to_frames(rows, frames).astype(np.float64)
+    anomaly = 1 - probs[:, 0] if coarse is None else to_frames(coarse, frames)
+    sums = np.append(0, np.cumsum(anomaly, dtype=np.float64))
+    number, start, end, score = detections(probs, False)
+    kept: list[int] = []
+    for i in np.argsort(-score, kind="stable"):
+        if not number[i] or sums[end[i]] - sums[start[i]] <= 0.5 * (end[i] - start[i]):
+            continue
+        lengths = [min(end[i] - start[i], end[j] - start[j]) for j in kept]
+        shared = [min(end[i], end[j]) - max(start[i], start[j]) for j in kept]
+        if all(2 * both <= length for both, length in zip(shared, lengths, strict=True)):
+            kept.append(i)
+    found = [(Segment(int(start[i]), int(end[i]), names[number[i]], float(score[i] / HIGHEST)), rows[:, number[i]]) for i in kept]
+    return sorted(found, key=lambda pair: pair[0][:3])
+
+
+def carrying(segment: Segment, values: np.ndarray, frames: int, video: VideoCaptions) -> str | None:
+    """The caption over the segment's highest of the rows `values` (T,) that has one; None where none has. frames: the whole video's."""
+    size = 1 if by_frame(len(values), frames) else SNIPPET
+    first, last = segment.start // size, -(-segment.end // size)
+    spans = []  # in rows
+    for caption in video.captions:
+        start, end, text = caption.start / size, caption.end / size, clean(caption.text)
+        end = max(end, math.nextafter(start, math.inf))  # a moment lies in one row
+        if text and start < last and end > first:
+            spans.append((start, end, text))
+    covered = np.zeros(last - first, bool)
+    for start, end, _ in spans:
+        covered[max(math.floor(start) - first, 0) : math.ceil(end) - first] = True
+    if not covered.any():
+        return None
+    rows = values[np.minimum(np.arange(first, last), len(values) - 1)]  # the last row stands for what follows it
+    peak = first + int(np.where(covered, rows, -np.inf).argmax())
+    return " / ".join(dict.fromkeys(text for start, end, text in spans if start < peak + 1 and end > peak))
+
+
+def read_texts(tree, videos) -> dict[str, VideoCaptions]:
+    """The texts of videos (dataset.Video) that lie as NAME.jsonl beside their source in a CaptionTree; those without are left out.
+
+    Raises BadInput as utils.captions.read_caption_file does.
+    """
+    texts = {}
+    for video in videos:
+        file = tree.find(video, None)
+        if file is not None and (path := file.with_name(f"{video.name}.jsonl")).is_file():
+            texts[video.name] = read_caption_file(path)[1]
+    return texts
+
+
+def rows(found: dict[str, list[Segment]], truth: dict[str, GroundTruth], dataset: Dataset) -> dict[str, list[dict]]:
+    """`segments` of report.json: as `detect` gives them, with the seconds from the video's start, and `annotated`: whether an annotated
+    segment of the class (where no classes are known, of any) shares a frame with it.
+    """
+    return {name: [_row(segment, truth[name], dataset) for segment in segments] for name, segments in found.items()}
+
+
+def _row(segment: Segment, video: GroundTruth, dataset: Dataset) -> dict:
+    start, end, label, score, caption = segment
+    same = [span for *span, other in video.segments if label in (ANOMALY, dataset.names[dataset.labels.index(other)])]
+    return {
+        "start": start,
+        "end": end,
+        "seconds": [round(start / video.fps, 2), round(end / video.fps, 2)],
+        "class": label,
+        "score": score,
+        "annotated": any(first < end and last > start for first, last in same),
+        "caption": caption,
+    }
+
+
+def clean(text: str) -> str:
+    """A caption as one line of printable characters: it is anybody's text and may hold line ends, escape codes, marks that turn the writing
+    direction, halves of surrogate pairs.
+    """
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def shorten(text: str, width: int) -> str:
+    """At most `width` characters, the last an ellipsis where something was cut."""
+    return text if len(text) <= width else f"{text[: width - 1].rstrip()}…"
+
+
+def clock(seconds: float) -> str:
+    """m:ss, rounded down."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
