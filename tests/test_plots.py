@@ -11,6 +11,7 @@ from utils import plots
 from utils.ground_truth import GroundTruth
 from utils.labels import DATASETS, UCF, XD
 from utils.scores import Scores
+from utils.segments import Segment
 
 # Lengths that are no multiple of 16, segments that start and end inside a snippet, overlap, or lie in the cut last snippet.
 TRUTH = {
@@ -140,6 +141,38 @@ def test_plot_scores_writes_one_picture_per_video_all_of_one_size(tmp_path, text
         assert {text for text in written if text in XD.names} == classes
         assert {text for text in written if text.startswith(("coarse", "fine"))} == legend
         assert (name in written, written.count("SELECTED ON TEST")) == (True, 1)
+
+
+def test_detected_segments_are_written_below_the_scores(tmp_path, texts):
+    """Of four the three best, numbered by time, in at most two lines; `$` and markup as they are; no video has those of another."""
+    long = "a man $x$ in <b>red</b> \\frac & 100 % *walks* " + 60 * "slowly "
+    found = {
+        "two classes $1$": [
+            Segment(0, 20, "shooting", 0.2, "not shown"),
+            Segment(24, 48, "explosion", 0.918, long),
+            Segment(60, 90, "shooting", 0.5, "short"),
+            Segment(100, 157, "riot", 0.6),
+        ],
+        "v=x__#1_label_G-0-0": [Segment(0, 96, "fighting", 0.7, "一个人")],
+        "nothing happens": [],
+    }
+    plots.plot_scores(tmp_path, make_scores(), TRUTH, XD, "selected on test", segments=found)
+    assert len({size(path) for path in tmp_path.iterdir()}) == 1
+    [listed] = [text for text in texts[0] if "0:01" in text]
+    lines = listed.splitlines()
+    assert lines[0].startswith(f"1  0:01–0:02  explosion 92 %: {long[:45]}")
+    assert lines[1].startswith("    ")
+    assert lines[1].endswith("slowly …")
+    assert lines[2:] == ["2  0:02–0:04  shooting 50 %: short", "3  0:04–0:07  riot 60 %   (and 1 more)"]
+    assert {"1", "2", "3", "detected"} <= set(texts[0])
+    assert "1  0:00–0:04  fighting 70 %: 一个人" in texts[1]
+    assert not {"1", "2"} & set(texts[2])
+
+
+def test_segments_without_captions_take_a_line_each(tmp_path, texts):
+    found = {name: [Segment(0, 48, "riot", 0.5)] for name in TRUTH}
+    plots.plot_scores(tmp_path / "plain", make_scores(), TRUTH, XD, segments=found)
+    assert all("1  0:00–0:02  riot 50 %" in written for written in texts)
 
 
 def test_plot_curves_gives_mean_and_std_of_the_seeds(tmp_path, texts):

@@ -91,6 +91,8 @@ def test_figures_of_a_class_count_its_videos_and_few_have_no_interval(tmp_path):
         ("vadclip", "xd", "fine ap", "84.51 (CLIP)", "best on test"),
         ("vadclip", "xd", "mAP official avg", "24.70 (CLIP)", "best on test"),
         ("deepmil", "ucf", "coarse auc", "75.41 (C3D)", "selection not stated"),
+        ("trclip", "ucf", "coarse auc", "88.59 (CLIP and captions)", "best on test"),
+        ("trclip", "xd", "coarse ap", "86.38 (CLIP and captions)", "best on test"),
         ("hlnet", "xd", "coarse ap", "78.64 (I3D and audio), 78.10 (I3D, in ReFLIP-VAD's tables)", "selection not stated"),
     ],
 )
@@ -139,3 +141,65 @@ def test_what_masking_the_padding_moves(tmp_path):
     lines = [line.split() for line in report.print_table(content).splitlines()]
     assert " ".join(cells).split() in lines
     assert "padding" not in report.summarise([content, made(1)[0]], [masked, published])
+
+
+def segment(score, caption=None, label="abuse"):
+    return {
+        "start": 45, "end": 96, "seconds": [1.5, 63.2], "class": label, "score": score, "annotated": score > 0.5, "caption": caption,
+    }  # fmt: skip
+
+
+def test_detected_segments_stand_in_report_md_the_highest_first(tmp_path):
+    content, _ = made(without_captions=[])
+    assert "segment" not in written(tmp_path, content).lower()
+    content["segments"] = {"Abuse0": [segment(0.25, "low"), segment(0.75, "high")], "Normal0": [], "Fighting0": [segment(0.5)]}
+    lines = written(tmp_path, content).splitlines()
+    start = lines.index("| video | from | to | class | score (%) | annotated | caption |")
+    assert lines[start + 2 : start + 6] == [
+        "| Abuse0 | 0:01 | 1:04 | abuse | 75.0 | yes | high |",
+        "| Fighting0 | 0:01 | 1:04 | abuse | 50.0 | no | – |",
+        "| Abuse0 | 0:01 | 1:04 | abuse | 25.0 | no | low |",
+        "",
+    ]
+    assert any("Detected segments: 3 in 2 of 14 videos" in line for line in lines)
+    assert any(line.startswith("1 of 3 have none: ") for line in lines)
+
+
+def test_at_most_twenty_segments_are_shown_and_their_captions_cut(tmp_path):
+    content, _ = made(segments={"Abuse0": [segment(i / 100, f"caption {i} " + 300 * "x") for i in range(30)]})
+    rows = [line for line in written(tmp_path, content).splitlines() if line.startswith("| Abuse0 |")]
+    assert [f"caption {i} " in row for i, row in zip(range(29, 9, -1), rows, strict=True)] == 20 * [True]
+    assert all(len(row) < 270 and row.endswith("x… |") for row in rows)
+
+
+def test_a_caption_is_no_markup_in_report_md(tmp_path):
+    caption = "a|b\n# <img src=x> [x](http://x.y) www.x.y $1$ *b* `c` ~~d~~ &amp; a_b ![i](j) @you \\ e"
+    content, _ = made(segments={"v=x_1|2": [segment(0.5, caption)]})
+    [row] = [line for line in written(tmp_path, content).splitlines() if line.startswith("| v=x")]
+    assert row == (
+        r"| v=x\_1\|2 | 0:01 | 1:04 | abuse | 50.0 | no | "
+        r"a\|b \# \<img src=x\> \[x\](http\://x.y) www\.x.y \$1\$ \*b\* \`c\` \~\~d\~\~ "
+        r"\&amp; a\_b \!\[i\](j) \@you \\ e |"
+    )
+
+
+@pytest.mark.parametrize("about", [{}, {"without_captions": []}])
+def test_segments_without_any_caption_have_no_column_for_it(tmp_path, about):
+    content, _ = made(segments={"Abuse0": [segment(0.5)]}, **about)
+    shown = written(tmp_path, content)
+    assert "| score (%) | annotated |\n" in shown
+    assert ("no NAME.jsonl beside the caption features" in shown) == bool(about)  # a system without captions has nothing to tell
+    assert "No segment was detected" in written(tmp_path, content | {"segments": {"Abuse0": []}})
+
+
+def test_segments_are_of_one_checkpoint():
+    (first, drawn), (second, other) = made(segments={"Abuse0": [segment(0.5)]}), made(1, segments={})
+    assert "segments" not in report.summarise([first, second], [drawn, other])
+
+
+@pytest.mark.parametrize("without", [[], ["Abuse0", "Normal1"]])
+def test_videos_without_captions_are_counted_above_the_figures(tmp_path, without):
+    content, _ = made(without_captions=without)
+    for shown in (written(tmp_path, content), report.print_table(content)):
+        assert ("2 of 14 test videos have no captions: zeros stood for them" in shown) == bool(without)
+        assert "0 of 14" not in shown

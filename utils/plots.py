@@ -7,6 +7,8 @@ Colours are Okabe and Ito's; what a colour tells apart, line style, marker or pl
 
 import re
 import statistics
+import textwrap
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +22,11 @@ from utils.ground_truth import GroundTruth
 from utils.labels import Dataset
 from utils.report import frame_labels
 from utils.scores import to_frames
+from utils.segments import Segment, clock
 
 BLUE, AMBER, VERMILLION, GREEN, GREY = "#0072B2", "#E69F00", "#D55E00", "#009E73", "#999999"
 STYLES = {"coarse": (BLUE, "-"), "fine": (AMBER, (0, (4, 1.5))), "online": (GREEN, "-.")}  # part of the scores: colour, line style
+LISTED = 3  # detected segments that are written out
 GRID = np.linspace(0, 1, 1001)  # false-positive rates and recalls at which the curves of several seeds are compared
 
 
@@ -44,12 +48,20 @@ def edges(rows: int, frames: int) -> np.ndarray:
     return np.searchsorted(to_frames(np.arange(rows), frames), np.arange(rows + 1))
 
 
-def plot_scores(folder: Path, scores: dict, truth: dict[str, GroundTruth], dataset: Dataset, stamp: str = "") -> None:
-    """One picture per test video: its scores over time, anomalous segments shaded, and above them a row of bars for each class."""
-    figure = Figure(figsize=(8, 2.5))  # one figure with fixed margins for all: fitting them doubles the time per picture
+def plot_scores(
+    folder: Path, scores: dict, truth: dict[str, GroundTruth], dataset: Dataset, stamp: str = "", segments: dict | None = None
+) -> None:
+    """One picture per test video: its scores over time, anomalous segments shaded, and above them a row of bars for each class.
+
+    segments: of each video the detected ones (utils/segments.py): a row of bars below the scores, and below the picture time, class, score
+    and caption of the LISTED with the highest scores.
+    """
+    lines = 0 if segments is None else LISTED * (2 if any(one.caption for found in segments.values() for one in found) else 1)
+    below, height = 0.45 + 0.13 * lines, 2.5 + 0.13 * lines  # inches
+    figure = Figure(figsize=(8, height))  # one figure with fixed margins for all: fitting them doubles the time per picture
     for name, parts in scores.items():
         figure.clear()
-        axes = figure.add_axes((0.08, 0.18, 0.7, 0.7))
+        axes = figure.add_axes((0.08, below / height, 0.7, 1.75 / height))
         video = truth[name]
         labels = sorted({label for *_, label in video.segments}, key=dataset.labels.index)
         for row, label in enumerate(labels):
@@ -66,10 +78,31 @@ def plot_scores(folder: Path, scores: dict, truth: dict[str, GroundTruth], datas
                 axes.plot(seconds, np.append(values, values[-1]), drawstyle="steps-post", color=colour, ls=style, lw=width, label=label)
         axes.set(xlim=(0, video.frames / video.fps), ylim=(-0.02, 1.02 + 0.13 * len(labels)), yticks=(0, 0.5, 1))
         axes.set(xlabel="seconds", ylabel="anomaly score")
-        axes.legend(loc="lower left", bbox_to_anchor=(1, 0), fontsize=8, frameon=False)
+        axes.legend(loc="lower left", bbox_to_anchor=(1, 0 if segments is None else 0.2), fontsize=8, frameon=False)
         axes.set_title(name, fontsize=8, loc="left", parse_math=False)
         axes.spines[["top", "right"]].set_visible(False)
-        save(figure, folder / f"{re.sub(r'[^A-Za-z0-9._=+-]', '_', name)}.png", stamp, dpi=110)
+        if segments is not None:
+            draw_segments(axes, segments[name], video.fps, 0.13 * lines / height)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a caption in another script than the font's
+            save(figure, folder / f"{re.sub(r'[^A-Za-z0-9._=+-]', '_', name)}.png", stamp, dpi=110)
+
+
+def draw_segments(axes, found: list[Segment], fps: float, top: float) -> None:
+    """The detected segments of one video: bars below the scores, and below `top`, a share of the picture's height, what was detected."""
+    axes.set_ylim(bottom=-0.28)
+    axes.broken_barh([(one.start / fps, (one.end - one.start) / fps) for one in found], (-0.13, 0.08), color=VERMILLION, lw=0)
+    axes.text(1.015, -0.09, "detected", va="center", fontsize=8, color=VERMILLION, transform=axes.get_yaxis_transform())
+    best = sorted(sorted(found, key=lambda one: -one.score)[:LISTED])
+    lines = []
+    for number, one in enumerate(best, 1):
+        axes.text((one.start + one.end) / 2 / fps, -0.21, number, ha="center", va="center", fontsize=6.5, color=VERMILLION)
+        text = f"{number}  {clock(one.start / fps)}–{clock(np.ceil(one.end / fps))}  {one.label} {100 * one.score:.0f} %"
+        text += f": {one.caption}" if one.caption else ""
+        lines += textwrap.wrap(text, 165, max_lines=2, placeholder=" …", subsequent_indent="    ")
+    if len(found) > LISTED:
+        lines[-1] = f"{lines[-1]}   (and {len(found) - LISTED} more)"
+    axes.figure.text(0.02, top, "\n".join(lines), va="top", fontsize=6.5, linespacing=1.25, parse_math=False)
 
 
 def curve(scores: dict, truth: dict[str, GroundTruth], part: str) -> tuple[np.ndarray, ...] | None:

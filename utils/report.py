@@ -1,5 +1,6 @@
 """From scores and ground truth to report.json, report.md and the printed table (contract.md: report.json, Scores)."""
 
+import re
 import statistics
 from collections import Counter
 from pathlib import Path
@@ -12,13 +13,14 @@ from utils.intervals import RESAMPLES, interval, over_seeds, resampled
 from utils.labels import DATASETS, Dataset
 from utils.metrics import PROTOCOLS, class_figures, frame_figures, frame_metrics, segment_figures
 from utils.scores import Scores, to_frames
+from utils.segments import clock, shorten
 
 FEATURES = {
     "sample": "built-in sample: simulated features; these figures say nothing about {}",
     "sentences": "features of sentences, which know what their writers saw: not comparable with published figures on {}'s videos",
 }
 KEYS = ("0.1", "0.2", "0.3", "0.4", "0.5", "avg")
-# Published figures in percent with their features (systems.md §1, 3, 4; the protocol of ReFLIP-VAD's segment mAP is not stated).
+# Published figures in percent with their features (systems.md §1–4; the protocol of ReFLIP-VAD's segment mAP is not stated).
 PAPER = {
     ("reflip", "ucf"): {("coarse", "auc"): "88.57 (CLIP), 89.14 (FLIP)", ("coarse", "ano_auc"): "72.35 (CLIP), 74.72 (FLIP)"}
     | {("map", "official", key): value for key, value in zip(KEYS, ["14.23", "10.34", "9.32", "7.54", "6.81", "9.62"], strict=True)},
@@ -29,8 +31,12 @@ PAPER = {
     ("deepmil", "ucf"): {("coarse", "auc"): "75.41 (C3D)"},
     ("hlnet", "ucf"): {("coarse", "auc"): "82.45 (I3D, in ReFLIP-VAD's tables)"},
     ("hlnet", "xd"): {("coarse", "ap"): "78.64 (I3D and audio), 78.10 (I3D, in ReFLIP-VAD's tables)"},
+    ("trclip", "ucf"): {("coarse", "auc"): "88.59 (CLIP and captions)"},
+    ("trclip", "xd"): {("coarse", "ap"): "86.38 (CLIP and captions)"},
 }
-PAPER_RULE = {"reflip": "best epoch on test", "vadclip": "best on test"}  # of the others no rule is stated
+PAPER_RULE = {"reflip": "best epoch on test", "vadclip": "best on test", "trclip": "best on test"}  # of the others no rule is stated
+SHOWN = 20  # detected segments in report.md
+LONG = 200  # characters of a caption there
 FEW = 5  # videos: of a class that fewer of them show, resampling them says nothing
 SELECTED_ON_TEST = "selected on test"
 SELECTED = {"val": "held-out training videos", "last": "the last epoch", "test": f"TEST ({SELECTED_ON_TEST})"}
@@ -162,7 +168,7 @@ def summarise(reports: list[dict], drawn: list[dict[tuple, np.ndarray]]) -> dict
             best, worst = (min, max) if path[-1] == "false_alarm_rate" else (max, min)
             result[path] |= {"std": statistics.stdev(values), "best": best(values), "worst": worst(values)}
     seeds = [seed for report in reports for seed in report["seeds"]]
-    common = {key: value for key, value in reports[0].items() if key != "padding"}  # which is of one checkpoint
+    common = {key: value for key, value in reports[0].items() if key not in ("padding", "segments")}  # which are of one checkpoint
     return {**common, **nest(result), "seeds": seeds, "checkpoint": [report["checkpoint"] for report in reports]}
 
 
@@ -207,6 +213,24 @@ def padding_rows(report: dict) -> list[tuple[str, ...]]:
     return table
 
 
+def segment_rows(report: dict) -> list[list[str]]:
+    """The table of the SHOWN detected segments with the highest scores, in Markdown. Empty where there is none."""
+    found = [(row["score"], name, row) for name, rows in report.get("segments", {}).items() for row in rows]
+    found.sort(key=lambda row: -row[0])
+    quoted = any(row["caption"] for *_, row in found)
+    table = [["video", "from", "to", "class", "score (%)", "annotated", *["caption"] * quoted]] if found else []
+    for score, name, row in found[:SHOWN]:
+        times = [clock(row["seconds"][0]), clock(np.ceil(row["seconds"][1]))]
+        words = [escape(shorten(row["caption"] or "–", LONG))] * quoted
+        table.append([escape(name), *times, escape(row["class"]), f"{100 * score:.1f}", "yes" if row["annotated"] else "no", *words])
+    return table
+
+
+def escape(text: str) -> str:
+    """Text from outside, such as a caption or a name, for a cell of a Markdown table: nothing in it is markup, HTML or a link."""
+    return re.sub(r"(?<=www)\.|[\\`*_{}\[\]<>#|~$&!:@]", r"\\\g<0>", " ".join(text.split()))
+
+
 def p_value(row: dict) -> str:
     return "–" if row["p"] is None else f"{row['p']:.3f}"
 
@@ -224,6 +248,8 @@ def heading(report: dict) -> list[str]:
     )
     if report["features"] in FEATURES:
         lines.append(FEATURES[report["features"]].format(title))
+    if without := report.get("without_captions"):
+        lines.append(f"{len(without)} of {report['videos']} test videos have no captions: zeros stood for them")
     return lines
 
 
@@ -259,6 +285,16 @@ def write_report(folder: Path | str, report: dict) -> None:
     lines += ["", "By class: the videos that show it, which are counted, and the normal videos; frames of other classes count neither way."]
     lines += [f"No interval where fewer than {FEW} videos show the class.", ""]
     lines += markdown(class_rows(report))
+    if table := segment_rows(report):
+        count, videos = sum(map(len, report["segments"].values())), sum(map(bool, report["segments"].values()))
+        lines += ["", f"Detected segments: {count} in {videos} of {report['videos']} videos (by which rule: utils/segments.py). The best:"]
+        lines += ["", *markdown(table), "", "Annotated: whether it shares frames with an annotated segment of its class."]
+        lines += ["Caption: the one at its highest snippet."] * (table[0][-1] == "caption")
+        silent = sum(row["caption"] is None for found in report["segments"].values() for row in found)
+        if silent and "without_captions" in report:  # the system reads captions
+            lines += [f"{silent} of {count} have none: their videos have no NAME.jsonl beside the caption features, or it is silent there."]
+    elif "segments" in report:
+        lines += ["", "No segment was detected (by which rule: utils/segments.py)."]
     lines += ["", f"`{report['command']}`", "", ", ".join(f"{name} {value}" for name, value in report["versions"].items())]
     with replacing(Path(folder) / "report.md") as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
