@@ -94,15 +94,14 @@ def draw_segments(axes, found: list[Segment], fps: float, top: float) -> None:
     axes.broken_barh([(one.start / fps, (one.end - one.start) / fps) for one in found], (-0.13, 0.08), color=VERMILLION, lw=0)
     axes.text(1.015, -0.09, "detected", va="center", fontsize=8, color=VERMILLION, transform=axes.get_yaxis_transform())
     best = sorted(sorted(found, key=lambda one: -one.score)[:LISTED])
+    more = f"   (and {len(found) - LISTED} more)" if len(found) > LISTED else ""
     lines = []
     for number, one in enumerate(best, 1):
         axes.text((one.start + one.end) / 2 / fps, -0.21, number, ha="center", va="center", fontsize=6.5, color=VERMILLION)
         text = f"{number}  {clock(one.start / fps)}–{clock(np.ceil(one.end / fps))}  {one.label} {100 * one.score:.0f} %"
         text += f": {one.caption}" if one.caption else ""
-        lines += textwrap.wrap(text, 165, max_lines=2, placeholder=" …", subsequent_indent="    ")
-    if len(found) > LISTED:
-        lines[-1] = f"{lines[-1]}   (and {len(found) - LISTED} more)"
-    axes.figure.text(0.02, top, "\n".join(lines), va="top", fontsize=6.5, linespacing=1.25, parse_math=False)
+        lines += textwrap.wrap(text, 165 - len(more), max_lines=2, placeholder=" …", subsequent_indent="    ")
+    axes.figure.text(0.02, top, "\n".join(lines) + more, va="top", fontsize=6.5, linespacing=1.25, parse_math=False)
 
 
 def curve(scores: dict, truth: dict[str, GroundTruth], part: str) -> tuple[np.ndarray, ...] | None:
