@@ -32,11 +32,11 @@ SIZES = ((8, 256, 512, 256), (8, 4096, 64, 16))  # B, T, W, N: TrCLIP-VAD's wide
 EXPS, PASSES = 2, 17  # of utils/mamba.py, over each of the B · T · W · N: in forward 1 and 4, in backward 1 and 13
 PAGE = 4096 / 2**30  # GiB: the least that memory is counted in
 PRECISIONS = ("bf16",)  # of the training step, some minutes each; fp32, too
-VERSIONS = {  # videos of a batch that it is measured on, None: all (else seconds and memory are taken in proportion); calls after the first
-    "ours": (None, 3),
-    "literal, unbound": (None, 2),
-    "literal, indexed": (None, 0),
-    "transformers": (1, 0),
+VERSIONS = {  # what part of the videos and of the snippets it is measured on, 1 in ...; calls after the first
+    "ours": (1, 1, 3),
+    "literal, unbound": (1, 1, 2),
+    "literal, indexed": (1, 1, 0),
+    "transformers": (8, 4, 0),  # its time grows with T²: whole, it would take up to an hour
 }
 
 
@@ -102,14 +102,14 @@ class Measured(NamedTuple):
     results: list[np.ndarray]
 
 
-def measure(name: str, sizes: tuple[int, int, int, int], videos: int, repeats: int) -> Measured:
-    """Forward and backward of the first `videos` of a batch through one block. Results: the output, the gradient of the input, those of all
-    weights.
+def measure(name: str, sizes: tuple[int, int, int, int], videos: int, snippets: int, repeats: int) -> Measured:
+    """Forward and backward of the first `videos` and `snippets` of a batch through one block. Results: output, gradient of the input,
+    those of all weights.
     """
     size, length, width, states = sizes
     torch.manual_seed(0)
     block = mamba.Mamba(width, d_state=states, d_conv=2, expand=1)
-    x, dy = torch.randn(2, size, length, width)[:, :videos].clone().unbind()
+    x, dy = torch.randn(2, size, length, width)[:, :videos, :snippets].clone().unbind()
     x, run = x.requires_grad_(), mixer(block) if name == "transformers" else block
     named = dict(run.named_parameters())
     weights = [named[key] for key, _ in block.named_parameters()]
@@ -165,23 +165,25 @@ def bench_block(sizes: tuple[int, int, int, int], rates: tuple[float, float], ra
     size, length, width, states = sizes
     print(f"one Mamba block, B {size}, T {length}, width {width}, d_state {states}, forward + backward, fp32:")
     found = {}
-    for name, (videos, repeats) in VERSIONS.items():
-        found[name] = part = run(measure, name, sizes, videos or size, repeats)
-        share = size / (videos or size)
-        found[name] = Measured(part.seconds * share, part.peak * share, part.results)
-        note = f" ({videos} of {size} videos measured)" if share > 1 else ""
-        print(f"  {name}: {found[name].seconds:.2f} s, {found[name].peak:.3f} GiB{note}")
+    for name, (fewer, shorter, repeats) in VERSIONS.items():
+        videos, snippets = -(-size // fewer), -(-length // shorter)
+        found[name] = part = run(measure, name, sizes, videos, snippets, repeats)
+        share = size * length / (videos * snippets)
+        if share > 1:
+            print(f"  {name}, {videos} video of {snippets} snippets: {part.seconds:.2f} s, {part.peak:.3f} GiB; the rest in proportion:")
+            found[name] = Measured(part.seconds * share, part.peak * share, part.results)
+        print(f"  {name}: {'at least ' if snippets < length else ''}{found[name].seconds:.2f} s, {found[name].peak:.3f} GiB")
     ours = found["ours"]
     for name, other in found.items():
-        if name != "ours":
-            pairs = [(mine[: len(theirs)], theirs) for mine, theirs in zip(ours.results[:2], other.results[:2], strict=True)]
-            if not VERSIONS[name][0]:  # the same videos, thus the same gradients of the weights
-                pairs += zip(ours.results[2:], other.results[2:], strict=True)
-            output, *grads = (difference(*pair) for pair in pairs)
-            print(
-                f"  ours against {name}: {other.seconds / ours.seconds:.1f} times faster, 1/{other.peak / ours.peak:.0f} of the memory; "
-                f"output differs by {output:.1e}, gradients by {max(grads):.1e}"
-            )
+        if name == "ours":
+            continue
+        videos, snippets = other.results[0].shape[:2]
+        gaps = f"output differs by {difference(ours.results[0][:videos, :snippets], other.results[0]):.1e}"
+        if (videos, snippets) == (size, length):  # else gradients are others
+            gaps += f", gradients by {max(map(difference, ours.results[1:], other.results[1:])):.1e}"
+        print(
+            f"  ours against {name}: {other.seconds / ours.seconds:.1f} times faster, 1/{other.peak / ours.peak:.1f} of the memory; {gaps}"
+        )
     block, x = mamba.Mamba(width, d_state=states, d_conv=2, expand=1), torch.randn(size, length, width, requires_grad=True)
     linear = flops_without_scan(lambda: block(x).sum().backward()) / rate
     exps, passes = scan_floor(math.prod(sizes), rates)
