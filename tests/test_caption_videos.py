@@ -277,6 +277,7 @@ def test_the_words_asked_matter(run):
     assert all(text.startswith("the dog") for captions in begun.values() for text in captions)
 
 
+@pytest.mark.slow
 def test_random_words_follow_the_seed(run, tmp_path):
     sampled = contents(run("--temperature", 2, "--seed", 1, "--batch-size", 2))
     assert contents(run("--temperature", 2, "--seed", 1, "--batch-size", 2, output="again")) == sampled
@@ -284,7 +285,13 @@ def test_random_words_follow_the_seed(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("more", "tail"), [([], b""), ([], b'{"snippet": 9, "fra'), (["--temperature", 2], b"\x00\xff\n"), (["--every", 2], b"{}\n")]
+    ("more", "tail"),
+    [
+        ([], b'{"snippet": 9, "fra'),
+        pytest.param([], b"", marks=pytest.mark.slow),
+        pytest.param(["--temperature", 2], b"\x00\xff\n", marks=pytest.mark.slow),
+        pytest.param(["--every", 2], b"{}\n", marks=pytest.mark.slow),
+    ],
 )
 def test_goes_on_after_an_interruption(run, tmp_path, monkeypatch, more, tail):
     """Stopped in the third batch, with the rest of a write behind: the same files, and nothing is captioned twice."""
@@ -433,7 +440,7 @@ def test_the_same_model_may_lie_elsewhere(run, captioners, tmp_path):
     assert contents(folder) == before
 
 
-@pytest.mark.parametrize("by_torchrun", [True, False])
+@pytest.mark.parametrize("by_torchrun", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_work_is_shared(run, monkeypatch, by_torchrun):
     whole = contents(run(output="whole"))
     made = []
