@@ -19,6 +19,7 @@ from utils.batches import BalancedBatches, DrawnVersions, ShuffledBatches
 from utils.caption_tree import CaptionTree, split_published
 from utils.errors import BadInput
 from utils.labels import UCF
+from utils.scores import Scores
 
 WIDTH = 3
 
@@ -173,7 +174,7 @@ def test_which_versions_training_draws_from(tmp_path):
     assert tree.check(videos, rows, ("source", "rewrite-1")) == []
 
 
-def test_captions_through_the_scripts(small_sample, tmp_path, capsys):
+def test_captions_through_the_scripts(small_sample, tmp_path, capsys, monkeypatch):
     """Both branches and the captions alone train and test; a test takes other captions (`--caption-root`), and reports who has none."""
     words = small_sample("ucf", model="trclip")
     root = Path(words[words.index("--caption-root") + 1])
@@ -188,6 +189,7 @@ def test_captions_through_the_scripts(small_sample, tmp_path, capsys):
     reports = {name: json.loads((tmp_path / name / "report.json").read_text()) for name in ("both", "text")}
     assert reports["both"]["parameters"] > reports["text"]["parameters"]
     assert reports["text"]["without_captions"] == []
+    assert len(reports["both"]["segments"]) == len(reports["text"]["segments"]) == reports["both"]["videos"]
 
     tested = read_list(words[words.index("--test-list") + 1], root / "source", UCF)
     other = tmp_path / "other"
@@ -201,6 +203,22 @@ def test_captions_through_the_scripts(small_sample, tmp_path, capsys):
     again = json.loads((tmp_path / "again" / "report.json").read_text())
     assert again["without_captions"] == [tested[0].name]
     assert again["coarse"]["auc"] != reports["both"]["coarse"]["auc"]
+
+    def peaked(model, videos, options, captions):
+        """Every video shows abuse in its fourth row, and only there."""
+        rows = {part.name: len(np.load(part.files[0])) for part in videos}
+        scores = {name: np.where(np.arange(count) == 3, 0.9, 0.1) for name, count in rows.items()}
+        return {name: Scores(one, np.stack([1 - one, one, *np.zeros((12, len(one)))], 1)) for name, one in scores.items()}
+
+    monkeypatch.setattr(experiment, "score", peaked)
+    ucf_test.main(["--checkpoint", str(best), "--output", str(tmp_path / "words")])
+    found = json.loads((tmp_path / "words" / "report.json").read_text())["segments"]
+    for part in tested:
+        [segment] = found[part.name]
+        said = json.loads(part.files[0].with_suffix(".jsonl").read_text().splitlines()[4])  # a header, then a line a snippet
+        assert (segment["start"], segment["class"], segment["caption"]) == (48, "abuse", said["caption"])
+    assert found[tested[0].name][0]["caption"] in (tmp_path / "words" / "report.md").read_text()
+    monkeypatch.undo()
     save(other / tested[0].files[0].name, len(np.load(tested[0].files[0])), 0.5, 64)
     ucf_test.main(["--checkpoint", str(tmp_path / "text" / "seed-234" / "best.pt"), *test[2:]])  # lengths, too, are those of these captions
 

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dataset import FeatureDataset, check_features, hold_out, read_list, same_content, test_videos
 from model import SYSTEMS, build_model, options_of
 from tools.make_sample import is_current, make_sample
-from utils import checkpoint, engine, plots, report, text
+from utils import checkpoint, engine, plots, report, segments, text
 from utils.batches import BalancedBatches, DrawnVersions, ShuffledBatches
 from utils.caption_tree import SOURCE, CaptionTree, source_folder
 from utils.errors import BadInput
@@ -262,6 +262,7 @@ def test(model, path: Path, data: Data, options, folder: Path) -> Tested:
     if not released:
         matches(saved, model, path, options)
     checkpoint.load_trained_state(model, saved["weights"], path)
+    texts = segments.read_texts(data.captions, data.test) if data.captions else None
     scores = score(model, data.test, options, data.captions)
     drawn = report.resample(scores, data.truth, data.dataset)
     selected = "released" if released else saved["options"]["select"] if saved.get("figure") is not None else "last"
@@ -283,13 +284,15 @@ def test(model, path: Path, data: Data, options, folder: Path) -> Tested:
         result["padding"] = padding_effect(model, data, options, drawn)
     if data.captions:
         result["without_captions"] = data.without_captions
+    found = segments.detect(scores, data.truth, data.dataset, texts)
+    result["segments"] = segments.rows(found, data.truth, data.dataset)
     for place in {folder / "scores.npz", Path(options.save_scores or folder / "scores.npz")}:
         save_scores(place, scores, data.dataset.names)
     report.write_report(folder, result)
     if options.json:
         write_json(options.json, result)
     draw(folder / "plots", [scores], data, result)
-    plots.plot_scores(folder / "plots", scores, data.truth, data.dataset, report.stamp(result))
+    plots.plot_scores(folder / "plots", scores, data.truth, data.dataset, report.stamp(result), found)
     print(report.print_table(result))
     print(f"report: {folder / 'report.md'}   plots: {folder / 'plots'}")
     return Tested(result, drawn, scores)
