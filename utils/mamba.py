@@ -15,6 +15,8 @@ there are many, come last, and the sums over states and channels are products of
 
 import functools
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,17 +24,42 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
-def advance(decay: Tensor, states: Tensor, h: Tensor, delta: Tensor, x: Tensor, A: Tensor, B: Tensor, floor: float | None) -> Tensor:
-    """Write a group's decays exp(Δ A) and states, both (steps · videos, N, W), from h (videos, N, W), the state before it; its last state.
+class Steps(NamedTuple):
+    """A group's rows, and the views of its steps."""
 
-    delta, x = Δ u (steps · videos, W); A (N, W); B (steps · videos, N).
+    all: Tensor  # (steps · videos, N, W)
+    each: Sequence[Tensor]  # (videos, N, W)
+
+
+class Cut:
+    """Cuts rows of `by_time` of so many videos into groups of steps, and a group into its steps. That of a buffer is kept: on a long video
+    of few channels it takes as long as what is computed.
     """
-    torch.mul(delta[:, None], A, out=decay)
+
+    def __init__(self, videos: int, steps: int):
+        self.videos, self.rows, self.known = videos, videos * steps, {}
+
+    def groups(self, *rows: Tensor) -> list[tuple[Tensor, ...]]:
+        return list(zip(*(x.split(self.rows) for x in rows), strict=True))
+
+    def steps(self, group: Tensor) -> Steps:
+        key = group.data_ptr(), len(group)
+        if key not in self.known:
+            self.known[key] = Steps(group, group.split(self.videos))
+        return self.known[key]
+
+
+def advance(decay: Steps, states: Steps, h: Tensor, delta: Tensor, x: Tensor, A: Tensor, B: Tensor, floor: float | None) -> Tensor:
+    """Write a group's decays exp(Δ A) and states from h (videos, N, W), the state before it; its last state.
+
+    delta, x = Δ u (steps · videos, 1, W); A (N, W); B (steps · videos, N, 1).
+    """
+    torch.mul(delta, A, out=decay.all)
     if floor is not None:
-        decay.clamp_(min=floor)
-    decay.exp_()
-    torch.bmm(B[:, :, None], x[:, None], out=states)
-    for factor, state in zip(decay.split(len(h)), states.split(len(h)), strict=True):
+        decay.all.clamp_(min=floor)
+    decay.all.exp_()
+    torch.bmm(B, x, out=states.all)
+    for factor, state in zip(decay.each, states.each, strict=True):
         h = state.addcmul_(factor, h)
     return h
 
@@ -49,7 +76,7 @@ def group_sizes(videos: int, steps: int, state: int, device: torch.device) -> tu
     """Videos and steps that are worked on at once, for a state of `state` = N · W numbers: on a CPU as many as share its second-level cache
     with the few arrays of their size, and keep its threads busy.
     """
-    numbers = 65536 * torch.get_num_threads() if device.type == "cpu" else 2**24
+    numbers = 65536 * torch.get_num_threads() if device.type == "cpu" else 2**22
     videos = max(min(videos, numbers // state), 1)
     return videos, max(min(steps, numbers // (state * videos)), 1)
 
@@ -68,17 +95,17 @@ class SelectiveScan(torch.autograd.Function):
         for first in range(0, size, videos):
             block = slice(first, first + videos)
             n = len(u[block])
-            h = u.new_zeros(n, states, width)
+            h, cut = u.new_zeros(n, states, width), Cut(n, steps)
             for start in range(0, length, chunk):
                 part = (block, slice(start, start + chunk))
                 borders[start // chunk, block] = h
                 us, deltas, Bs, Cs = (by_time(v[part]) for v in (u, delta, B, C))
                 xs, ys = us * deltas, torch.empty_like(us)
-                for rows in groups(len(us) // n, steps, n):
+                for d, x, b, c, out in cut.groups(deltas[:, None], xs[:, None], Bs[..., None], Cs[:, None], ys[:, None]):
                     buffers.reverse()  # h lies in the other one
-                    now = buffers[0][: rows.stop - rows.start]
-                    h = advance(decay[: len(now)], now, h, deltas[rows], xs[rows], A, Bs[rows], floor)
-                    torch.bmm(Cs[rows, None], now, out=ys[rows, None])
+                    now = cut.steps(buffers[0][: len(x)])
+                    h = advance(cut.steps(decay[: len(x)]), now, h, d, x, A, b, floor)
+                    torch.bmm(c, now.all, out=out)
                 y[part] += by_video(ys, n)
         ctx.save_for_backward(u, delta, A, B, C, D, borders)
         ctx.chunk, ctx.floor, ctx.sizes = chunk, floor, (videos, steps)
@@ -88,43 +115,48 @@ class SelectiveScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy: Tensor):
         u, delta, A, B, C, D, borders = ctx.saved_tensors
-        chunk, (videos, steps), (size, length, width), states = ctx.chunk, ctx.sizes, u.shape, A.shape[0]
+        chunk, (videos, steps), (size, length, _) = ctx.chunk, ctx.sizes, u.shape
         du, d_delta, dB, dC = (torch.empty_like(v) for v in (u, delta, B, C))
-        decay = u.new_empty(min(chunk, length) * videos, states, width)
-        h = u.new_empty(len(decay) + videos, states, width)  # behind the state before the chunk
-        g = u.new_empty(steps * videos, states, width)
+        decay = u.new_empty(min(chunk, length) * videos, *A.shape)
+        h = u.new_empty(len(decay) + videos, *A.shape)  # behind the state before the chunk
+        g = u.new_empty(steps * videos, *A.shape)
         dA, carry = torch.zeros_like(g), torch.empty_like(g[:videos])
         for first in range(0, size, videos):
             block = slice(first, first + videos)
             n = len(u[block])
-            onward = carry[:n].zero_()  # ∂/∂h_t by way of h_{t+1}
+            onward, cut = carry[:n].zero_(), Cut(n, steps)  # ∂/∂h_t by way of h_{t+1}
             for start in reversed(range(0, length, chunk)):
                 part = (block, slice(start, start + chunk))
                 us, deltas, Bs, Cs, dys = (by_time(v[part]) for v in (u, delta, B, C, dy))
                 xs = us * deltas
                 dxs, d_deltas, dBs, dCs = (torch.empty_like(v) for v in (us, deltas, Bs, Cs))
-                parts = list(groups(len(us) // n, steps, n))
-                last = h[:n].copy_(borders[start // chunk, block])
-                for rows in parts:
-                    last = advance(decay[rows], h[n:][rows], last, deltas[rows], xs[rows], A, Bs[rows], ctx.floor)
-                for rows in reversed(parts):
-                    now, factors, end = g[: rows.stop - rows.start], decay[rows], rows.stop - n  # now: ∂/∂h_t
-                    torch.bmm(Cs[rows.start : end, :, None], dys[rows.start : end, None], out=now[:-n])
-                    torch.addcmul(onward, Cs[end : rows.stop, :, None], dys[end : rows.stop, None], out=now[-n:])
-                    each, factor = now.split(n), factors.split(n)
-                    for t in reversed(range(len(each) - 1)):
-                        each[t].addcmul_(factor[t + 1], each[t + 1])
-                    torch.bmm(h[n:][rows], dys[rows, :, None], out=dCs[rows, :, None])
-                    torch.bmm(now, xs[rows, :, None], out=dBs[rows, :, None])
-                    torch.bmm(Bs[rows, None], now, out=dxs[rows, None])
-                    onward = factors.mul_(now)[:n]
-                    torch.mul(factors, h[rows], out=now)  # now: ∂/∂(Δ_t A)
-                    dA[: len(now)].addcmul_(now, deltas[rows, None])
-                    torch.sum(now.mul_(A), 1, out=d_deltas[rows])
+                last, before, states, decays = h[:n].copy_(borders[start // chunk, block]), h[: len(us)], h[n:][: len(us)], decay[: len(us)]
+                for factors, after, d, x, b in cut.groups(decays, states, deltas[:, None], xs[:, None], Bs[..., None]):
+                    last = advance(cut.steps(factors), cut.steps(after), last, d, x, A, b, ctx.floor)
+                buffers, found = (decays, states, before), (dxs[:, None], d_deltas, dBs[..., None], dCs[..., None])
+                inputs = (deltas[:, None], xs[..., None], Bs[:, None], Cs[..., None], dys[:, None], dys[..., None])
+                for factors, after, previous, d, x, b, c, dy_row, dy_column, dx, dd, db, dc in reversed(
+                    cut.groups(*buffers, *inputs, *found)
+                ):
+                    factors = cut.steps(factors)
+                    now = cut.steps(g[: len(x)])  # ∂/∂h_t
+                    torch.addcmul(onward, c[-n:], dy_row[-n:], out=now.each[-1])
+                    if len(x) > n:
+                        torch.bmm(c[:-n], dy_row[:-n], out=now.all[:-n])
+                    for t in reversed(range(len(now.each) - 1)):
+                        now.each[t].addcmul_(factors.each[t + 1], now.each[t + 1])
+                    torch.bmm(after, dy_column, out=dc)
+                    torch.bmm(now.all, x, out=db)
+                    torch.bmm(b, now.all, out=dx)
+                    factors.all.mul_(now.all)
+                    onward = factors.each[0]
+                    q = torch.mul(factors.all, previous, out=now.all)  # ∂/∂(Δ_t A)
+                    dA[: len(q)].addcmul_(q, d)
+                    torch.sum(q.mul_(A), 1, out=dd)
                 onward = carry[:n].copy_(onward)  # the next chunk's decays overwrite it
                 d_deltas.addcmul_(dxs, us)
-                for whole, found in ((du, dxs.mul_(deltas)), (d_delta, d_deltas), (dB, dBs), (dC, dCs)):
-                    whole[part] = by_video(found, n)
+                for whole, rows in ((du, dxs.mul_(deltas)), (d_delta, d_deltas), (dB, dBs), (dC, dCs)):
+                    whole[part] = by_video(rows, n)
         return du.addcmul_(dy, D), d_delta, dA.sum(0).t(), dB, dC, (dy * u).sum((0, 1)), None
 
 
@@ -136,11 +168,6 @@ def by_time(x: Tensor) -> Tensor:
 def by_video(x: Tensor, videos: int) -> Tensor:
     """Undo `by_time`."""
     return x.view(-1, videos, x.shape[1]).transpose(0, 1)
-
-
-def groups(length: int, steps: int, videos: int):
-    """The rows of `by_time`, some steps at a time."""
-    return (slice(t * videos, min(t + steps, length) * videos) for t in range(0, length, steps))
 
 
 @functools.cache
@@ -176,7 +203,7 @@ def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D:
         if not torch.is_grad_enabled():
             chunk = u.shape[1]
         elif chunk is None:
-            chunk = max(math.isqrt(u.shape[1]), group_sizes(len(u), u.shape[1], A.numel(), u.device)[1])
+            chunk = max(math.isqrt(u.shape[1]), 4 * group_sizes(len(u), u.shape[1], A.numel(), u.device)[1])
         return SelectiveScan.apply(u, delta, A, B, C, D, max(chunk, 1))
 
 
