@@ -448,7 +448,7 @@ def test_work_is_shared(run, monkeypatch, by_torchrun):
         if by_torchrun:
             monkeypatch.setenv("RANK", str(i))
             monkeypatch.setenv("WORLD_SIZE", "2")
-        folder = run(*([] if by_torchrun else ["--shard", f"{i}/2"]))
+        folder = run(*([] if by_torchrun else ["--shard", f"{i + 1}/2"]))
         made.append(len(contents(folder)))
     assert made == [1, 2]
     assert contents(folder) == whole
@@ -471,7 +471,8 @@ def test_missing_captioner_is_named_with_the_way_out(run, tmp_path, capsys):
         (["--batch-size", "0"], "blip", "--batch-size 0: expected"),
         (["--max-new-tokens", "-1"], "blip", "--max-new-tokens -1: expected"),
         (["--temperature", "nan"], "blip", "--temperature nan: expected"),
-        (["--shard", "2/2"], "blip", "--shard 2/2: expected"),
+        (["--shard", "3/2"], "blip", "--shard 3/2: expected"),
+        (["--shard", "0/2"], "blip", "--shard 0/2: expected"),
         (["--shard", "a"], "blip", "--shard a: expected"),
         (["--frames", "4"], "blip", "--frames, --window: .*single pictures"),
         (["--frames", "65"], "smolvlm", "--frames 65: more than the window"),

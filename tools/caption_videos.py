@@ -172,13 +172,13 @@ def warn_of_empty(targets) -> None:
 
 
 def share(text: str | None) -> tuple[int, int]:
-    """(i, n) of --shard i/n, counted from 0, else of torchrun's process, else (0, 1)."""
+    """Which part of how many, counted from 0: of --shard i/n, which counts from 1, else of torchrun's process, else (0, 1)."""
     if text is None:
         return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
-        raise BadInput(f"--shard {text}: expected i/n with i from 0 to n-1, 0/4 for the first of four")
-    return int(number), int(count)
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise BadInput(f"--shard {text}: expected i/n with i from 1 to n, such as 1/8")
+    return int(number) - 1, int(count)
 
 
 def parse(argv) -> argparse.Namespace:
@@ -200,7 +200,7 @@ def parse(argv) -> argparse.Namespace:
     parser.add_argument("--precision", choices=list(DTYPES), help="of the captioner (default: bf16 on a GPU, fp32 elsewhere)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s, CUDA where there is one)")
     parser.add_argument("--device-map", metavar="MAP", help="spread a large captioner over devices: auto, balanced (needs accelerate)")
-    parser.add_argument("--shard", metavar="i/n", help="only every n-th video, from number i = 0 … n-1 on")
+    parser.add_argument("--shard", metavar="i/n", help="only every n-th video, from the i-th on, i = 1 … n")
     options = parser.parse_args(argv)
     for key in ("every", "frames", "window", "max_new_tokens", "batch_size"):
         if (value := getattr(options, key)) is not None and value < 1:
