@@ -24,6 +24,7 @@ from utils.files import make_folder, read_json, write_json
 from utils.ground_truth import load_ground_truth
 from utils.intervals import difference
 from utils.labels import DATASETS, Dataset
+from utils.mamba import Mamba, scan_backend
 from utils.options import BY_NAME, ROOT, check_system
 from utils.scores import check_lengths, save_scores
 
@@ -227,6 +228,8 @@ def train(model, data: Data, options, seed: int) -> Path:
     print(f"seed {seed}: {len(data.train)} samples of {names} videos, {held_out} -> {folder}")
     if seed == options.seeds[0]:
         print(describe(model, options))
+        if any(isinstance(part, Mamba) for part in model.modules()):
+            print(scan_backend(pick_device(options.device)))
     run = argparse.Namespace(**{**vars(options), "seed": seed})
     engine.fit(
         model,
