@@ -33,7 +33,7 @@ def announce(options) -> None:
     """Say which data is used; make the built-in sample if it is wanted and not there yet."""
     title = DATASETS[options.dataset].title
     if not options.sample:
-        what = "captions" if options.model == "trclip" and options.branches == "text" else "features"
+        what = "captions" if SYSTEMS[options.model].captions and options.branches == "text" else "features"
         print(f"data: {title} {what} in {options.feature_root}")
         return
     print(f"data: built-in sample (simulated features; figures say nothing about {title})")

@@ -150,7 +150,7 @@ class TrCLIPVAD(Published, LocalGraph):
         self.length, self.branches, self.temperature = length, branches, temperature
         self.feature_scale, self.caption_scale = feature_scale, caption_scale
         sizes = {"narrow": mamba_width, "d_state": d_state, "length": length, "layers": layers, "heads": heads}
-        if branches == "text":
+        if branches == "text":  # of LocalGraph, whose layers stand at the top in the authors' checkpoints, nothing is left
             for name in [name for name, _ in self.named_children()]:
                 delattr(self, name)
         else:
