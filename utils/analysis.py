@@ -14,7 +14,7 @@ from utils.segments import anomaly_score
 
 
 class Found(NamedTuple):
-    """A detected segment: snippets [first, last), seconds [start, end), the class, its score in [0, 1], and a caption where there is one."""
+    """A detected segment: snippets [first, last), seconds [start, end), the class, a score in [0, 1], and a caption where there is one."""
 
     first: int
     last: int
