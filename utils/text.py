@@ -104,11 +104,11 @@ def openai_clip():
     return clip
 
 
-def load_clip(name_or_path: str) -> nn.Module:
+def load_clip(name_or_path: str, option: str = "--clip") -> nn.Module:
     """OpenAI's CLIP in float32 on the CPU, by name (openai-clip downloads it on first use) or from a file: a state dict, or OpenAI's own
     TorchScript archive.
 
-    Raises BadInput naming the file, where to get it and `--clip` where it is missing or no CLIP.
+    Raises BadInput naming the file, where to get it and `option` where it is missing or no CLIP.
     """
     clip = openai_clip()
     if name_or_path in clip.available_models():
@@ -116,12 +116,12 @@ def load_clip(name_or_path: str) -> nn.Module:
             return clip.load(name_or_path, device="cpu")[0].float()
         except (OSError, RuntimeError) as error:
             raise BadInput(
-                f"--clip {name_or_path}: openai-clip could not download it ({_line(error)}); fetch the file elsewhere "
-                f"(https://github.com/openai/CLIP names the addresses) and give its path: --clip FILE.pt"
+                f"{option} {name_or_path}: openai-clip could not download it ({_line(error)}); fetch the file elsewhere "
+                f"(https://github.com/openai/CLIP names the addresses) and give its path: {option} FILE.pt"
             ) from None
     if not Path(name_or_path).is_file():
         raise BadInput(
-            f"--clip {name_or_path}: no such file and no CLIP name ({', '.join(clip.available_models())}); "
+            f"{option} {name_or_path}: no such file and no CLIP name ({', '.join(clip.available_models())}); "
             f"a local path must be a checkpoint in OpenAI's format"
         )
     try:
@@ -136,7 +136,7 @@ def load_clip(name_or_path: str) -> nn.Module:
         return model
     except Exception as error:  # any way a file can fail to be a CLIP: cut short, another model, another format
         raise BadInput(
-            f"--clip {name_or_path}: not a CLIP in OpenAI's format ({_line(error)}); convert it, or give a name such as ViT-B/16"
+            f"{option} {name_or_path}: not a CLIP in OpenAI's format ({_line(error)}); convert it, or give a name such as ViT-B/16"
         ) from None
 
 

@@ -32,15 +32,17 @@ class Video:
 
     frames: how many the header promises (int), or None where it does not say; fps: frames per second on average, or None; width, height:
     as stored, before rotation; decoded: how many have been decoded so far.
-    Raises BrokenVideo naming the file where it is missing, no video of FORMATS, has no video stream, or more than `max_pixels` a picture.
+    Raises BrokenVideo naming the file (as `name`, if that is given) where it is missing, no video of FORMATS, has no video stream, or more
+    than `max_pixels` a picture.
     """
 
-    def __init__(self, path: Path | str, *, max_pixels: int = MAX_PIXELS, threads: int = 0):
+    def __init__(self, path: Path | str, *, max_pixels: int = MAX_PIXELS, threads: int = 0, name: str | None = None):
         import av
 
         self.path, self.decoded, self._damaged, self._end, self._max_pixels = Path(path), 0, 0, 0.0, max_pixels
+        self._name = name or str(path)
         if not self.path.is_file():
-            raise BrokenVideo(f"{path}: no such video file; name an existing one")
+            raise BrokenVideo(f"{self._name}: no such video file; name an existing one")
         limits = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file", "max_pixels": str(max_pixels)}
         try:
             self._container = av.open(f"file:{self.path}", options=limits)
@@ -128,7 +130,7 @@ class Video:
             return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
 
     def _wrong(self, found: str, expected: str) -> BrokenVideo:
-        return BrokenVideo(f"{self.path}: {found}; expected {expected}; {NEXT}")
+        return BrokenVideo(f"{self._name}: {found}; expected {expected}; {NEXT}")
 
 
 def to_rgb(frame, longest: int | None = None, size: tuple[int, int] | None = None) -> np.ndarray:

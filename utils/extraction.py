@@ -1,0 +1,182 @@
+"""From video files to features: decoding beside the encoder, frames of several videos in a batch.
+
+T snippets of a video, D feature width; a video of F frames has T = max(1, F // stride) (utils/crops.py).
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from utils.crops import Recipe
+from utils.decoder import LIMITS, Decoder, Ended, Limits, Opened, Picture
+from utils.encoder import ImageEncoder
+from utils.video import BrokenVideo
+
+
+class Extracted(NamedTuple):
+    """Features (T, crops, D) float32 of one video. times: (T+1,) float64 seconds from its first frame, by the file's own time stamps: where
+    each snippet begins, then where the video ends. size: width, height of the upright picture. thumbnails: up to 12 (seconds, (h, w, 3)
+    uint8, upright) in order of time.
+    """
+
+    path: Path
+    features: np.ndarray
+    times: np.ndarray
+    frames: int
+    fps: float | None
+    size: tuple[int, int]
+    thumbnails: list[tuple[float, np.ndarray]]
+
+
+class _Job:
+    """A video under way: what has come of it so far. waiting: pictures that are not encoded yet."""
+
+    def __init__(self, path: Path):
+        self.path, self.opened, self.ended = path, None, None
+        self.rows, self.times, self.waiting, self.broken = [], [], 0, False
+
+    def result(self) -> Extracted:
+        times = np.array([*self.times, max(self.ended.seconds, self.times[-1])])
+        frames, _, thumbnails = self.ended
+        return Extracted(self.path, np.stack(self.rows), times, frames, self.opened.fps, self.opened.size, thumbnails)
+
+    def expected(self, recipe: Recipe) -> int | None:
+        return self.opened.frames and max(1, self.opened.frames // recipe.stride)
+
+
+def extract(
+    paths: Iterable[Path | str],
+    encoder: ImageEncoder,
+    recipe: Recipe,
+    *,
+    device: torch.device | str = "cpu",
+    precision: str = "fp32",
+    batch_size: int = 64,
+    workers: int = 1,
+    limits: Limits = LIMITS,
+    progress: Callable[[Path, int, int | None], None] | None = None,
+) -> Iterator[Extracted | BrokenVideo]:
+    """Features of the videos `paths`, each as soon as it is done; a BrokenVideo in place of a video that is none, or is above `limits`.
+
+    batch_size: crops in a batch, at least those of one picture. Every batch has the same shape, the last one is filled up with zeros, so
+    that a video's features do not depend on its neighbours. workers: videos decoded at a time, each in a process of its own.
+    progress(path, snippets encoded, snippets expected or None) is called in this thread. The encoder is moved to `device`.
+    """
+    if recipe.size != encoder.size:
+        raise ValueError(f"{encoder.name} takes pictures of {encoder.size} pixels, the recipe gives {recipe.size}")
+    encoder, frames = encoder.to(device), max(1, batch_size // recipe.crops)
+    batch: list[tuple[_Job, np.ndarray]] = []
+
+    def flush() -> Iterator[Extracted]:
+        todo = [(job, image) for job, image in batch if not job.broken]
+        batch.clear()
+        if not todo:
+            return
+        for (job, _), rows in zip(todo, encode([image for _, image in todo], encoder, recipe, frames, precision), strict=True):
+            job.rows.append(rows)
+            job.waiting -= 1
+        for job in dict.fromkeys(job for job, _ in todo):
+            if progress:
+                progress(job.path, len(job.rows), job.expected(recipe))
+            if job.ended and not job.waiting:
+                yield job.result()
+
+    with _Decoders(paths, recipe, limits, workers, ahead=2 * frames) as decoders:
+        for job, event in decoders:
+            match event:
+                case Opened():
+                    job.opened = event
+                case Picture(_, seconds, image):
+                    job.times.append(seconds)
+                    job.waiting += 1
+                    batch.append((job, image))
+                    if len(batch) == frames:
+                        yield from flush()
+                case Ended():
+                    job.ended = event
+                    if not job.waiting:
+                        yield job.result()
+                case BrokenVideo():
+                    job.broken = True
+                    yield event
+        yield from flush()
+
+
+def encode(pictures: list[np.ndarray], encoder: ImageEncoder, recipe: Recipe, frames: int, precision: str = "fp32") -> np.ndarray:
+    """Up to `frames` pictures (h, w, 3) uint8, as `recipe.resize` leaves them -> (n, crops, D) float32, computed as a batch of `frames`."""
+    device = encoder.mean.device
+    crops = torch.zeros(frames, recipe.crops, 3, recipe.size, recipe.size, dtype=torch.uint8, device=device)
+    for place, picture in zip(crops, pictures, strict=False):
+        place.copy_(recipe.cut(torch.from_numpy(picture).to(device).permute(2, 0, 1)))
+    with torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext():
+        rows = encoder(crops.flatten(0, 1))
+    return rows.view(frames, recipe.crops, -1)[: len(pictures)].cpu().numpy()
+
+
+class _Decoders:
+    """Threads that decode `paths`, `workers` at a time; iterating gives (job, event) of all of them, those of one video in order.
+
+    At most `ahead` events wait. At the end of the `with` statement the child processes are killed.
+    """
+
+    def __init__(self, paths: Iterable[Path | str], recipe: Recipe, limits: Limits, workers: int, ahead: int):
+        self._paths, self._recipe, self._limits = iter(paths), recipe, limits
+        self._events: queue.Queue = queue.Queue(ahead)
+        self._lock, self._stopped, self._running = threading.Lock(), False, set()
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
+
+    def __enter__(self) -> "_Decoders":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        with self._lock:
+            self._stopped = True
+            for decoder in self._running:
+                decoder.close()
+        for thread in self._threads:
+            while thread.is_alive():
+                with suppress(queue.Empty):
+                    self._events.get(timeout=0.05)
+
+    def __iter__(self) -> Iterator[tuple[_Job, Opened | Picture | Ended | BrokenVideo]]:
+        left = len(self._threads)
+        while left:
+            job, event = self._events.get()
+            if job is None:
+                left -= 1
+                if event is not None:
+                    raise event
+            else:
+                yield job, event
+
+    def _work(self) -> None:
+        failure = None
+        try:
+            while (decoder := self._next()) is not None:
+                job = _Job(decoder.path)
+                with decoder:
+                    try:
+                        for event in decoder:
+                            self._events.put((job, event))
+                    except BrokenVideo as error:
+                        self._events.put((job, error))
+                with self._lock:
+                    self._running.discard(decoder)
+        except BaseException as error:  # raised where the events are read
+            failure = error
+        self._events.put((None, failure))
+
+    def _next(self) -> Decoder | None:
+        with self._lock:
+            if self._stopped or (path := next(self._paths, None)) is None:
+                return None
+            self._running.add(decoder := Decoder(path, self._recipe, self._limits))
+            return decoder
