@@ -12,6 +12,8 @@ import numpy as np
 from utils.scores import Scores
 from utils.segments import anomaly_score
 
+RATES = (0.001, 0.01, 0.05, 0.1, 0.2)  # false-positive rates that training saves a threshold for
+
 
 class Found(NamedTuple):
     """A detected segment: snippets [first, last), seconds [start, end), the class, a score in [0, 1], and a caption where there is one."""
@@ -80,3 +82,15 @@ def find_segments(
         label = anomaly_name if fine is None else classes[1 + int(fine[first:last, 1:].mean(0).argmax())]
         found.append(Found(first, last, float(times[first]), float(times[last]), label, float(values[first:last].max())))
     return found
+
+
+def thresholds(normal: dict[str, Scores], rates: tuple[float, ...] = RATES) -> dict:
+    """From the scores of normal videos, per false-positive rate the lowest threshold that at most this share of their snippets reaches.
+
+    Returns {"videos", "snippets", "rates": {"0.01": threshold, …}}, plain numbers for a checkpoint; a rate of less than one snippet is
+    left out, because nothing is known about it. Without normal videos "rates" is empty.
+    """
+    values = np.sort(np.concatenate([anomaly_score(parts) for parts in normal.values()] or [[]]))[::-1]
+    allowed = {rate: int(rate * len(values)) for rate in rates}
+    found = {str(rate): float(np.nextafter(values[count], np.float32(np.inf))) for rate, count in allowed.items() if count}
+    return {"videos": len(normal), "snippets": len(values), "rates": found}

@@ -226,17 +226,20 @@ def not_finite(values: dict, epoch: int, number: int, names: list[str]) -> str:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, videos: Iterable[tuple], options, device: torch.device, total: int | None = None) -> dict[str, Scores]:
+def predict(
+    model: nn.Module, videos: Iterable[tuple], options, device: torch.device, total: int | None = None, text: Tensor | None = None
+) -> dict[str, Scores]:
     """Scores of each (name, features (T, D)) or (name, features, captions (T, E)): {name: Scores}, float32.
 
     Videos are cut into chunks of `visual_length`, and chunks of like length share a batch, unless the system is tested on whole videos (of
-    up to WHOLE snippets); the text side is run once.
+    up to WHOLE snippets); the text side is run once, or given as `text`. The bar counts to `total` videos; without it there is none.
     """
     keep_freed_memory()
     model.eval()
     whole = SYSTEMS[options.model].whole
-    with autocast(device, options.precision):
-        text = model.text_features()
+    if text is None:
+        with autocast(device, options.precision):
+            text = model.text_features()
     scores: dict[str, list] = {}
     waiting: list[tuple[str, int, tuple[Tensor, ...]]] = []
 
@@ -255,7 +258,7 @@ def predict(model: nn.Module, videos: Iterable[tuple], options, device: torch.de
                 scores[name][position] = [part if part is None else part[row, : len(valid)] for part in found]
         waiting.clear()
 
-    for name, *inputs in tqdm(videos, "scores", total, unit="video", leave=False):
+    for name, *inputs in tqdm(videos, "scores", total, unit="video", leave=False, disable=total is None):
         parts = list(zip(*(part.split(WHOLE if whole else options.visual_length) for part in inputs), strict=True))
         scores[name] = [None] * len(parts)
         waiting += [(name, position, part) for position, part in enumerate(parts)]

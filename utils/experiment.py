@@ -17,6 +17,7 @@ from dataset import FeatureDataset, check_features, hold_out, read_list, same_co
 from model import SYSTEMS, build_model, options_of
 from tools.make_sample import is_current, make_sample
 from utils import checkpoint, engine, plots, report, segments, text
+from utils.analysis import thresholds
 from utils.batches import BalancedBatches, DrawnVersions, ShuffledBatches
 from utils.caption_tree import SOURCE, CaptionTree, source_folder
 from utils.errors import BadInput
@@ -231,7 +232,7 @@ def train(model, data: Data, options, seed: int) -> Path:
         if any(isinstance(part, Mamba) for part in model.modules()):
             print(scan_backend(pick_device(options.device)))
     run = argparse.Namespace(**{**vars(options), "seed": seed})
-    engine.fit(
+    best = engine.fit(
         model,
         data.train,
         data.batches,
@@ -241,6 +242,11 @@ def train(model, data: Data, options, seed: int) -> Path:
         data.dataset.names,
         selection_figure(data, options),
     )
+    if data.held_out:  # where demo.py's threshold comes from
+        checkpoint.load_trained_state(model, best["weights"], folder / "best.pt")
+        normal = [video for video in data.held_out if not video.abnormal]
+        best["thresholds"] = thresholds(score(model, normal, options, data.captions))
+        checkpoint.save(folder / "best.pt", best)
     write_json(
         folder / "options.json",
         {**vars(run), "command": command(), "held_out": [video.name for video in data.held_out]},
@@ -344,17 +350,22 @@ def matches(saved: dict, model, path, options) -> None:
 def newest_run(options) -> Path:
     """The best.pt written last under runs/ for this dataset and, if one was typed, this --model. Raises BadInput where there is none."""
     wanted = {name: getattr(options, name) for name in ("dataset", "model") if name == "dataset" or name in options.typed}
+    if path := newest_checkpoint(wanted):
+        return path
+    raise BadInput(
+        f"runs/*/seed-*/best.pt: no run of {' with '.join(wanted.values())} yet; run python {options.dataset}_train.py, "
+        f"or name a checkpoint with --checkpoint"
+    )
+
+
+def newest_checkpoint(wanted: dict) -> Path | None:
+    """The best.pt written last under runs/ whose options have the `wanted` values; None where there is none."""
     found = []
     for path in (ROOT / "runs").glob("*/seed-*/best.pt"):
         if (path.parent / "options.json").exists():
             made = read_json(path.parent / "options.json", "--checkpoint")
             found += [path] * all(made.get(name) == value for name, value in wanted.items())
-    if not found:
-        raise BadInput(
-            f"runs/*/seed-*/best.pt: no run of {' with '.join(wanted.values())} yet; run python {options.dataset}_train.py, "
-            f"or name a checkpoint with --checkpoint"
-        )
-    return max(found, key=lambda path: path.stat().st_mtime)
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def tested_options(options, path: Path, saved: dict):

@@ -1,0 +1,196 @@
+"""Your own videos: when something abnormal happens in them, and what.
+
+    python demo.py VIDEO_OR_FOLDER                                  with the newest run's checkpoint
+    python demo.py VIDEO --checkpoint runs/ucf-vadclip/seed-234/best.pt
+    python demo.py VIDEO --classes "person falling" smoke           your own events, by text alone
+    python demo.py rtsp://camera/stream | 0 | -                     a stream, a webcam, a pipe: one JSON line per snippet and event
+    python demo.py [FOLDER] --web                                   a page in the browser
+
+Of each video NAME the folder --output gets NAME.json and NAME.csv (the segments), NAME.snippets.csv, NAME.png (score curve with
+thumbnails), NAME.mp4 (the video with its score curve), with --clips also one clip per segment. Of several videos, segments.csv lists all
+segments, best first. A video that is done is not done again unless something was changed; a broken one is named and left out, exit code 2.
+"""
+
+import argparse
+import math
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from utils.errors import BadInput, exit_code
+
+STREAM = re.compile(r"(rtsps?|rtmps?|https?|tcp|udp|rtp|srt)://|-$|\d+$")
+
+
+def is_stream(source: str) -> bool:
+    """Whether a source is a stream: an address, the number of a webcam, or `-`. A file or folder of that name is taken as such."""
+    return bool(STREAM.match(source)) and not Path(source).exists()
+
+
+def parse(argv) -> argparse.Namespace:
+    from utils.decoder import Limits
+
+    from utils.analysis import RATES
+    from utils.options import Parser
+
+    parser = Parser("demo.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    limits = Limits()
+
+    def add(group, *names, **more):
+        more["help"] += "" if more.get("default") is None or more.get("action") else " [default %(default)s]"
+        group.add_argument(*names, **more)
+
+    add(parser, "sources", nargs="*", metavar="SOURCE", help="videos and folders of them, or one stream")
+    what = parser.add_argument_group("what is looked for")
+    add(what, "--checkpoint", metavar="FILE", help="best.pt of a run [the newest run under runs/]")
+    add(what, "--classes", nargs="+", metavar="EVENT", help="your own events, found by CLIP's text side without any training")
+    add(what, "--normal", nargs="+", metavar="TEXT", help="with --classes: what it looks like when nothing happens")
+    add(what, "--threshold", type=float, metavar="SCORE", help="score from which on a snippet belongs to a segment [the checkpoint's]")
+    rate = "share of normal snippets that may reach the threshold; the checkpoint knows it from its held-out videos"
+    add(what, "--false-positives", type=float, choices=RATES, default=0.01, help=rate)
+    add(what, "--latency", type=float, metavar="SECONDS", help="a stream's score is final after so long [2]; a file's is as if it were one")
+    model = parser.add_argument_group("model files")
+    add(model, "--encoder", metavar="NAME_OR_FILE", help="image encoder of the features [the checkpoint's CLIP]")
+    add(model, "--clip", metavar="NAME_OR_FILE", help="CLIP of the text side [the checkpoint's; with --classes ViT-B/16]")
+    for name in ("distilbert", "sentence-encoder", "text-features"):
+        add(model, f"--{name}", metavar="NAME_OR_PATH", help="if it lies elsewhere than in training")
+    add(model, "--captions", metavar="PATH", help="NAME.jsonl or a folder of them (tools.caption_videos): quoted with the segments")
+    add(model, "--caption-encoder", metavar="NAME_OR_PATH", help="sentence encoder, for a checkpoint that reads captions (trclip)")
+    add(model, "--crops", type=int, choices=(1, 5, 10), default=1, help="crops of a frame whose scores are averaged")
+    add(model, "--aspect", choices=("squash", "keep"), default="squash", help="frames become 340 × 256 as published, or keep their shape")
+    add(model, "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    add(model, "--precision", choices=("fp32", "bf16"), default="fp32", help="of encoder and model")
+    output = parser.add_argument_group("output")
+    add(output, "--output", default="runs/demo", metavar="DIR", help="folder of the results")
+    add(output, "--video", action=argparse.BooleanOptionalAction, default=True, help="write the annotated copy of the video")
+    add(output, "--clips", action="store_true", help="write one clip per segment")
+    add(output, "--overwrite", action="store_true", help="analyse again what is done")
+    page = parser.add_argument_group("page")
+    add(page, "--web", action="store_true", help="a page in the browser: drop a video, or choose one of the folder's")
+    add(page, "--host", default="127.0.0.1", help="address it listens on; another one shows it to your network")
+    add(page, "--port", type=int, default=7860, help="its port")
+    cap = parser.add_argument_group("limits on a video")
+    add(cap, "--max-pixels", type=int, default=limits.max_pixels, metavar="N", help="of a picture")
+    add(cap, "--max-seconds", type=float, default=limits.max_seconds, metavar="S", help="length [none; with --web one hour]")
+    add(cap, "--timeout", type=float, default=limits.timeout, metavar="S", help="time for decoding one video [none; with --web 30 minutes]")
+    options = parser.parse_args(argv)
+    check(options)
+    return options
+
+
+def check(options) -> None:
+    """Raise BadInput for combinations that make no sense."""
+    given = {name for name, value in vars(options).items() if value not in (None, False)}
+    for name in ("checkpoint", "encoder", "distilbert", "sentence_encoder", "text_features", "caption_encoder"):
+        if options.classes and name in given:
+            raise BadInput(f"--classes: is by text alone, --{name.replace('_', '-')} is of a trained checkpoint; leave one of them out")
+    if options.normal and not options.classes:
+        raise BadInput("--normal: says what normal looks like for --classes; leave it out, or name events")
+    for name in ("threshold", "latency", "max_pixels", "max_seconds", "timeout"):
+        if (value := getattr(options, name)) is not None and not 0 < value < math.inf:
+            raise BadInput(f"--{name.replace('_', '-')} {value}: expected a number above 0")
+    if options.threshold is not None and options.threshold > 1:
+        raise BadInput(f"--threshold {options.threshold}: expected a score from 0 to 1")
+    streams = [source for source in options.sources if is_stream(source)]
+    if options.web:
+        if streams or len(options.sources) > 1:
+            raise BadInput(f"--web: found {' '.join(options.sources)}; expected no source, or one folder of videos to choose from")
+    elif not options.sources:
+        raise BadInput("demo.py: nothing to look at; name a video, a folder or a stream, or open the page with --web")
+    elif streams and len(options.sources) > 1:
+        raise BadInput(f"{streams[0]}: a stream goes alone; found {len(options.sources)} sources")
+
+
+def make_detector(options):
+    """The detector that the options describe: a checkpoint's, or of --classes. Raises BadInput for whatever does not fit."""
+    shared = {"crops": options.crops, "keep_aspect": options.aspect == "keep", "threshold": options.threshold}
+    shared |= {"device": options.device, "precision": options.precision}
+    if options.classes:
+        from utils.zero_shot import NORMAL, text_detector
+
+        detector = text_detector(options.clip or "ViT-B/16", options.classes, normal=options.normal or NORMAL, **shared)
+    else:
+        from utils.detector import load_detector
+        from utils.experiment import newest_checkpoint
+
+        path = Path(options.checkpoint) if options.checkpoint else newest_checkpoint({})
+        if path is None:
+            raise BadInput(
+                "runs/*/seed-*/best.pt: no run yet; train one (python ucf_train.py), name one with --checkpoint, or name your own "
+                "events with --classes, which needs no training"
+            )
+        files = {name: getattr(options, name) for name in ("clip", "distilbert", "sentence_encoder", "text_features")}
+        own = {"encoder": options.encoder, "files": files, "rate": options.false_positives, "caption_encoder": options.caption_encoder}
+        detector = load_detector(path, **own, **shared)
+    print(f"looking for: {', '.join(detector.classes[1:])}", file=sys.stderr)
+    print(f"threshold {detector.threshold:.3f}: {detector.threshold_from}", file=sys.stderr)
+    for note in detector.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return detector
+
+
+def analyse_files(detector, options, limits) -> None:
+    """Analyse files and folders into --output. Raises BadInput at the end where some were broken."""
+    from utils.video_files import find_videos
+
+    from utils import annotate, export
+    from utils.captions import read_captions
+    from utils.files import make_folder
+    from utils.video import BrokenVideo
+
+    output = make_folder(options.output)
+    videos = find_videos(options.sources, output, ".json")
+    captions = read_captions([options.captions], 30)[0] if options.captions else {}
+    detector.about["command"] = shlex.join(["python", "demo.py", *options.argv])
+    rows, broken = [], []
+    for path, target in videos.items():
+        try:
+            done = None if options.overwrite else export.read_done(target, detector, options.latency)
+            if done is None:
+                with export.progress_bar(path.name) as bar:
+                    analysis = detector.analyse(
+                        path, captions=captions.get(path.stem), latency=options.latency, limits=limits, progress=bar
+                    )
+                export.write_csv(analysis, target.with_suffix(".csv"))
+                export.plot(analysis, target.with_suffix(".png"))
+                if options.video:
+                    annotate.annotate(analysis, target.with_suffix(".mp4"), limits=limits)
+                if options.clips:
+                    annotate.cut_clips(analysis, target.parent, limits=limits)
+                print(export.table(analysis))
+                done = export.write_json(analysis, target)  # last: it says that the video is done
+            else:
+                print(f"{path}: done before ({target}); --overwrite does it again")
+            rows += [(str(path), *segment.values()) for segment in done["segments"]]
+        except BrokenVideo as error:
+            broken.append(path)
+            print(f"error: {error}", file=sys.stderr)
+    if len(videos) > 1:
+        export.write_summary(rows, output / "segments.csv")
+        print(f"{len(rows)} segments in {len(videos) - len(broken)} videos: {output / 'segments.csv'}")
+    if broken:
+        raise BadInput(f"{len(broken)} of {len(videos)} videos are broken ({', '.join(map(str, broken[:5]))}), why see above")
+
+
+def main(argv=None) -> None:
+    options = parse(argv)
+    options.argv = sys.argv[1:] if argv is None else argv
+    from utils.decoder import Limits
+
+    limits = Limits(max_pixels=options.max_pixels, max_seconds=options.max_seconds, timeout=options.timeout)
+    detector = make_detector(options)
+    if options.web:
+        from utils import page
+
+        page.serve(detector, folder=options.sources[0] if options.sources else None, host=options.host, port=options.port, limits=limits)
+    elif is_stream(options.sources[0]):
+        from utils import live
+
+        live.run(detector, options.sources[0], latency=options.latency or 2.0)
+    else:
+        analyse_files(detector, options, limits)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -1,0 +1,282 @@
+"""Scores of a user's own videos by a trained checkpoint. (utils/zero_shot.py: by text alone.)
+
+T snippets, K crops, D feature width, C+1 classes (class 0 = normal).
+"""
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utils import checkpoint, engine, experiment
+from utils.analysis import Analysis, find_segments
+from utils.captions import VideoCaptions
+from utils.crops import Recipe
+from utils.decoder import Limits
+from utils.encoder import ImageEncoder, load_encoder
+from utils.errors import BadInput
+from utils.extraction import Extracted, extract
+from utils.labels import DATASETS
+from utils.options import TABLE
+from utils.scores import SNIPPET, Scores
+from utils.segments import Segment, anomaly_score, carrying
+from utils.text import load_sentence_text
+from utils.video import BrokenVideo
+
+BATCH = 64  # pictures that the encoder sees at a time
+
+
+@dataclass
+class Detector:
+    """What scores videos. `scorer` takes (key, features (T, D)[, captions (T, E)]) of any number of videos and gives {key: Scores}.
+
+    length: snippets that it sees at a time; threshold, notes, about: see utils.analysis.Analysis; caption_encoder: for systems that read
+    captions, else None.
+    """
+
+    scorer: Callable
+    encoder: ImageEncoder
+    recipe: Recipe
+    classes: tuple[str, ...]
+    threshold: float
+    threshold_from: str
+    length: int
+    device: torch.device
+    precision: str = "fp32"
+    notes: list[str] = field(default_factory=list)
+    about: dict = field(default_factory=dict)
+    caption_encoder: nn.Module | None = None
+
+    @torch.inference_mode()
+    def encode(self, pictures: Sequence[np.ndarray]) -> Tensor:
+        """Pictures (h, w, 3) uint8 as `recipe.resize` gives them -> features (n, K, D) float32 on the CPU."""
+        crops = torch.cat([self.recipe.cut(torch.from_numpy(picture).permute(2, 0, 1)) for picture in pictures])
+        with engine.autocast(self.device, self.precision):
+            features = torch.cat([self.encoder(batch.to(self.device)).float().cpu() for batch in crops.split(BATCH)])
+        return features.unflatten(0, (len(pictures), -1))
+
+    def score(self, features: Tensor, captions: Tensor | None = None) -> Scores:
+        """features (T, K, D) of a whole video, captions (T, E) of a system that reads some -> its scores, the mean over the crops.
+
+        Cut into chunks of `length` snippets, as in testing.
+        """
+        more = () if captions is None else (captions,)
+        return mean_scores(list(self.scorer([(crop, features[:, crop], *more) for crop in range(features.shape[1])]).values()))
+
+    def score_delayed(self, features: Tensor, ahead: int, captions: Tensor | None = None) -> Scores:
+        """features (T, K, D) -> what a live stream gets: snippet t is scored in the window of `length` snippets that ends with snippet
+        t + ahead, or with the last one. So it sees `ahead` snippets of its future, at most.
+        """
+        total, rows = len(features), []
+        for at in range(0, total, BATCH):
+            windows, places = [], []
+            for t in range(at, min(at + BATCH, total)):
+                end = min(t + ahead + 1, total)
+                start = max(0, end - self.length)
+                more = () if captions is None else (captions[start:end],)
+                windows += [((t, crop), features[start:end, crop], *more) for crop in range(features.shape[1])]
+                places.append((t, t - start))
+            found = self.scorer(windows)
+            for t, row in places:
+                crops = [one_row(found[t, crop], row) for crop in range(features.shape[1])]
+                rows.append(mean_scores(crops))
+        return Scores(*(None if column[0] is None else np.concatenate(column) for column in zip(*rows, strict=True)))
+
+    def ahead(self, latency: float, fps: float) -> int:
+        """How many snippets of the future a score may wait for, so that it is final `latency` seconds after its own first frame.
+
+        Raises BadInput where a snippet alone takes longer than that.
+        """
+        whole = math.floor(latency * fps / self.recipe.stride + 1e-9)
+        if whole < 1:
+            needed = self.recipe.stride / fps
+            raise BadInput(f"--latency {latency:g}: a snippet of {self.recipe.stride} frames takes {needed:.2f} s; expected at least that")
+        return whole - 1
+
+    def analyse(
+        self,
+        path: Path | str,
+        *,
+        captions: VideoCaptions | None = None,
+        latency: float | None = None,
+        limits: Limits | None = None,
+        progress: Callable | None = None,
+    ) -> Analysis:
+        """Decode, encode and score one video file.
+
+        captions: its captions, which a segment is quoted with, and which a system that reads captions needs; latency: score it as a live
+        stream with this delay in seconds would be (`score_delayed`), else as a whole; progress: see utils.extraction.extract.
+        Raises BrokenVideo where it is no sound video, BadInput where captions are missing.
+        """
+        if self.caption_encoder is not None and captions is None:
+            raise BadInput(f"{path}: the checkpoint reads captions, and there are none; write them (tools.caption_videos), name --captions")
+        [video] = extract(
+            [Path(path)],
+            self.encoder,
+            self.recipe,
+            device=self.device,
+            precision=self.precision,
+            batch_size=BATCH,
+            limits=limits or Limits(),
+            progress=progress,
+        )
+        if isinstance(video, BrokenVideo):
+            raise video
+        return self.of_features(video, captions, latency)
+
+    def of_features(self, video: Extracted, captions: VideoCaptions | None = None, latency: float | None = None) -> Analysis:
+        """The analysis of a video whose features are there."""
+        features = torch.from_numpy(video.features)
+        rows = None
+        if self.caption_encoder is not None:
+            rows = self.caption_features(captions, len(features))
+        fps = video.fps or (SNIPPET * len(features) / video.times[-1] if video.times[-1] > 0 else 25.0)
+        scores = self.score(features, rows) if latency is None else self.score_delayed(features, self.ahead(latency, fps), rows)
+        segments = find_segments(scores, video.times, self.classes, self.threshold)
+        if captions is not None:
+            segments = [with_caption(one, scores, video.frames, captions, self.recipe.stride) for one in segments]
+        path = Path(video.path)
+        return Analysis(
+            path=path,
+            name=path.stem,
+            frames=video.frames,
+            fps=video.fps,
+            size=video.size,
+            times=video.times,
+            scores=scores,
+            classes=self.classes,
+            threshold=self.threshold,
+            threshold_from=self.threshold_from,
+            segments=segments,
+            thumbnails=video.thumbnails,
+            notes=list(self.notes),
+            about=self.about | ({} if latency is None else {"latency": latency}),
+        )
+
+    def caption_features(self, captions: VideoCaptions, rows: int) -> Tensor:
+        """(rows, E) float32 of captions, as tools.embed_captions makes them."""
+        from tools.embed_captions import caption_features, embed
+
+        texts = sorted({caption.text for caption in captions.captions if caption.text})
+        if not texts:
+            raise BadInput("--captions: every caption is empty, and the checkpoint reads them; write them anew (tools.caption_videos)")
+        vectors = dict(zip(texts, embed(texts, self.caption_encoder, batch_size=256), strict=True))
+        width = self.caption_encoder.output_width
+        return torch.from_numpy(caption_features(captions.captions, vectors, length=rows, width=width, fill="zeros")[0])
+
+
+def one_row(scores: Scores, row: int) -> Scores:
+    """Scores of the snippet `row` alone, T = 1."""
+    return Scores(*(None if part is None else part[row : row + 1] for part in scores))
+
+
+def mean_scores(crops: list[Scores]) -> Scores:
+    """The mean over crops of the same video."""
+    return Scores(*(None if column[0] is None else np.mean(column, axis=0) for column in zip(*crops, strict=True)))
+
+
+def with_caption(found, scores: Scores, frames: int, captions: VideoCaptions, stride: int):
+    """A found segment with the caption that carried it (utils.segments.carrying)."""
+    segment = Segment(found.first * stride, min(found.last * stride, frames), found.label, found.score)
+    return found._replace(caption=carrying(segment, anomaly_score(scores), frames, captions))
+
+
+def pick_threshold(saved: dict, path: Path, rate: float) -> tuple[float, str]:
+    """The threshold that training saved for a false-positive rate, and where it comes from, in words. Else BadInput."""
+    known = saved.get("thresholds", {"rates": {}})
+    if str(rate) not in known["rates"]:
+        there = f"it has {', '.join(known['rates'])}" if known["rates"] else "it has none: trained with --select last or test, or released"
+        raise BadInput(
+            f"{path}: no threshold for --false-positives {rate:g}, {there}; train with --select val, or give the threshold: --threshold 0.5"
+        )
+    source = f"{known['snippets']:,} snippets of {known['videos']} normal videos held out of training"
+    return known["rates"][str(rate)], f"reached by at most {100 * rate:g} % of the {source}"
+
+
+def load_detector(
+    path: Path,
+    *,
+    encoder: str | None = None,
+    files: dict | None = None,
+    crops: int = 1,
+    keep_aspect: bool = False,
+    threshold: float | None = None,
+    rate: float = 0.01,
+    caption_encoder: str | None = None,
+    device: str = "auto",
+    precision: str = "fp32",
+) -> Detector:
+    """A detector from a checkpoint of ours.
+
+    encoder: image encoder, else the CLIP that the checkpoint's text side is; files: model files that lie elsewhere than in training
+    (`clip`, `distilbert`, `sentence_encoder`, `text_features`); crops: 1, 5 or 10, whose scores are averaged; threshold: else the one
+    that training saved for the false-positive rate `rate`. Raises BadInput for whatever does not fit.
+    """
+    saved = checkpoint.load(path)
+    if "options" not in saved:
+        raise BadInput(f"{path}: a released state dict does not say which system and classes it is of; name a best.pt of a run of ours")
+    given = {name: value for name, value in (files or {}).items() if value is not None}
+    known = {option.name: option.default for option in TABLE} | saved["options"] | {"device": device, "precision": precision}
+    options = argparse.Namespace(**known | given, **({} if "dataset" in known else {"dataset": saved["dataset"]}))
+    if options.branches == "text" and options.model == "trclip":
+        raise BadInput(f"{path}: trained with --branches text, which sees no video; name one that was trained with both branches or visual")
+    if experiment.with_captions(options) and caption_encoder is None:
+        raise BadInput(f"{path}: reads captions; name --captions and the sentence encoder of its caption features, --caption-encoder")
+    model = experiment.load_model(options, saved["options"]["seed"])
+    experiment.matches(saved, model, path, options)
+    checkpoint.load_trained_state(model, saved["weights"], path)
+    place = experiment.pick_device(device)
+    notes = []
+    if options.sample:
+        notes.append("The checkpoint was trained on the built-in sample of simulated features: its scores say nothing about this video.")
+    images = load_encoder(encoder, "--encoder") if encoder else load_encoder(options.clip, "--clip")
+    if images.width != options.visual_width:
+        raise BadInput(
+            f"--encoder {images.name}: features of width {images.width}, {path} reads {options.visual_width}; "
+            f"name the encoder that its training features were made with"
+        )
+    check_features(saved, images, path, notes)
+    value, source = (threshold, "--threshold") if threshold is not None else pick_threshold(saved, path, rate)
+    recipe = Recipe(crops=crops, keep_aspect=keep_aspect, size=images.size)
+    with torch.inference_mode(), engine.autocast(place, precision):
+        text = model.eval().text_features()
+    return Detector(
+        scorer=lambda videos: engine.predict(model, videos, options, place, text=text),
+        encoder=images.to(place).eval(),
+        recipe=recipe,
+        classes=DATASETS[options.dataset].names,
+        threshold=value,
+        threshold_from=source,
+        length=options.visual_length,
+        device=place,
+        precision=precision,
+        notes=notes,
+        about={
+            "checkpoint": str(path),
+            "commit": saved["commit"],
+            "dataset": options.dataset,
+            "model": options.model,
+            "encoder": images.name,
+            "encoder_digest": images.digest(),
+            "recipe": asdict(recipe),
+            "precision": precision,
+        },
+        caption_encoder=load_sentence_text(caption_encoder, "--caption-encoder").to(place) if experiment.with_captions(options) else None,
+    )
+
+
+def check_features(saved: dict, images: ImageEncoder, path: Path, notes: list[str]) -> None:
+    """Raise BadInput where the training features were made by another encoder; where the checkpoint does not say, add a note."""
+    made = saved.get("features")
+    if made is None:
+        if not saved["options"].get("sample"):
+            notes.append(f"The checkpoint does not say what made its features; {images.name} was taken.")
+    elif made["encoder_digest"] != images.digest():
+        raise BadInput(
+            f"--encoder {images.name}: other weights than those that made the training features of {path} ({made['encoder']}); name those"
+        )

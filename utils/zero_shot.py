@@ -1,0 +1,90 @@
+"""Events that a user names, found by CLIP's text side alone: nothing is trained (zero-shot classification, Radford et al. 2021)."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import torch
+from torch import Tensor, nn
+
+from utils import experiment
+from utils.crops import Recipe
+from utils.detector import Detector
+from utils.encoder import CLIPEncoder
+from utils.errors import BadInput
+from utils.scores import Scores
+from utils.text import CLIPText, load_clip
+
+NORMAL = ("a video of nothing happening", "a video of people walking", "a video of an empty place")
+TEMPLATE = "a video of {}"
+
+
+def text_detector(
+    clip: str,
+    events: Sequence[str],
+    *,
+    normal: Sequence[str] = NORMAL,
+    crops: int = 1,
+    keep_aspect: bool = False,
+    threshold: float | None = None,
+    device: str = "auto",
+    precision: str = "fp32",
+) -> Detector:
+    """A detector of events that the user names, by CLIP's text side alone: nothing is trained.
+
+    A snippet's class probabilities are the softmax of CLIP's logit scale times the cosine of its feature and each text, "a video of EVENT"
+    and the `normal` descriptions, whose probabilities add up to that of class 0. Raises BadInput for an empty or double event.
+    """
+    events = [" ".join(event.split()) for event in events]
+    if not all(events) or len({event.lower() for event in events} | {"normal"}) <= len(events):
+        raise BadInput(f"--classes {' '.join(map(repr, events))}: expected different names of events, none of them empty or 'normal'")
+    model, place = load_clip(clip), experiment.pick_device(device)
+    texts = class_texts(model, [*normal, *(TEMPLATE.format(event) for event in events)])
+    scale = float(model.logit_scale.exp())
+    images = CLIPEncoder(model, name=clip)
+
+    def scorer(videos) -> dict:
+        found = {}
+        for key, features in videos:
+            logits = scale * nn.functional.normalize(features, dim=-1) @ texts.T
+            probabilities = logits.softmax(-1)
+            of_normal = probabilities[:, : len(normal)].sum(-1, keepdim=True)
+            found[key] = Scores(fine=torch.cat([of_normal, probabilities[:, len(normal) :]], 1).numpy())
+        return found
+
+    recipe = Recipe(crops=crops, keep_aspect=keep_aspect, size=images.size)
+    own = "--threshold" if threshold is not None else "0.5, where an event is likelier than none: by text alone there is no validation data"
+    return Detector(
+        scorer=scorer,
+        encoder=images.to(place).eval(),
+        recipe=recipe,
+        classes=("normal", *events),
+        threshold=0.5 if threshold is None else threshold,
+        threshold_from=own,
+        length=1,
+        device=place,
+        precision=precision,
+        notes=["Events are found by their names alone (zero-shot CLIP), without training: expect false alarms."],
+        about={
+            "texts": [*normal, *(TEMPLATE.format(event) for event in events)],
+            "encoder": images.name,
+            "encoder_digest": images.digest(),
+            "recipe": asdict(recipe),
+            "precision": precision,
+        },
+    )
+
+
+@torch.inference_mode()
+def class_texts(model: nn.Module, texts: list[str]) -> Tensor:
+    """(n, D) unit text features of a CLIP. Raises BadInput for a text that is longer than its context."""
+    encoder = CLIPText(model)
+    tokens = []
+    for text in texts:
+        try:
+            start, body, end = encoder.tokens(text)
+        except RuntimeError:  # openai-clip: too long for context length
+            raise BadInput(f"--classes {text!r}: longer than CLIP's {encoder.max_length} tokens; say it in fewer words") from None
+        tokens.append([*start, *body, *end])
+    longest = max(map(len, tokens))
+    prompts = torch.stack([encoder.embed(ids + [0] * (longest - len(ids))) for ids in tokens])
+    return nn.functional.normalize(encoder(prompts, torch.tensor([len(ids) for ids in tokens])), dim=-1)
