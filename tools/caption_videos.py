@@ -29,35 +29,12 @@ from utils.captioner import DTYPES, Captioner
 from utils.captions import Caption, VideoCaptions, caption_line, read_caption_file, write_captions
 from utils.errors import BadInput, exit_code
 from utils.files import make_folder
-from utils.scores import SNIPPET, video_name
-from utils.video import SUFFIXES, BrokenVideo, Video, middles, windows
+from utils.scores import SNIPPET
+from utils.video import BrokenVideo, Video, middles, windows
+from utils.video_files import find_videos, share
 
 LONGEST = 768  # pixels of a picture's longer side: what no captioner looks at is not kept in memory
 SLIMMEST = 100  # longer side over shorter one, at most: processors refuse what is much slimmer
-
-
-def find_videos(paths: list[str], output: Path) -> dict[Path, Path]:
-    """The videos among `paths` and below them, sorted: file -> its NAME.jsonl below `output`.
-
-    Raises BadInput where one does not exist, there is none, or two have the same name.
-    """
-    targets: dict[Path, Path] = {}
-    for path in map(Path, paths):
-        if not path.exists():
-            raise BadInput(f"{path}: no such file or folder; name videos, or a folder of videos")
-        files = [path]
-        if path.is_dir():
-            files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
-        for file in files:
-            folder = file.parent.relative_to(path) if path.is_dir() else Path()
-            targets[file] = output / folder / f"{video_name(file.stem)}.jsonl"
-    if not targets:
-        raise BadInput(f"{paths[0]}: no video ({', '.join(sorted(SUFFIXES))}) below it; name videos, or a folder of videos")
-    names: dict[str, Path] = {}
-    for file, target in targets.items():
-        if names.setdefault(target.stem, file) != file:
-            raise BadInput(f"{file} and {names[target.stem]} are both {target.stem}; captions go by name: rename one of them")
-    return targets
 
 
 def about(captioner: Captioner, options) -> dict:
@@ -171,16 +148,6 @@ def warn_of_empty(targets) -> None:
         )
 
 
-def share(text: str | None) -> tuple[int, int]:
-    """Which part of how many, counted from 0: of --shard i/n, which counts from 1, else of torchrun's process, else (0, 1)."""
-    if text is None:
-        return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise BadInput(f"--shard {text}: expected i/n with i from 1 to n, such as 1/8")
-    return int(number) - 1, int(count)
-
-
 def parse(argv) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m tools.caption_videos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -219,7 +186,7 @@ def main(argv=None) -> None:
     options = parse(argv)
     number, count = share(options.shard)
     output = Path(options.output)
-    videos = dict(list(find_videos(options.videos, output).items())[number::count])
+    videos = dict(list(find_videos(options.videos, output, ".jsonl").items())[number::count])
     captioner = Captioner(options.captioner, options.revision)
     header = about(captioner, options)
     for target in videos.values():

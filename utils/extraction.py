@@ -62,7 +62,8 @@ def extract(
     limits: Limits = LIMITS,
     progress: Callable[[Path, int, int | None], None] | None = None,
 ) -> Iterator[Extracted | BrokenVideo]:
-    """Features of the videos `paths`, each as soon as it is done; a BrokenVideo in place of a video that is none, or is above `limits`.
+    """Features of the videos `paths`, each as soon as it is done; a BrokenVideo with its `path` in place of one that is none, or is above
+    `limits`.
 
     batch_size: crops in a batch, at least those of one picture. Every batch has the same shape, the last one is filled up with zeros, so
     that a video's features do not depend on its neighbours. workers: videos decoded at a time, each in a process of its own.
@@ -167,6 +168,7 @@ class _Decoders:
                         for event in decoder:
                             self._events.put((job, event))
                     except BrokenVideo as error:
+                        error.path = job.path
                         self._events.put((job, error))
                 with self._lock:
                     self._running.discard(decoder)

@@ -24,7 +24,9 @@ NEXT = "repair it (ffmpeg -i FILE -c copy NEW.mp4), replace it, or leave it out"
 
 
 class BrokenVideo(BadInput):
-    """A file that is no sound video: a tool that works through many names it, and goes on."""
+    """A file that is no sound video: a tool that works through many names it, and goes on. path: set where several are under way."""
+
+    path: Path | None = None
 
 
 class Video:

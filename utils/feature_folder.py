@@ -1,0 +1,111 @@
+"""A folder of features and its manifest, extract.json: what made them, and which videos are done. Several processes may share it.
+
+Whoever writes holds the lock of `.extract.lock`: a video's files come first, its entry in the manifest last, each under a temporary name
+and renamed. So a video with an entry is whole, whatever stopped whom, and the manifest's bytes do not depend on the order.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import BadInput
+from utils.extraction import Extracted
+from utils.files import make_folder, read_json, replacing, write_json
+
+MANIFEST, LOCK = "extract.json", ".extract.lock"
+LEFT = re.compile(r"\.(.+\.npy|extract\.json)\.\d+\.tmp")  # what utils.files.replacing leaves when it is killed
+OTHER = "name another folder with --output"
+
+
+class FeatureFolder:
+    """The folder `path`, whose features are made as `about` says: recipe (dict) and encoder (dict: name, digest, width).
+
+    Raises BadInput where features that were made otherwise lie in it, or it cannot be written.
+    """
+
+    def __init__(self, path: Path | str, about: dict):
+        self.path, self._about = make_folder(path), about
+        with self._locked() as manifest:
+            for file in self.path.rglob(".*.tmp"):
+                if LEFT.fullmatch(file.name):
+                    file.unlink()
+            if not (self.path / MANIFEST).exists():
+                write_json(self.path / MANIFEST, manifest)
+
+    def unfinished(self, targets: dict[Path, Path]) -> list[Path]:
+        """Of the videos of `targets` (video -> NAME.npy in the folder), those whose features are not there.
+
+        Raises BadInput where they are there, but made of another file of that name.
+        """
+        entries, left = self._read()["videos"], []
+        for video, target in targets.items():
+            entry = entries.get(self._key(target))
+            if entry is None or not all((self.path / file).is_file() for file in entry["features"]):
+                left.append(video)
+            elif (entry["file"], entry["bytes"]) != (video.name, video.stat().st_size):
+                was, now = f"{entry['file']} of {entry['bytes']:,} bytes", f"{video.name} of {video.stat().st_size:,} bytes"
+                raise BadInput(f"{target}: the features are those of {was}, not {now}; delete {next(iter(entry['features']))}, or {OTHER}")
+        return left
+
+    def write(self, target: Path, found: Extracted) -> None:
+        """Write the features of a video: NAME__k.npy (T, D) of crop k, or NAME.npy (T, crops, D), (T, D) of one crop.
+
+        Raises BadInput where they are not finite in the type they are written in.
+        """
+        layout, dtype = self._about["recipe"]["layout"], self._about["recipe"]["dtype"]
+        with np.errstate(over="ignore"):
+            features = found.features.astype(dtype)
+        if not np.isfinite(features).all():
+            raise BadInput(f"{found.path}: features beyond {dtype}, or no numbers; try --dtype float32, or check the encoder")
+        if layout == "one":
+            files = {target: features[:, 0] if features.shape[1] == 1 else features}
+        else:
+            files = {target.with_name(f"{target.stem}__{crop}.npy"): features[:, crop] for crop in range(features.shape[1])}
+        entry = {"file": found.path.name, "bytes": found.path.stat().st_size, "frames": found.frames, "fps": found.fps}
+        entry |= {"snippets": len(features), "features": {}}
+        with self._locked() as manifest:
+            for file, array in files.items():
+                content = io.BytesIO()
+                np.save(content, np.ascontiguousarray(array))
+                with replacing(file) as temporary:
+                    temporary.write_bytes(content.getbuffer())
+                entry["features"][file.relative_to(self.path).as_posix()] = hashlib.sha256(content.getbuffer()).hexdigest()
+            manifest["videos"][self._key(target)] = entry
+            manifest["videos"] = dict(sorted(manifest["videos"].items()))
+            write_json(self.path / MANIFEST, manifest)
+
+    def _key(self, target: Path) -> str:
+        return target.relative_to(self.path).as_posix().removesuffix(".npy")
+
+    @contextlib.contextmanager
+    def _locked(self):
+        """Yield the manifest; nobody else reads it to write it meanwhile."""
+        with (self.path / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield self._read()
+
+    def _read(self) -> dict:
+        path = self.path / MANIFEST
+        if not path.exists():
+            return {**self._about, "videos": {}}
+        manifest = read_json(path, "--output")
+        try:
+            found = {key: manifest["encoder"][key] for key in ("digest", "width")} | manifest["recipe"]
+            names = manifest["encoder"]["name"], self._about["encoder"]["name"]
+            manifest["videos"].items()
+        except (KeyError, TypeError, AttributeError):
+            raise BadInput(f"{path}: no manifest of this tool; {OTHER}") from None
+        wanted = {key: self._about["encoder"][key] for key in ("digest", "width")} | self._about["recipe"]
+        for key, value in wanted.items():
+            if found.get(key) != value:
+                if key == "digest":
+                    raise BadInput(
+                        f"{path}: features of another encoder ({names[0]}, weights {found[key]}), not {names[1]} {value}; {OTHER}"
+                    )
+                raise BadInput(f"{path}: features with {key} {found.get(key)}, not {value}; set it as there, or {OTHER}")
+        return manifest

@@ -1,0 +1,54 @@
+"""Which videos a tool works through, and how several processes share them."""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+from utils.errors import BadInput
+from utils.scores import video_name
+from utils.video import SUFFIXES
+
+
+def find_videos(paths: list[str], output: Path, suffix: str) -> dict[Path, Path]:
+    """The videos among `paths` and below them, sorted: file -> its NAME + `suffix` below `output`, subfolders kept.
+
+    Raises BadInput where one does not exist, there is none, or two have the same name.
+    """
+    targets: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise BadInput(f"{path}: no such file or folder; name videos, or a folder of videos")
+        files = [path]
+        if path.is_dir():
+            files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
+        for file in files:
+            folder = file.parent.relative_to(path) if path.is_dir() else Path()
+            targets[file] = output / folder / f"{video_name(file.stem)}{suffix}"
+    if not targets:
+        raise BadInput(f"{paths[0]}: no video ({', '.join(sorted(SUFFIXES))}) below it; name videos, or a folder of videos")
+    names: dict[str, Path] = {}
+    for file, target in targets.items():
+        if names.setdefault(target.name, file) != file:
+            name = target.name.removesuffix(suffix)
+            raise BadInput(f"{file} and {names[target.name]} are both {name}; the outputs go by name: rename one of them")
+    return targets
+
+
+def share(text: str | None) -> tuple[int, int]:
+    """Which part of how many, counted from 0: of --shard i/n, which counts from 1, else of torchrun's process, else (0, 1)."""
+    if text is None:
+        return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise BadInput(f"--shard {text}: expected i/n with i from 1 to n, such as 1/8")
+    return int(number) - 1, int(count)
+
+
+def wait_for_others(shard: str | None) -> None:
+    """Wait until all processes of torchrun have come here: it kills the others as soon as one ends with an exit code. `shard`: as above."""
+    if shard is None and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        import torch.distributed
+
+        torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
