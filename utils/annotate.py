@@ -1,0 +1,281 @@
+"""An annotated copy of a video, with its score curve burnt in, and clips of its segments: H.264 that browsers play, at the own time stamps.
+
+    annotate(analysis, path)          python -m utils.annotate     (started by the two; it takes its job, JSON, on stdin)
+    cut_clips(analysis, folder)
+
+The video may be anybody's: it is decoded and encoded in a process of its own, without torch, that is killed when its time is up, or the
+caller is interrupted. Its memory does not grow with the length, but for the index of MP4 (some 100 bytes a frame). Sound is left out.
+"""
+
+import bisect
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from utils import overlay
+from utils.decoder import LIMITS, ROOT, THREADS, Limits
+from utils.errors import BadInput
+from utils.files import replacing
+from utils.mp4 import TICKS, Output, Scaler, paste, split
+from utils.overlay import even
+from utils.video import NEXT, BrokenVideo, Video
+
+if TYPE_CHECKING:  # imports much that the child does not need
+    from utils.analysis import Analysis
+
+COMMAND = (sys.executable, "-P", "-m", "utils.annotate")
+REPORT = 0.2  # seconds between two lines of progress
+SLACK = 1e-4  # seconds by which stamps that were rounded on their way may differ
+Progress = Callable[[int, int], None]
+
+
+def annotate(analysis: "Analysis", path: Path | str, *, limits: Limits = LIMITS, progress: Progress | None = None) -> Path:
+    """Write a copy of the video to `path` (.mp4) with the score curve below the picture and the class of a running segment over it.
+
+    The picture is upright, its longer side at most overlay.LONGEST pixels. progress(frames done, frames in all); without it a bar is shown.
+    Raises BrokenVideo where the video cannot be decoded whole within the limits, BadInput where `path` cannot be written.
+    """
+    from utils.fonts import font_for
+    from utils.segments import clean
+
+    notes = clean(" ".join(analysis.notes))
+    segments = [{"start": one.start, "end": one.end, "label": clean(one.label), "score": one.score} for one in analysis.segments]
+    texts = {"", notes, *(one["label"] for one in segments)}
+    drawn = {
+        "times": analysis.times.tolist(),
+        "scores": analysis.anomaly.tolist(),
+        "threshold": analysis.threshold,
+        "segments": sorted(segments, key=lambda one: one["start"]),
+        "notes": notes,
+        "fonts": {text: font_for(text)[1] for text in texts},
+    }
+    with replacing(path) as temporary:
+        outputs = [{"path": os.path.abspath(temporary), "start": 0.0, "end": None}]
+        _run({"outputs": outputs, "overlay": drawn}, analysis, limits, progress, "annotating")
+    return Path(path)
+
+
+def cut_clips(
+    analysis: "Analysis",
+    folder: Path | str,
+    *,
+    margin: float = 1.0,
+    limits: Limits = LIMITS,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Write a clip per segment, with `margin` seconds before and behind it: FOLDER/NAME.001.CLASS.mp4, …, numbered by time; their paths.
+
+    A clip holds exactly the frames of that time, at the video's size. All appear, or none. Clips of an earlier run are left where they are.
+    Raises as annotate does.
+    """
+    if not 0 <= margin < math.inf:
+        raise BadInput(f"margin of {margin} seconds around a segment: expected 0 or more")
+    paths, outputs = [], []
+    with contextlib.ExitStack() as stack:
+        for number, one in enumerate(analysis.segments, 1):
+            paths.append(Path(folder) / f"{analysis.name}.{number:03d}.{file_name(one.label)}.mp4")
+            temporary = stack.enter_context(replacing(paths[-1]))
+            outputs.append({"path": os.path.abspath(temporary), "start": max(0.0, one.start - margin), "end": one.end + margin})
+        if outputs:
+            _run({"outputs": outputs, "overlay": None}, analysis, limits, progress, "cutting clips")
+    return paths
+
+
+def file_name(label: str) -> str:
+    """A class name as part of a file name: letters of any script, digits, "-" and "_", at most 60 bytes."""
+    kept = "".join(c if c.isalnum() or c in "-_" else "_" for c in label)
+    return kept.encode(errors="replace")[:60].decode(errors="ignore").strip("_") or "segment"
+
+
+def _run(job: dict, analysis: "Analysis", limits: Limits, progress: Progress | None, what: str) -> None:
+    """Let a child process do the job, and pass on how far it is. Raises as annotate does; the child does not outlive the call."""
+    job |= {"video": os.path.abspath(analysis.path), "name": str(analysis.path), "limits": asdict(limits)}
+    job |= {"size": analysis.size, "seconds": analysis.seconds, "fps": analysis.fps}
+    folders = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    expired, last = threading.Event(), {}
+    with contextlib.ExitStack() as stack:
+        errors = stack.enter_context(tempfile.TemporaryFile())
+        child = subprocess.Popen(
+            COMMAND,
+            stdin=subprocess.PIPE,  # stays open: the child ends when this process does
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=os.environ | THREADS | {"PYTHONPATH": folders},
+            start_new_session=True,  # Ctrl-C reaches only this process, which then kills it
+        )
+        stack.enter_context(contextlib.suppress(BrokenPipeError))  # closing the pipe to one that is dead
+        stack.enter_context(child)
+        stack.callback(child.kill)
+        if limits.timeout is not None:
+            timer = threading.Timer(limits.timeout, lambda: (expired.set(), child.kill()))
+            stack.callback(timer.cancel)
+            timer.start()
+        if progress is None:
+            bar = stack.enter_context(tqdm(total=analysis.frames, unit="frame", desc=what))
+            progress = lambda done, _: bar.update(done - bar.n)  # noqa: E731
+        with contextlib.suppress(BrokenPipeError):  # it has died already, which is told below
+            child.stdin.write(json.dumps(job).encode() + b"\n")
+            child.stdin.flush()
+        for line in child.stdout:
+            last = json.loads(line)
+            if "frames" in last:
+                progress(last["frames"], analysis.frames)
+        code = child.wait()
+        errors.seek(0)
+        said = errors.read()[-4000:].decode(errors="replace").strip()
+    if expired.is_set():
+        found = f"{what} ran longer than {limits.timeout:g} s"
+        raise BrokenVideo(f"{analysis.path}: {found}; expected at most that; allow it more time, or {NEXT}")
+    if "broken" in last:
+        raise BrokenVideo(last["broken"])
+    if "failed" in last:
+        raise OSError(*last["failed"])  # `replacing` names the file
+    if code < 0:  # FFmpeg crashed, or the system was short of memory
+        raise BrokenVideo(f"{analysis.path}: {what} died (signal {-code}); expected a sound file that fits into memory; {NEXT}")
+    if code or "done" not in last:
+        raise RuntimeError(f"{what} {analysis.path} ended with exit code {code}:\n{said}")
+
+
+# From here on: the child process.
+
+
+class Plain:
+    """Frames as they are, upright, of even sides."""
+
+    def __init__(self, first, job: dict):
+        self.scaler = Scaler(first, (even(job["size"][0]), even(job["size"][1])))
+
+    def __call__(self, frame, seconds: float) -> np.ndarray:
+        planes = self.scaler(frame)
+        return np.concatenate([plane.ravel() for plane in planes]).reshape(-1, planes[0].shape[1])
+
+
+class Annotated:
+    """Frames of the annotated copy: a canvas on which only what has changed is drawn anew."""
+
+    def __init__(self, first, job: dict):
+        self.job, self.pen = job["overlay"], overlay.Pen(job["overlay"]["fonts"])
+        self.layout = overlay.arrange(tuple(job["size"]), self.job["notes"], self.pen)
+        self.scaler = Scaler(first, self.layout.picture)
+        self.played, waiting = map(self.scaler.planes, overlay.draw_strip(self.layout, self.job, self.pen))
+        (width, height), self.top = self.layout.size, self.layout.picture[1]
+        self.flat = np.full((height * 3 // 2, width), 128, np.uint8)
+        self.canvas = split(self.flat)
+        self.canvas[0][:] = 16  # black
+        paste(self.canvas, waiting, 0, self.top)
+        self.starts, self.cursor, self.header, self.label = [one["start"] for one in self.job["segments"]], 0, None, (None, None)
+
+    def __call__(self, frame, seconds: float) -> np.ndarray:
+        paste(self.canvas, self.scaler(frame), self.layout.left, 0)
+        number = bisect.bisect_right(self.starts, seconds + SLACK) - 1
+        running = number >= 0 and seconds < self.job["segments"][number]["end"] - SLACK
+        self._move_cursor(seconds)
+        self._write_header(seconds, running)
+        if running:
+            one, (width, height) = self.job["segments"][number], self.layout.picture
+            if self.label[0] != number:
+                self.label = number, self.scaler.planes(overlay.draw_label(self.layout, one["label"], one["score"], self.pen))
+            colour, line = [plane[0, 0] for plane in self.label[1]], even(self.layout.font / 4)
+            for plane, value, share in zip(self.canvas, colour, (1, 2, 2), strict=True):
+                picture, thick = plane[: height // share, self.layout.left // share :][:, : width // share], line // share
+                picture[:thick], picture[-thick:], picture[:, :thick], picture[:, -thick:] = value, value, value, value
+            paste(self.canvas, self.label[1], self.layout.left, 0)
+        return self.flat
+
+    def _move_cursor(self, seconds: float) -> None:
+        """What has been played is uncovered up to the cursor, which runs over the curve."""
+        *_, top, bottom = self.layout.axis
+        x = 2 * int(overlay.x_of(self.layout, seconds, self.job["times"][-1]) / 2)
+        for plane, played, share, white in zip(self.canvas, self.played, (1, 2, 2), (235, 128, 128), strict=True):
+            start, stop, header = self.cursor // share, (x + 2) // share, self.layout.header // share
+            plane[self.top // share + header :, start:stop] = played[header:, start:stop]
+            plane[(self.top + top) // share : (self.top + bottom) // share, x // share : stop] = white
+        self.cursor = x
+
+    def _write_header(self, seconds: float, running: bool) -> None:
+        snippet = min(max(0, bisect.bisect_right(self.job["times"], seconds + SLACK) - 1), len(self.job["scores"]) - 1)
+        shown = int(seconds + SLACK), self.job["scores"][snippet], running
+        if shown != self.header:
+            self.header = shown
+            drawn = overlay.draw_header(self.layout, shown[0], self.job["times"][-1], shown[1], running, self.pen)
+            paste(self.canvas, self.scaler.planes(drawn), 0, self.top)
+
+
+def work(job: dict, report: Callable[..., None]) -> None:
+    """Decode the video once, and write all outputs."""
+    limits, name, step = job["limits"], job["name"], 1 / (job["fps"] or 25)
+    waiting = sorted((Output(**output) for output in job["outputs"]), key=lambda output: output.start)
+    running, first, seconds, told = [], None, 0.0, 0.0
+    longest = math.inf if limits["max_seconds"] is None else limits["max_seconds"] + step
+    with Video(job["video"], max_pixels=limits["max_pixels"], name=name) as video:
+        for index, frame in enumerate(video.decode()):
+            if first is None:
+                first, origin = frame, frame.time or 0.0
+                draw = Annotated(frame, job) if job["overlay"] else Plain(frame, job)
+            seconds = max(seconds, index * step if frame.time is None else frame.time - origin)  # as utils.decoder counts
+            if seconds > longest:
+                raise BrokenVideo(f"{name}: longer than {limits['max_seconds']:g} s; expected at most that; cut it, or allow more seconds")
+            while waiting and waiting[0].start - SLACK <= seconds:
+                running.append(waiting.pop(0))
+            for output in [output for output in running if output.end - SLACK <= seconds]:
+                output.close(output.end, name)
+                running.remove(output)
+            if running:
+                picture = draw(frame, seconds)
+                for output in running:
+                    output.add(picture, seconds, job["fps"], first)
+            if time.monotonic() - told > REPORT:
+                told = time.monotonic()
+                report(frames=index + 1)
+    for output in running + waiting:
+        output.close(min(output.end, max(job["seconds"], seconds + 1 / TICKS)), name)
+    report(frames=video.decoded)
+    report(done=True)
+
+
+def main() -> None:
+    def report(**said) -> None:
+        print(json.dumps(said), flush=True)
+
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()  # nobody is left to listen
+    memory = job["limits"]["memory"]
+    if memory is not None:
+        limit_memory(memory)
+    try:
+        work(job, report)
+    except BrokenVideo as error:
+        report(broken=str(error))
+    except MemoryError:
+        report(broken=f"{job['name']}: does not fit into {memory} bytes; expected a smaller picture; {NEXT}")
+    except OSError as error:
+        report(failed=[error.errno, error.strerror])
+
+
+def limit_memory(memory: int) -> None:
+    """At most so many bytes on top of what the process has now, where the system tells."""
+    status = Path("/proc/self/statm")
+    if status.exists():
+        import resource
+
+        import av  # noqa: F401, its libraries take address space, too
+
+        size = int(status.read_text().split()[0]) * resource.getpagesize() + memory
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
+if __name__ == "__main__":
+    main()

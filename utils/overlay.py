@@ -1,0 +1,239 @@
+"""What is burnt into an annotated copy of a video: below the picture a strip with the score curve, over it the class of a running segment.
+
+Everything is drawn by PIL as RGB pictures, once or where it changes (a second, a snippet, a segment); utils/annotate.py copies them into
+the frames. No torch and no matplotlib, so that the process that draws starts at once. Sizes in pixels, (width, height); times in seconds
+from the first frame. Colours are Okabe and Ito's, on a dark ground.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+LONGEST, SHORTEST, NARROWEST = 1280, 640, 320  # of a copy's longer side, and of its width, where the text must be readable
+GROUND, WHITE, GREY, SKY, AMBER, VERMILLION = "#15181c", "#ffffff", "#aab2bb", "#56b4e9", "#e69f00", "#d55e00"
+NOTES = 3  # lines of notes
+LONG = 400  # characters: no line has as many
+FINE = 3  # the curve is drawn so many times larger, for smooth edges
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things are in a frame of `size`: the picture of size `picture` at (left, 0), below it the strip with the curve."""
+
+    size: tuple[int, int]
+    picture: tuple[int, int]
+    left: int
+    font: int
+    axis: tuple[int, int, int, int]  # x of 0 s, x of the end, y (in the strip) of score 1, y of score 0
+    notes: tuple[str, ...]  # lines
+
+    @property
+    def strip(self) -> tuple[int, int]:
+        return self.size[0], self.size[1] - self.picture[1]
+
+    @property
+    def header(self) -> int:
+        """Height of the strip's first line, which says time and score."""
+        return even(2 * self.font)
+
+
+def even(value: float) -> int:
+    """The nearest even number, at least 2: yuv420p has one colour for 2 × 2 pixels."""
+    return max(2, 2 * round(value / 2))
+
+
+def arrange(size: tuple[int, int], notes: str, pen: "Pen") -> Layout:
+    """The layout for a video shown at `size` with these notes."""
+    scale = min(LONGEST / max(size), max(1.0, SHORTEST / max(size)))
+    width = max(NARROWEST, even(size[0] * scale))
+    font = max(12, round(min(width, 1.4 * size[1] * scale) / 52))
+    lines = pen.wrap(notes, font, width - font, NOTES)
+    header, curve = even(2 * font), max(4 * font, even(0.14 * size[1] * scale))
+    strip = even(header + curve + font * (2.4 + (0.4 + 1.35 * len(lines) if lines else 0)))
+    scale = min(scale, (LONGEST - strip) / size[1])  # the strip belongs to the longer side of a tall picture
+    picture = even(size[0] * scale), even(size[1] * scale)
+    axis = (font // 2, width - even(6.4 * font), header + font // 3, header + curve)
+    return Layout((width, picture[1] + strip), picture, 2 * ((width - picture[0]) // 4), font, axis, tuple(lines))
+
+
+def clock(seconds: float, decimals: int = 0) -> str:
+    """m:ss or h:mm:ss, rounded down, with so many decimals: `clock(83.26, 1)` is 1:23.2."""
+    units = math.floor(round(seconds * 10**decimals, 3))  # 0.3 s are 3 tenths, though 0.3 * 10 may be 2.999…
+    whole, rest = divmod(units, 10**decimals)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    text = f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+    return f"{text}.{rest:0{decimals}d}" if decimals else text
+
+
+def peaks(times: np.ndarray, values: np.ndarray, columns: int) -> np.ndarray:
+    """(columns,) the highest of the snippets' values (T,) in each of so many equal parts of the time from times[0] to times[T]."""
+    bounds = np.linspace(times[0], times[-1], columns + 1)
+    first = np.clip(np.searchsorted(times, bounds[:-1], side="right") - 1, 0, len(values) - 1)
+    last = np.clip(np.searchsorted(times, bounds[1:], side="left"), first + 1, len(values))
+    pairs = np.stack([first, last], 1).ravel()
+    return np.maximum.reduceat(np.append(values, values[-1]), pairs)[::2]
+
+
+def fit(centres, widths, low: float, high: float, order, gap: float = 0) -> dict[int, float]:
+    """Which of the boxes centred at `centres` find a place between low and high, and their left edges: {index: left}.
+
+    They are placed in `order`, pushed inside at the ends; one that would come nearer than `gap` to another is left out.
+    """
+    placed: dict[int, float] = {}
+    for index in order:
+        left = max(low, min(centres[index] - widths[index] / 2, high - widths[index]))
+        if left + widths[index] <= high and all(
+            left + widths[index] + gap <= other or other + widths[number] + gap <= left for number, other in placed.items()
+        ):
+            placed[index] = left
+    return placed
+
+
+def cut(text: str, measure: Callable[[str], float], width: float) -> str:
+    """As much of the text as fits, with an ellipsis where something was left out."""
+    text, kept = text if len(text) <= LONG else f"{text[:LONG]}…", len(text)
+    while kept and measure(shown := text if kept >= len(text) else f"{text[:kept].rstrip(' …')}…") > width:
+        kept = min(kept, len(text)) - 1
+    return shown if kept else ""
+
+
+def wrap(text: str, measure: Callable[[str], float], width: float, lines: int) -> list[str]:
+    """The text in at most so many lines; what does not fit is left out with an ellipsis. Scripts without spaces break anywhere."""
+    result, rest = [], text
+    while rest and len(result) < lines - 1 and measure(rest[:LONG]) > width:
+        kept = min(len(rest), LONG)
+        while kept > 1 and measure(rest[:kept]) > width:
+            kept -= 1
+        space = rest.rfind(" ", 0, kept + 1)
+        kept = space if space > 0.6 * kept else kept
+        result.append(rest[:kept].rstrip())
+        rest = rest[kept:].lstrip()
+    return [*result, cut(rest, measure, width)] if rest else result
+
+
+class Pen:
+    """Text in the fonts that have its characters. fonts: {text: path of a font file}; every other text is written in the font of ""."""
+
+    def __init__(self, fonts: dict[str, str]):
+        self.fonts, self.loaded = fonts, {}
+
+    def font(self, text: str, size: int) -> ImageFont.FreeTypeFont:
+        key = self.fonts.get(text, self.fonts[""]), size
+        if key not in self.loaded:
+            self.loaded[key] = ImageFont.truetype(Path(key[0]), size)
+        return self.loaded[key]
+
+    def width(self, text: str, size: int) -> float:
+        return self.font(text, size).getlength(text)
+
+    def write(self, draw: ImageDraw.ImageDraw, place, text: str, size: int, colour=WHITE, anchor="la", shown: str | None = None) -> None:
+        """`shown` is what is written of `text`, where that is not all."""
+        draw.text(place, text if shown is None else shown, colour, self.font(text, size), anchor)
+
+    def cut(self, text: str, size: int, width: float) -> str:
+        return cut(text, self.font(text, size).getlength, width)
+
+    def wrap(self, text: str, size: int, width: float, lines: int) -> list[str]:
+        return wrap(text, self.font(text, size).getlength, width, lines)
+
+
+def x_of(layout: Layout, seconds: float, end: float) -> float:
+    left, right = layout.axis[:2]
+    return left + (right - left) * min(1.0, max(0.0, seconds / end if end > 0 else 0.0))
+
+
+def draw_strip(layout: Layout, job: dict, pen: Pen) -> tuple[np.ndarray, np.ndarray]:
+    """The strip, (S, W, 3) uint8, as it looks where the video has been played, and where it has not yet.
+
+    job: times (T+1), scores (T), threshold, segments (start, end, label, score), notes (one text).
+    """
+    (width, height), font, end = layout.strip, layout.font, job["times"][-1]
+    left, right, top, bottom = layout.axis
+    image = Image.new("RGB", (width, height), GROUND)
+    image.paste(_curve(layout, job), (left, 0))
+    draw = ImageDraw.Draw(image)
+    limit = round(bottom - job["threshold"] * (bottom - top))
+    for text, y in (("1", top), ("0", bottom)):
+        if abs(y - limit) > 1.7 * font:
+            pen.write(draw, (right + font // 2, y), text, font, GREY, "lm")
+    middle = min(max(limit, top + 0.6 * font), bottom - 0.5 * font)  # of its two lines of text, which stay beside the curve
+    for text, y in (("threshold", middle - 0.55 * font), (f"{job['threshold']:.3f}", middle + 0.55 * font)):
+        pen.write(draw, (right + font // 2, y), text, font, AMBER, "lm")
+    bars = [(x_of(layout, one["start"], end), x_of(layout, one["end"], end)) for one in job["segments"]]
+    for start, stop in bars:
+        draw.rectangle((start, bottom + 3, max(start + 1, stop - 1), bottom + 3 + font // 3), VERMILLION)
+    labels = [one["label"] for one in job["segments"]]
+    widths = [pen.width(label, font) for label in labels]
+    order = sorted(range(len(labels)), key=lambda number: -job["segments"][number]["score"])
+    placed = fit([(start + stop) / 2 for start, stop in bars], widths, left, width - font // 2, order, font)
+    for number, x in placed.items():
+        pen.write(draw, (x, bottom + 0.55 * font), labels[number], font, WHITE)
+    for row, line in enumerate(layout.notes):
+        pen.write(draw, (left, bottom + (2.4 + 1.35 * row) * font), job["notes"], font, AMBER, shown=line)
+    waiting = image.copy()
+    waiting.paste(Image.blend(Image.new("RGB", image.size, GROUND), image, 0.55).crop((left, top, right, bottom)), (left, top))
+    for drawn in (image, waiting):
+        for x in range(left, right, font // 2):
+            ImageDraw.Draw(drawn).line((x, limit, min(x + font // 4, right), limit), AMBER, max(1, font // 12))
+    return np.asarray(image), np.asarray(waiting)
+
+
+def _curve(layout: Layout, job: dict) -> Image.Image:
+    """The curve alone, filled, from 0 s to the end; what belongs to a segment stands out."""
+    left, right, top, bottom = layout.axis
+    columns, height, end = FINE * (right - left), FINE * (bottom - top), job["times"][-1]
+    times = np.asarray(job["times"])
+    values = np.clip(peaks(times, np.asarray(job["scores"]), columns), 0, 1)
+    level = height - np.round(values * height).astype(int)  # (columns,) rows from above
+    rows = np.arange(height)[:, None]
+    inside = np.zeros(columns, bool)
+    for one in job["segments"]:
+        start, stop = (int(columns * min(1.0, one[key] / end)) if end > 0 else 0 for key in ("start", "end"))
+        inside[start : max(stop, start + 1)] = True
+    line = np.where(inside[:, None], _mix(VERMILLION, WHITE, 0.55), _mix(SKY))  # (columns, 3), as are the next two
+    ground = np.where(inside[:, None], _mix(VERMILLION, GROUND, 0.28), _mix(WHITE, GROUND, 0.05))
+    fill = np.where(inside[:, None], _mix(VERMILLION, GROUND, 0.8), _mix(SKY, GROUND, 0.42))
+    picture = np.where((rows >= level)[..., None], fill, ground)  # (height, columns, 3)
+    upper = np.minimum(level, np.minimum(np.append(level[1:], level[-1]), np.append(level[0], level[:-1])))  # joins the steps
+    picture = np.where(((rows >= upper - FINE // 2) & (rows < level + 2 * FINE - FINE // 2))[..., None], line, picture)
+    drawn = Image.fromarray(picture).resize((right - left, bottom - top), Image.Resampling.BOX)
+    whole = Image.new("RGB", (right - left, layout.strip[1]), GROUND)
+    whole.paste(drawn, (0, top))
+    return whole
+
+
+def _mix(colour: str, other: str = GROUND, share: float = 1.0) -> np.ndarray:
+    """(3,) uint8: so much of the one colour, the rest of the other."""
+    one, two = (np.array([int(name[i : i + 2], 16) for i in (1, 3, 5)]) for name in (colour, other))
+    return np.round(share * one + (1 - share) * two).astype(np.uint8)
+
+
+def draw_header(layout: Layout, seconds: float, end: float, score: float, running: bool, pen: Pen) -> np.ndarray:
+    """(header, W, 3) uint8: the strip's first line."""
+    image = Image.new("RGB", (layout.size[0], layout.header), GROUND)
+    draw, font, middle = ImageDraw.Draw(image), layout.font, layout.header // 2
+    pen.write(draw, (layout.axis[0], middle), f"{clock(seconds)} / {clock(end)}", font, WHITE, "lm")
+    text = f"anomaly score {score:.2f}"
+    box = pen.width(text, font) + font
+    right = layout.size[0] - layout.axis[0]
+    if running:
+        draw.rectangle((right - box, 2, right, layout.header - 3), VERMILLION)
+    pen.write(draw, (right - box / 2, middle), text, font, WHITE, "mm")
+    return np.asarray(image)
+
+
+def draw_label(layout: Layout, label: str, score: float, pen: Pen) -> np.ndarray:
+    """(h, w, 3) uint8: the box over the picture that names a running segment's class; long names are cut, the score is not."""
+    font, number = round(1.3 * layout.font), f" · peak {score:.2f}"
+    space = layout.picture[0] - 2 * font - pen.width(number, font)
+    shown = pen.cut(label, font, space)
+    width = pen.font(label, font).getlength(shown)
+    image = Image.new("RGB", (even(width + pen.width(number, font) + font), even(1.8 * font)), VERMILLION)
+    draw = ImageDraw.Draw(image)
+    pen.write(draw, (font / 2, image.height / 2), label, font, WHITE, "lm", shown)
+    pen.write(draw, (font / 2 + width, image.height / 2), number, font, WHITE, "lm")
+    return np.asarray(image)
