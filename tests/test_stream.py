@@ -1,0 +1,301 @@
+"""utils/stream.py: what may be a stream, every frame of it once and in order, and senders that cheat, hang or break off."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import av
+import pytest
+from streams import RECIPE, CutOff, Server, number_of, write_stream
+
+from utils.errors import BadInput
+from utils.stream import Clock, Connection, Cut, Opened, Snippet, parse_source
+
+ROOT = Path(__file__).parents[1]
+
+
+def read(source, **options):
+    """(Opened or None, [Snippet], Cut) of one connection."""
+    items = list(Connection(parse_source(source), RECIPE, **options))
+    opened = [item for item in items if isinstance(item, Opened)]
+    return (*opened, None)[0], [item for item in items if isinstance(item, Snippet)], items[-1]
+
+
+def read_sent(part, **options):
+    with Server(part) as server:
+        return read(f"tcp://127.0.0.1:{server.port}", **options)
+
+
+@pytest.fixture
+def web():
+    """web(path -> (content type, bytes or a redirect's target)): the address of an HTTP server on this machine."""
+    servers = []
+
+    def serve(pages):
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                kind, body = pages[self.path.partition("?")[0]]
+                self.send_response(302 if kind == "redirect" else 200)
+                if kind == "redirect":
+                    self.send_header("Location", body)
+                else:
+                    self.send_header("Content-Type", kind)
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+                    return
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("text", "url", "shown"),
+    [
+        ("rtsp://user:secret@camera:554/h264?token=1", "rtsp://user:secret@camera:554/h264?token=1", "rtsp://camera:554/h264"),
+        ("RTMP://host/live/key", "rtmp://host/live/key", "rtmp://host/live/key"),
+        ("udp://@:1234", "udp://@:1234", "udp://:1234"),
+        ("tcp://127.0.0.1:9?listen=1", "tcp://127.0.0.1:9?listen=1", "tcp://127.0.0.1:9"),
+        ("-", "pipe:0", "-"),
+    ],
+)
+def test_sources(text, url, shown):
+    source = parse_source(text)
+    assert (source.url, source.shown, source.device) == (url, shown, None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "video.mp4",
+        "file:///etc/passwd",
+        "concat:a.ts|b.ts",
+        "subfile,,start,0,end,9,,:a.ts",
+        "data:,x",
+        "ftp://host/a.ts",
+        "http://",
+        "",
+        "-1",
+    ],
+)
+def test_what_is_no_stream_is_refused(text):
+    with pytest.raises(BadInput, match="no stream; expected one of rtsp://"):
+        parse_source(text)
+
+
+def test_a_password_is_not_repeated():
+    with pytest.raises(BadInput) as caught:
+        parse_source("ftp://user:secret@host/a?key=hidden")
+    assert "secret" not in str(caught.value)
+    assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or Path("/dev/video77").exists(), reason="names Linux' device")
+def test_a_missing_webcam():
+    assert parse_source("77").shown == "webcam 77"
+    opened, snippets, cut = read("77")
+    assert (opened, snippets) == (None, [])
+    assert "No such file or directory" in cut.reason
+
+
+def test_the_child_starts_without_torch():
+    code = "import sys, utils.stream; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("form", "codec", "options", "assumed"),
+    [
+        ("mpegts", "mpeg2video", {}, False),
+        ("flv", "flv", {}, False),
+        ("matroska", "libx264", {"live": "1"}, False),
+        ("mp4", "libx264", {"movflags": "frag_keyframe+empty_moov"}, False),
+        ("h264", "libx264", {}, False),
+        ("mjpeg", "mjpeg", {}, True),
+    ],
+)
+def test_every_frame_once_and_in_order(form, codec, options, assumed):
+    opened, snippets, cut = read_sent(lambda file: write_stream(file, range(3, 75), form=form, codec=codec, rate=10, options=options))
+    fps = 25 if assumed else 10
+    assert (opened.fps, opened.assumed, opened.recorded, opened.width, opened.height) == (fps, assumed, False, 64, 48)
+    assert [number_of(snippet.picture) for snippet in snippets] == [3, 19, 35, 51, 67]
+    assert [snippet.number for snippet in snippets] == [0, 1, 2, 3, 4]
+    assert [snippet.frames for snippet in snippets] == [16, 16, 16, 16, 8]
+    edges = [(snippet.start * fps, snippet.end * fps) for snippet in snippets]
+    assert edges == [pytest.approx((first, min(first + 16, 72)), abs=0.02) for first in (0, 16, 32, 48, 64)]  # Matroska counts in ms
+    assert all(snippet.picture.shape == (37, 49, 3) for snippet in snippets)
+    assert (cut.frames, cut.jumps, cut.reason) == (72, 0, "the stream ended")
+    assert snippets[-1].arrived == cut.arrived
+
+
+def test_a_recording_is_known_as_one(web, tmp_path):
+    path = tmp_path / "a.mp4"
+    write_stream(str(path), range(60), codec="libx264")
+    address = web({"/a.mp4": ("video/mp4", path.read_bytes())})
+    opened, snippets, _ = read(f"{address}/a.mp4")
+    assert opened.recorded
+    assert [snippet.frames for snippet in snippets] == [16, 16, 16]  # the rest is left out, as in the extraction of a file
+
+
+def test_time_stamps_may_start_anywhere_and_jump():
+    def part(file):
+        write_stream(file, range(40), start=90_000)
+        write_stream(file, range(40, 80), start=100)
+        write_stream(file, range(80, 112), start=1_000_000)
+
+    _, snippets, cut = read_sent(part)
+    assert cut.jumps == 2
+    assert [number_of(snippet.picture) for snippet in snippets] == list(range(0, 112, 16))
+    assert [snippet.start for snippet in snippets] == pytest.approx([16 * i / 25 for i in range(7)])
+    assert [snippet.end for snippet in snippets] == pytest.approx([16 * (i + 1) / 25 for i in range(7)])
+
+
+def test_clock():
+    clock = Clock(10)
+    stamps = [5.0, 5.1, 5.3, None, 5.5, 4.0, 4.1, 90.0, 90.1]
+    assert [clock.tick(stamp) for stamp in stamps] == pytest.approx([0, 0.1, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+    assert clock.jumps == 2
+
+
+def test_a_slow_stream_does_not_jump():
+    clock = Clock(0.05)
+    assert [clock.tick(stamp) for stamp in (0.0, 20.0, 40.0)] == [0, 20, 40]
+    assert clock.jumps == 0
+
+
+def test_a_connection_that_breaks_within_a_picture():
+    _, snippets, cut = read_sent(lambda file: write_stream(CutOff(file, 40_000), range(1000)))
+    assert 20 < cut.frames < 1000
+    assert [number_of(snippet.picture) for snippet in snippets] == list(range(0, cut.frames, 16))
+    assert sum(snippet.frames for snippet in snippets) == cut.frames
+
+
+@pytest.mark.parametrize("kind", ["ffconcat", "hls", "sdp", "dash"])
+def test_a_playlist_names_no_local_file(kind, tmp_path, web):
+    path = tmp_path / "neighbour.ts"
+    write_stream(str(path), range(50))
+    text = {
+        "ffconcat": f"ffconcat version 1.0\nfile 'file:{path}'\n",
+        "hls": f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nfile:{path}\n#EXT-X-ENDLIST\n",
+        "sdp": f"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\na=control:file:{path}\nm=video 5000 RTP/AVP 33\n",
+        "dash": f'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT2S"><Period>'
+        f'<AdaptationSet mimeType="video/mp2t"><Representation id="1" bandwidth="1"><BaseURL>file:{path}</BaseURL></Representation>'
+        f"</AdaptationSet></Period></MPD>",
+    }[kind].encode()
+    kinds = {"hls": "application/vnd.apple.mpegurl", "dash": "application/dash+xml", "sdp": "application/sdp"}
+    address = web({"/list": (kinds.get(kind, "text/plain"), text)})
+    found = [read(f"{address}/list"), read_sent(lambda file: file.write(text))]
+    task = {"source": asdict(parse_source("-")), "recipe": asdict(RECIPE), "timeout": 10, "max_pixels": 1 << 20}
+    piped = subprocess.run([sys.executable, "-m", "utils.stream", json.dumps(task)], input=text, capture_output=True, cwd=ROOT)
+    assert piped.stdout[:1] == b"e", piped.stderr  # the end is the first message
+    assert b"no video of these formats" in piped.stdout
+    for opened, snippets, cut in found:
+        assert (opened, snippets, cut.frames) == (None, [], 0)
+
+
+def test_an_address_leads_to_no_local_file(tmp_path, web):
+    path = tmp_path / "neighbour.ts"
+    write_stream(str(path), range(50))
+    assert read(f"{web({'/x': ('redirect', f'file://{path}')})}/x")[0] is None
+    allowed = web({"/y": ("video/mp2t", path.read_bytes())})
+    assert read(f"{web({'/x': ('redirect', f'{allowed}/y')})}/x")[0] is not None  # it is the file that is refused, not the redirect
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        (lambda file: file.write(b"no video " * 1000), "no video of these formats"),
+        (lambda file: None, "no video of these formats"),
+        (lambda file: write_stream(file, range(20)), "not one frame of at most 3071 pixels"),
+        (lambda file: write_stream(file, range(20), codec="libx264", form="matroska"), "64 × 48 pixels, expected at most 3071"),
+    ],
+)
+def test_what_is_no_video_or_too_large(part, reason):
+    opened, snippets, cut = read_sent(part, max_pixels=3071)
+    assert (opened, snippets, cut.frames) == (None, [], 0)
+    assert reason in cut.reason
+
+
+def test_a_sender_that_falls_silent():
+    over = threading.Event()
+
+    def part(file):
+        write_stream(file, range(120))
+        file.flush()
+        over.wait(20)
+
+    with Server(part) as server:
+        _, snippets, cut = read(f"tcp://127.0.0.1:{server.port}", timeout=1)
+        over.set()
+    assert [number_of(snippet.picture) for snippet in snippets] == list(range(0, 120, 16))
+    assert sum(snippet.frames for snippet in snippets) == 120
+    assert (cut.frames, cut.jumps, cut.reason) == (120, 0, "no data for 1 s")
+
+
+def test_a_child_that_hangs_is_killed_and_nothing_is_lost(monkeypatch):
+    over = threading.Event()
+
+    def part(file):
+        write_stream(file, range(100))
+        file.flush()
+        over.wait(30)
+
+    with Server(part) as server:
+        connection = Connection(parse_source(f"tcp://127.0.0.1:{server.port}"), RECIPE, timeout=60)
+        items = []
+        for item in connection:
+            items.append(item)
+            if isinstance(item, Snippet) and item.number == 4:
+                connection._patience = 0.5  # instead of two minutes
+                os.kill(connection.pid, signal.SIGSTOP)
+        over.set()
+    *_, last, cut = items
+    assert isinstance(cut, Cut)
+    assert "was killed" in cut.reason
+    assert last.number >= 4
+    assert cut.frames >= 80
+    with pytest.raises(ProcessLookupError):
+        os.kill(connection.pid, 0)
+
+
+def test_nobody_reads_any_more():
+    """A parent that dies leaves no child behind."""
+    over = threading.Event()
+
+    def part(file):
+        with contextlib.suppress(OSError, av.FFmpegError):
+            while not over.is_set():
+                write_stream(file, range(100))
+
+    with Server(part) as server:
+        code = (
+            "import os; from utils.stream import *\n"
+            f"c = Connection(parse_source('tcp://127.0.0.1:{server.port}'), Recipe()); next(iter(c)); print(c.pid, flush=True); os._exit(9)"
+        )
+        parent = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT)
+        pid = int(parent.stdout)
+        end = time.monotonic() + 20
+        while Path(f"/proc/{pid}").exists() and time.monotonic() < end:
+            time.sleep(0.1)
+        gone = not Path(f"/proc/{pid}").exists()
+        over.set()
+    assert gone

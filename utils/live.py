@@ -1,0 +1,265 @@
+"""Scores of a live stream, with bounded memory and bounded delay, as JSON lines that other programs can follow.
+
+Each snippet gets one score, once: from the window of the last `length` snippets when `ahead` more have come after it, as
+Detector.score_delayed does with a file, so that windows overlap and a snippet is seen with what follows it. It is final earlier where
+`latency` seconds have passed since its last frame came, or the stream is over.
+
+Lines: "connection" (state open, cut, retry, end), "snippet", "event" (state start, end), "dropped". Seconds `start`, `end` count from the
+stream's first frame, what was missed between two connections included; `time` is when the last frame concerned came (UTC).
+"""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from utils.errors import BadInput
+from utils.events import Events, Place, Scored, number, utc
+from utils.feed import Feed, Over, Retry
+from utils.scores import Scores
+from utils.segments import anomaly_score
+from utils.stream import Cut, Opened, Snippet, parse_source
+
+POLL = 0.2  # seconds
+
+
+class Scorer:
+    """Windows over a stream of snippets. Keeps the features of `length` snippets, and the places of those without a final score."""
+
+    def __init__(self, detector):
+        self.detector, self.ahead = detector, 0
+        self.pending: deque[Place] = deque()  # the last ones of the window
+        self._window: deque[Tensor] = deque(maxlen=detector.length)
+
+    def add(self, place: Place, features: Tensor) -> list[Scored]:
+        """The snippets that are final now that `features` (crops, D) of the next one have come."""
+        self._window.append(features)
+        self.pending.append(place)
+        return self.settle(len(self.pending) - self.ahead)
+
+    def settle(self, count: int) -> list[Scored]:
+        """The `count` oldest pending snippets, scored with what there is."""
+        if count <= 0 or not self.pending:
+            return []
+        scores: Scores = self.detector.score(torch.stack(tuple(self._window)))  # one window: no more than `length`
+        values, first = anomaly_score(scores), len(self._window) - len(self.pending)
+        count = min(count, len(self.pending))
+        fine = [None] * count if scores.fine is None else scores.fine[first : first + count]
+        return [Scored(self.pending.popleft(), values[first + i], fine[i]) for i in range(count)]
+
+
+class OutputClosed(Exception):
+    """Whoever read the lines does not any more."""
+
+
+class Lines:
+    """JSON lines to `out`, and appended to the file `record` where one is named."""
+
+    def __init__(self, out, record: Path | str | None):
+        self._out, self._record, self._file = out, record, None
+        try:
+            self._file = open(record, "a", encoding="utf-8") if record else None  # noqa: SIM115, closed by __exit__
+        except OSError as error:
+            raise self._wrong(error) from None
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._file:
+            self._file.close()
+
+    def __call__(self, kind: str, **fields) -> None:
+        line = json.dumps({"type": kind, **fields}, allow_nan=False) + "\n"  # ASCII: no terminal refuses it
+        if self._file:
+            try:
+                self._file.write(line)
+                self._file.flush()
+            except OSError as error:
+                raise self._wrong(error) from None
+        try:
+            self._out.write(line)
+            self._out.flush()
+        except BrokenPipeError:
+            with contextlib.suppress(OSError, ValueError):  # what is left in its buffer would raise again at exit
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
+            raise OutputClosed from None
+
+    def _wrong(self, error: OSError) -> BadInput:
+        return BadInput(f"{self._record}: cannot be appended to ({error.strerror}); free some space or name another file")
+
+
+class Follower:
+    """What becomes of a source's items, one after the other: lines."""
+
+    def __init__(self, detector, lines: Lines, shown: str, *, latency: float):
+        self.detector, self.lines, self.shown, self.latency = detector, lines, shown, latency
+        self.scorer, self.events = Scorer(detector), Events(detector.classes, detector.threshold)
+        self.opened: Opened | None = None
+        self.connection, self.expected, self.scored, self.dropped = -1, 0, 0, 0
+        self._offset = self._end = 0.0  # seconds of the stream: where the connection began, where the last snippet ended
+        self._last = None  # time.time() of the last frame
+        self._connected, self._reason = False, ""
+
+    def open(self, opened: Opened) -> None:
+        """A connection stands: what its lines mean."""
+        detector, self.opened, self._connected = self.detector, opened, True
+        self.connection += 1
+        missed = max(0.0, opened.arrived - self._last) if self._last else 0.0
+        self._offset = self._end + missed
+        self.scorer.ahead = ahead = look_ahead(self.latency, opened.fps, detector.recipe.stride, detector.length)
+        line = {"state": "open", "number": self.connection, "source": self.shown, "time": utc(opened.arrived)}
+        line |= {"start": round(self._offset, 3), "missed": round(missed, 3), "width": opened.width, "height": opened.height}
+        line |= {"fps": opened.fps, "fps_assumed": opened.assumed, "latency": self.latency, "snippets_ahead": ahead}
+        if not self.connection:
+            line |= {"threshold": detector.threshold, "threshold_from": detector.threshold_from, "notes": list(detector.notes)}
+        self.lines("connection", **line)
+
+    def add(self, snippets: list[Snippet]) -> None:
+        """Encode and score the next snippets."""
+        for snippet, features in zip(snippets, self.detector.encode([one.picture for one in snippets]), strict=True):
+            start, self._end = self._offset + snippet.start, self._offset + snippet.end
+            if missing := snippet.number - self.expected:
+                self.dropped += missing
+                numbers = {"first_snippet": self.expected, "last_snippet": snippet.number - 1, "snippets": missing, "total": self.dropped}
+                self.lines("dropped", **numbers, time=utc(snippet.arrived), reason="the stream is faster than the encoder")
+            self.expected, self._last = snippet.number + 1, snippet.arrived
+            self._report(self.scorer.add(Place(snippet.number, self.connection, start, self._end, snippet.arrived), features))
+
+    def due(self) -> float:
+        """Score what may not wait any longer; the seconds until the next snippet may not."""
+        now, pending = time.time(), self.scorer.pending
+        self._report(self.scorer.settle(sum(place.arrived + self.latency <= now for place in pending)))
+        if not pending and not self._connected:
+            self._event_lines(self.events.close())
+        return max(0.0, pending[0].arrived + self.latency - now) if pending else math.inf
+
+    def cut(self, cut: Cut) -> None:
+        """The connection broke, or could not be made. Raises BadInput where it is the first."""
+        if self.connection < 0:
+            raise BadInput(f"{self.shown}: {cut.reason}; expected a video stream; check the address, and that it is being sent")
+        if self._connected and not self.opened.recorded:
+            line = {"number": self.connection, "time": utc(cut.arrived), "end": round(self._end, 3)}
+            self.lines("connection", state="cut", **line, frames=cut.frames, clock_jumps=cut.jumps, reason=cut.reason)
+        self._last = cut.arrived if self._connected else self._last
+        self._connected, self._reason = False, cut.reason
+
+    def retry(self, retry: Retry) -> None:
+        """The next attempt to connect is announced."""
+        self.lines("connection", state="retry", time=utc(time.time()), attempt=retry.attempt, wait=retry.wait, reason=self._reason)
+
+    def finish(self, reason: str | None) -> None:
+        """Score what is pending: nothing comes any more. reason: None for that of the last cut."""
+        self._report(self.scorer.settle(len(self.scorer.pending)))
+        self._event_lines(self.events.close())
+        counts = {"snippets": self.scored, "dropped": self.dropped}
+        self.lines("connection", state="end", time=utc(time.time()), end=round(self._end, 3), **counts, reason=reason or self._reason)
+
+    def _report(self, final: list[Scored]) -> None:
+        for scored in final:
+            place, fine, label = scored.place, scored.fine, {"class": None, "probability": None}
+            if fine is not None:
+                likeliest = 1 + int(fine[1:].argmax())
+                label = {"class": self.detector.classes[likeliest], "probability": number(fine[likeliest])}
+            line = {"number": place.number, "start": round(place.start, 3), "end": round(place.end, 3), "time": utc(place.arrived)}
+            self.lines("snippet", **line, delay=round(max(0.0, time.time() - place.arrived), 3), score=number(scored.score), **label)
+            self.scored += 1
+            self._event_lines(self.events.add(scored))
+
+    def _event_lines(self, lines: list[dict]) -> None:
+        for line in lines:
+            self.lines("event", **line)
+
+
+def look_ahead(latency: float, fps: float, stride: int, length: int) -> int:
+    """How many snippets of its future a snippet waits for, so that they are over `latency` seconds after its first frame; at most half of
+    a window, so that the past keeps its half.
+    """
+    return min(max(0, math.floor(latency * fps / stride + 1e-9) - 1), length // 2)
+
+
+def run(
+    detector,
+    source: str,
+    *,
+    latency: float,
+    out=None,
+    record: Path | str | None = None,
+    reconnect: bool = True,
+    attempts: int | None = None,
+    wait: bool | None = None,
+    timeout: float = 10.0,
+) -> None:
+    """Follow `source` (utils.stream) until it ends, and write a JSON line to `out` (standard output) for all that is found.
+
+    latency: seconds; record: a file that the lines are appended to; reconnect: connect again where a live source breaks off, after 1, 2,
+    4 … 30 seconds, `attempts` times in a row at most (None: always); wait: see Feed; timeout: seconds without data that count as a cut.
+    Raises BadInput where there is no such stream, and KeyboardInterrupt after SIGINT or SIGTERM, when what is pending has been scored.
+    """
+    if not 0 < latency < math.inf:
+        raise BadInput(f"--latency {latency}: expected a number of seconds above 0")
+    place = parse_source(source)
+    if place.piped and sys.stdin is not None and sys.stdin.isatty():
+        raise BadInput("-: standard input is a terminal; pipe a video in: ffmpeg … -f mpegts - | python demo.py -")
+    feed = Feed(place, detector.recipe, patience=latency, wait=wait, reconnect=reconnect, attempts=attempts, timeout=timeout)
+    with Lines(sys.stdout if out is None else out, record) as lines, stop_signals() as stopped, feed:
+        follower = Follower(detector, lines, place.shown, latency=latency)
+        with contextlib.suppress(OutputClosed):
+            follower.finish(follow(feed, follower, stopped))
+    if stopped.is_set():
+        raise KeyboardInterrupt
+
+
+def follow(feed: Feed, follower: Follower, stopped: threading.Event) -> str | None:
+    """Hand each item of `feed` to `follower` until there are no more (None), or `stopped` ("interrupted")."""
+    left = POLL
+    while not stopped.is_set():
+        items = feed.take(min(left, POLL))
+        match items:
+            case [Snippet(), *_]:
+                follower.add(items)
+            case [Opened() as opened]:
+                follower.open(opened)
+            case [Cut() as cut]:
+                follower.cut(cut)
+            case [Retry() as retry]:
+                follower.retry(retry)
+            case [Over(error)]:
+                if error:
+                    raise error
+                return None
+        # A recording that is slower to encode than to read is never late; a live stream is, and so is any that brings nothing.
+        left = POLL if items and feed.wait else follower.due()
+    return "interrupted"
+
+
+@contextlib.contextmanager
+def stop_signals():
+    """Yield an event that the first SIGINT or SIGTERM sets, so that a line is never cut in two; a second one ends the program at once."""
+    stopped, before = threading.Event(), {}
+
+    def stop(*_):
+        stopped.set()
+        restore()
+
+    def restore():
+        for key, handler in before.items():
+            signal.signal(key, handler or signal.SIG_DFL)
+
+    if threading.current_thread() is threading.main_thread():
+        for key in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(key) != signal.SIG_IGN:  # a job in the background
+                before[key] = signal.signal(key, stop)
+    try:
+        yield stopped
+    finally:
+        restore()

@@ -1,0 +1,324 @@
+"""A live stream read in a child process that can be killed: `python -m utils.stream`, which knows nothing of torch and so starts fast.
+
+A source is an rtsp, rtmp, http, tcp, udp or srt address, the number of a webcam, or "-", a pipe on standard input. Whoever sends it is not
+trusted: FFmpeg may open network protocols only (of a pipe, nothing but the pipe), and of the formats only those that hold a video
+themselves, so that no playlist names a local file; larger pictures than `max_pixels` are refused.
+
+The child decodes every frame and says when it came; of a snippet's first frame it sends the picture, resized already. The parent puts the
+snippets together, so that nothing is lost where the child hangs and is killed.
+"""
+
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.crops import Recipe
+from utils.errors import BadInput
+from utils.video import FORMATS, MAX_PIXELS, to_rgb
+
+SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "tcp", "udp", "srt")
+NETWORK = "rtsp,rtsps,rtmp,rtmps,rtmpt,http,https,httpproxy,tcp,udp,srt,rtp,srtp,tls"  # protocols that may call one another
+STREAM_FORMATS = (*FORMATS, "rtsp", "mjpeg", "mpjpeg")
+RAW = ("h264", "hevc", "mjpeg")  # no time stamps: FFmpeg counts frames at a rate that it makes up
+CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}:none")}  # sys.platform -> FFmpeg's device, and its name there
+FPS = 25.0  # assumed where a stream does not say
+FASTEST = 240.0  # a higher rate is that of a clock (90,000), not of pictures
+JUMP = 10.0  # seconds, or frames where that is longer: a greater distance between two frames means that the clock was set anew
+PIPE = "-"
+HEAD = struct.Struct("<cI")  # kind of a message, its bytes
+FRAME = struct.Struct("<ddHH")  # seconds from the connection's first frame, time.time() when it came, height and width of the picture or 0
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a stream comes from. url: as FFmpeg takes it; device: FFmpeg's input device, or None; shown: without password and query."""
+
+    url: str
+    shown: str
+    device: str | None = None
+
+    @property
+    def piped(self) -> bool:
+        """Can be read only once, and be waited for."""
+        return self.url == "pipe:0"
+
+
+def parse_source(text: str) -> Source:
+    """The stream that `text` names. Raises BadInput where it is none."""
+    if text == PIPE:
+        return Source("pipe:0", PIPE)
+    if text.isdecimal():
+        if sys.platform not in CAMERAS:
+            raise BadInput(f"{text}: webcams by number work on {' and '.join(CAMERAS)}; pipe its video in: ffmpeg … -f mpegts - | …  -")
+        device, name = CAMERAS[sys.platform]
+        return Source(name.format(int(text)), f"webcam {int(text)}", device)
+    scheme, slashes, rest = text.partition("://")
+    address, _, path = rest.partition("/")
+    host = address.rpartition("@")[2].partition("?")[0]
+    if not slashes or scheme.lower() not in SCHEMES or not host:
+        expected = f"one of {', '.join(f'{name}://' for name in SCHEMES)} and a host, a webcam's number, or - (a pipe)"
+        raise BadInput(f"{_mask(text)}: no stream; expected {expected}; check the address")
+    return Source(f"{scheme.lower()}://{rest}", f"{scheme.lower()}://{host}" + (f"/{path.partition('?')[0]}" if path else ""))
+
+
+def _mask(text: str) -> str:
+    return re.sub(r"//.*@", "//…@", text).partition("?")[0]
+
+
+class Opened(NamedTuple):
+    """The first frame of a connection came. fps: of the stream, or FPS where `assumed`. recorded: it has an end, where it is over, and
+    whoever sends it can be made to wait.
+    """
+
+    arrived: float
+    fps: float
+    assumed: bool
+    width: int
+    height: int
+    recorded: bool
+
+
+class Snippet(NamedTuple):
+    """Frames of one snippet: its number, seconds [start, end) from the connection's first frame, time.time() when its last frame came, how
+    many frames, and the first one's picture (h, w, 3) uint8, resized by the recipe.
+    """
+
+    number: int
+    start: float
+    end: float
+    arrived: float
+    frames: int
+    picture: np.ndarray
+
+
+class Cut(NamedTuple):
+    """The connection is over. arrived: time.time() of its last frame, or now; frames: how many it gave; jumps: of its clock."""
+
+    reason: str
+    arrived: float
+    frames: int
+    jumps: int
+
+
+class Connection:
+    """A stream, opened once. Iterate over it, and it gives Opened, Snippet …, Cut; or Cut alone, where it cannot be opened.
+
+    first: the number of its first snippet. timeout: seconds without data, after which the child gives up; it is killed where it does not
+    (never for a pipe, which may pause).
+    """
+
+    def __init__(self, source: Source, recipe: Recipe, *, first: int = 0, timeout: float = 10.0, max_pixels: int = MAX_PIXELS):
+        self._next, self._stride = first, recipe.stride
+        self._patience = None if source.piped else 2 * timeout + 5  # opening and looking at the first packets may take `timeout` each
+        self._waiting_since, self._hung, self._over = None, False, threading.Event()
+        task = {"source": asdict(source), "recipe": asdict(recipe), "timeout": timeout, "max_pixels": max_pixels}
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "utils.stream", json.dumps(task)],
+            stdin=None if source.piped else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            bufsize=1 << 18,
+            cwd=Path(__file__).parents[1],
+        )
+
+    @property
+    def pid(self) -> int:
+        """The child's process number."""
+        return self._child.pid
+
+    def kill(self) -> None:
+        """End the child now; whoever iterates gets what was complete, and Cut. May be called from another thread, and again."""
+        self._child.kill()
+
+    def __iter__(self) -> Iterator[Opened | Snippet | Cut]:
+        if self._patience is not None:
+            threading.Thread(target=self._watch, daemon=True).start()
+        try:
+            yield from self._snippets()
+        finally:
+            self._over.set()
+            self._child.kill()
+            self._child.wait()
+            self._child.stdout.close()
+
+    def _snippets(self):
+        opened, picture, frames, start, last, arrived = None, None, 0, 0.0, 0.0, None
+        reason, jumps = None, 0
+        while message := self._read():
+            kind, data = message
+            if kind == b"o":
+                opened = Opened(**json.loads(data))
+                yield opened
+            elif kind == b"f":
+                last, arrived, height, width = FRAME.unpack_from(data)
+                if height:
+                    picture = np.frombuffer(data, np.uint8, offset=FRAME.size).reshape(height, width, 3).copy()  # writable
+                    start = last
+                frames += 1
+                if frames % self._stride == 0:
+                    yield Snippet(self._number(), start, last + 1 / opened.fps, arrived, self._stride, picture)
+            else:
+                end = json.loads(data)
+                reason, jumps = end["reason"], end["jumps"]
+        # Before a cut the rest is scored as it is; at the end of a recording it is left out, as the extraction of a file leaves it out.
+        if (rest := frames % self._stride) and not (opened.recorded and frames > rest):
+            yield Snippet(self._number(), start, last + 1 / opened.fps, arrived, rest, picture)
+        if self._hung:
+            reason = f"no frame for {self._patience:g} s: its process was killed"
+        yield Cut(reason or "its process was killed", arrived or time.time(), frames, jumps)
+
+    def _number(self) -> int:
+        self._next += 1
+        return self._next - 1
+
+    def _read(self) -> tuple[bytes, bytes] | None:
+        """One message of the child, or None where it is gone."""
+        self._waiting_since = time.monotonic()
+        head = self._child.stdout.read(HEAD.size)
+        data = b""
+        if len(head) == HEAD.size:
+            kind, size = HEAD.unpack(head)
+            data = self._child.stdout.read(size)
+        self._waiting_since = None  # what the parent does meanwhile is not the child's fault
+        return (kind, data) if len(head) == HEAD.size and len(data) == size else None
+
+    def _watch(self) -> None:
+        while not self._over.wait(self._patience / 20):
+            since = self._waiting_since
+            if since is not None and time.monotonic() - since > self._patience:
+                self._hung = True
+                self._child.kill()
+                return
+
+
+# What follows runs in the child.
+
+
+def open_source(source: Source, *, timeout: float, max_pixels: int):
+    """(container, video stream, Opened's fields but `arrived`). Raises BadInput or FFmpeg's error where it is no video."""
+    import av
+
+    options = {"max_pixels": str(max_pixels)}
+    if not source.device:
+        options |= {"format_whitelist": ",".join(STREAM_FORMATS), "protocol_whitelist": "pipe" if source.piped else NETWORK}
+        options |= {"rtsp_flags": "prefer_tcp"} if source.url.startswith("rtsp") else {}  # over UDP pictures come with holes
+    try:
+        container = av.open(source.url, format=source.device, options=options, timeout=None if source.piped else timeout)
+    except (av.error.InvalidDataError, av.error.ArgumentError):  # a playlist is an argument that is not allowed
+        raise BadInput(f"no video of these formats: {', '.join(STREAM_FORMATS)}") from None
+    if not container.streams.video:
+        raise BadInput("no video stream in it")
+    stream = container.streams.video[0]
+    if stream.width * stream.height > max_pixels:
+        raise BadInput(f"{stream.width} × {stream.height} pixels, expected at most {max_pixels}")
+    stream.codec_context.options = {"max_pixels": str(max_pixels)}
+    stream.thread_type = "SLICE"  # threads over frames would hold frames back
+    rate = stream.codec_context.framerate if container.format.name in RAW else stream.average_rate or stream.guessed_rate
+    known = bool(rate) and 0 < rate <= FASTEST
+    scheme = source.url.partition(":")[0]
+    known_end = {"http": container.size > 0, "rtsp": bool(container.duration)}  # elsewhere a duration is that of what came so far
+    recorded = source.piped or known_end.get(scheme.removesuffix("s"), False)
+    about = {"fps": float(rate) if known else FPS, "assumed": not known, "width": stream.width, "height": stream.height}
+    return container, stream, about | {"recorded": recorded}
+
+
+def decode(container, stream) -> Iterator:
+    """Every frame in the order in which they are shown. A damaged packet is passed over; where the stream breaks off, what the decoder
+    still holds comes before the error.
+    """
+    import av
+
+    broken, packets = None, container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except (av.FFmpegError, OSError) as error:
+            packet, broken = None, error
+        try:
+            frames = packet.decode() if packet else stream.decode(None)
+        except (av.error.InvalidDataError, av.error.ArgumentError, av.error.EOFError):  # damaged; too large; nothing left
+            frames = []
+        yield from frames
+        if broken:
+            raise broken
+        if packet is None:
+            return
+
+
+class Clock:
+    """Seconds from the first frame, always ahead: a frame whose time stamp is missing, went back or jumped is 1 / fps after the last."""
+
+    def __init__(self, fps: float):
+        self.step, self.now, self.jumps, self._stamp = 1 / fps, None, 0, None
+        self._jump = max(JUMP, JUMP / fps)
+
+    def tick(self, stamp: float | None) -> float:
+        """The time of the next frame, whose stamp is `stamp` seconds."""
+        if self.now is None:
+            self.now = 0.0
+        elif stamp is None or self._stamp is None:
+            self.now += self.step
+        elif 0 < stamp - self._stamp <= self._jump:
+            self.now += stamp - self._stamp
+        else:
+            self.now += self.step
+            self.jumps += 1
+        self._stamp = stamp
+        return self.now
+
+
+def read(source: Source, recipe: Recipe, send, *, timeout: float, max_pixels: int) -> None:
+    """Open and decode `source`, and `send(kind, data)` each message of it."""
+    import av
+
+    clock = None
+    try:
+        container, stream, about = open_source(source, timeout=timeout, max_pixels=max_pixels)
+        with container:
+            for number, frame in enumerate(decode(container, stream)):
+                arrived, head = time.time(), b""
+                if clock is None:
+                    clock = Clock(about["fps"])
+                    send(b"o", json.dumps({"arrived": arrived} | about).encode())
+                height = width = 0
+                if number % recipe.stride == 0:
+                    picture = recipe.resize(to_rgb(frame))
+                    (height, width), head = picture.shape[:2], picture.tobytes()
+                stamp = None if frame.pts is None or container.format.name in RAW else float(frame.pts * stream.time_base)
+                send(b"f", FRAME.pack(clock.tick(stamp), arrived, height, width) + head)
+        reason = "the stream ended" if clock else f"not one frame of at most {max_pixels} pixels can be decoded"
+    except av.error.ExitError:
+        reason = f"no data for {timeout:g} s"
+    except (av.FFmpegError, OSError, BadInput) as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+    send(b"e", json.dumps({"reason": reason, "jumps": clock.jumps if clock else 0}).encode())
+
+
+def main() -> None:
+    """The child: messages to standard output, until the stream ends or nobody reads them any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this process
+    task = json.loads(sys.argv[1])
+
+    def send(kind: bytes, data: bytes) -> None:
+        try:
+            sys.stdout.buffer.write(HEAD.pack(kind, len(data)) + data)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:  # no error of the stream: the parent is gone
+            os._exit(1)
+
+    read(Source(**task["source"]), Recipe(**task["recipe"]), send, timeout=task["timeout"], max_pixels=task["max_pixels"])
+
+
+if __name__ == "__main__":
+    main()
