@@ -29,9 +29,8 @@ def is_stream(source: str) -> bool:
 
 
 def parse(argv) -> argparse.Namespace:
-    from utils.decoder import Limits
-
     from utils.analysis import RATES
+    from utils.decoder import Limits
     from utils.options import Parser
 
     parser = Parser("demo.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
@@ -58,7 +57,7 @@ def parse(argv) -> argparse.Namespace:
     add(model, "--captions", metavar="PATH", help="NAME.jsonl or a folder of them (tools.caption_videos): quoted with the segments")
     add(model, "--caption-encoder", metavar="NAME_OR_PATH", help="sentence encoder, for a checkpoint that reads captions (trclip)")
     add(model, "--crops", type=int, choices=(1, 5, 10), default=1, help="crops of a frame whose scores are averaged")
-    add(model, "--aspect", choices=("squash", "keep"), default="squash", help="frames become 340 × 256 as published, or keep their shape")
+    add(model, "--aspect", choices=("squash", "keep"), help="frames become 340 × 256, or keep their shape [as in training, else squash]")
     add(model, "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     add(model, "--precision", choices=("fp32", "bf16"), default="fp32", help="of encoder and model")
     output = parser.add_argument_group("output")
@@ -104,7 +103,7 @@ def check(options) -> None:
 
 def make_detector(options):
     """The detector that the options describe: a checkpoint's, or of --classes. Raises BadInput for whatever does not fit."""
-    shared = {"crops": options.crops, "keep_aspect": options.aspect == "keep", "threshold": options.threshold}
+    shared = {"crops": options.crops, "keep_aspect": options.aspect and options.aspect == "keep", "threshold": options.threshold}
     shared |= {"device": options.device, "precision": options.precision}
     if options.classes:
         from utils.zero_shot import NORMAL, text_detector
@@ -132,12 +131,11 @@ def make_detector(options):
 
 def analyse_files(detector, options, limits) -> None:
     """Analyse files and folders into --output. Raises BadInput at the end where some were broken."""
-    from utils.video_files import find_videos
-
     from utils import annotate, export
     from utils.captions import read_captions
     from utils.files import make_folder
     from utils.video import BrokenVideo
+    from utils.video_files import find_videos
 
     output = make_folder(options.output)
     videos = find_videos(options.sources, output, ".json")

@@ -20,7 +20,7 @@ from utils.crops import Recipe
 from utils.decoder import Limits
 from utils.encoder import ImageEncoder, load_encoder
 from utils.errors import BadInput
-from utils.extraction import Extracted, extract
+from utils.extraction import Extracted, encode, extract
 from utils.labels import DATASETS
 from utils.options import TABLE
 from utils.scores import SNIPPET, Scores
@@ -52,13 +52,9 @@ class Detector:
     about: dict = field(default_factory=dict)
     caption_encoder: nn.Module | None = None
 
-    @torch.inference_mode()
     def encode(self, pictures: Sequence[np.ndarray]) -> Tensor:
         """Pictures (h, w, 3) uint8 as `recipe.resize` gives them -> features (n, K, D) float32 on the CPU."""
-        crops = torch.cat([self.recipe.cut(torch.from_numpy(picture).permute(2, 0, 1)) for picture in pictures])
-        with engine.autocast(self.device, self.precision):
-            features = torch.cat([self.encoder(batch.to(self.device)).float().cpu() for batch in crops.split(BATCH)])
-        return features.unflatten(0, (len(pictures), -1))
+        return torch.from_numpy(encode(list(pictures), self.encoder, self.recipe, len(pictures), self.precision))
 
     def score(self, features: Tensor, captions: Tensor | None = None) -> Scores:
         """features (T, K, D) of a whole video, captions (T, E) of a system that reads some -> its scores, the mean over the crops.
@@ -204,7 +200,7 @@ def load_detector(
     encoder: str | None = None,
     files: dict | None = None,
     crops: int = 1,
-    keep_aspect: bool = False,
+    keep_aspect: bool | None = None,
     threshold: float | None = None,
     rate: float = 0.01,
     caption_encoder: str | None = None,
@@ -214,8 +210,9 @@ def load_detector(
     """A detector from a checkpoint of ours.
 
     encoder: image encoder, else the CLIP that the checkpoint's text side is; files: model files that lie elsewhere than in training
-    (`clip`, `distilbert`, `sentence_encoder`, `text_features`); crops: 1, 5 or 10, whose scores are averaged; threshold: else the one
-    that training saved for the false-positive rate `rate`. Raises BadInput for whatever does not fit.
+    (`clip`, `distilbert`, `sentence_encoder`, `text_features`); crops: 1, 5 or 10, whose scores are averaged; keep_aspect: else as in the
+    training features; threshold: else the one that training saved for the false-positive rate `rate`.
+    Raises BadInput for whatever does not fit.
     """
     saved = checkpoint.load(path)
     if "options" not in saved:
@@ -240,9 +237,9 @@ def load_detector(
             f"--encoder {images.name}: features of width {images.width}, {path} reads {options.visual_width}; "
             f"name the encoder that its training features were made with"
         )
-    check_features(saved, images, path, notes)
+    made = check_features(saved, images, path, notes)
     value, source = (threshold, "--threshold") if threshold is not None else pick_threshold(saved, path, rate)
-    recipe = Recipe(crops=crops, keep_aspect=keep_aspect, size=images.size)
+    recipe = Recipe(crops=crops, keep_aspect=made.get("keep_aspect", False) if keep_aspect is None else keep_aspect, size=images.size)
     with torch.inference_mode(), engine.autocast(place, precision):
         text = model.eval().text_features()
     return Detector(
@@ -270,13 +267,18 @@ def load_detector(
     )
 
 
-def check_features(saved: dict, images: ImageEncoder, path: Path, notes: list[str]) -> None:
-    """Raise BadInput where the training features were made by another encoder; where the checkpoint does not say, add a note."""
+def check_features(saved: dict, images: ImageEncoder, path: Path, notes: list[str]) -> dict:
+    """The recipe of the training features, {} where the checkpoint does not say, with a note. Raises BadInput where another encoder made
+    them.
+    """
     made = saved.get("features")
     if made is None:
         if not saved["options"].get("sample"):
             notes.append(f"The checkpoint does not say what made its features; {images.name} was taken.")
-    elif made["encoder_digest"] != images.digest():
+        return {}
+    if made["encoder"]["digest"] != images.digest():
         raise BadInput(
-            f"--encoder {images.name}: other weights than those that made the training features of {path} ({made['encoder']}); name those"
+            f"--encoder {images.name}: other weights than those that made the training features of {path} "
+            f"({made['encoder']['name']}); name those"
         )
+    return made["recipe"]

@@ -21,6 +21,7 @@ from utils.analysis import thresholds
 from utils.batches import BalancedBatches, DrawnVersions, ShuffledBatches
 from utils.caption_tree import SOURCE, CaptionTree, source_folder
 from utils.errors import BadInput
+from utils.feature_folder import MANIFEST
 from utils.files import make_folder, read_json, write_json
 from utils.ground_truth import load_ground_truth
 from utils.intervals import difference
@@ -246,7 +247,10 @@ def train(model, data: Data, options, seed: int) -> Path:
         checkpoint.load_trained_state(model, best["weights"], folder / "best.pt")
         normal = [video for video in data.held_out if not video.abnormal]
         best["thresholds"] = thresholds(score(model, normal, options, data.captions))
-        checkpoint.save(folder / "best.pt", best)
+    if (Path(options.feature_root) / MANIFEST).is_file():
+        made = read_json(Path(options.feature_root) / MANIFEST, "--feature-root")
+        best["features"] = {key: made[key] for key in ("encoder", "recipe")}
+    checkpoint.save(folder / "best.pt", best)
     write_json(
         folder / "options.json",
         {**vars(run), "command": command(), "held_out": [video.name for video in data.held_out]},

@@ -24,7 +24,7 @@ def text_detector(
     *,
     normal: Sequence[str] = NORMAL,
     crops: int = 1,
-    keep_aspect: bool = False,
+    keep_aspect: bool | None = None,
     threshold: float | None = None,
     device: str = "auto",
     precision: str = "fp32",
@@ -51,7 +51,7 @@ def text_detector(
             found[key] = Scores(fine=torch.cat([of_normal, probabilities[:, len(normal) :]], 1).numpy())
         return found
 
-    recipe = Recipe(crops=crops, keep_aspect=keep_aspect, size=images.size)
+    recipe = Recipe(crops=crops, keep_aspect=bool(keep_aspect), size=images.size)
     own = "--threshold" if threshold is not None else "0.5, where an event is likelier than none: by text alone there is no validation data"
     return Detector(
         scorer=scorer,
