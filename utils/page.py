@@ -1,0 +1,376 @@
+"""The web page: a video in, its scores, segments and downloads out. Gradio shows it; utils/guard.py stands before it.
+
+A folder of the page's own, made anew at each start and removed at its end, holds what visitors upload and what is made for them; no other
+file is served. A video of the owner's folder is copied there before it is shown.
+"""
+
+import os
+import secrets
+import signal
+import tempfile
+import threading
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from utils.analysis import Analysis, find_segments
+from utils.decoder import Limits
+from utils.errors import BadInput
+from utils.segments import clean, clock, shorten
+from utils.shelf import keep_tidy, new_folder, safe_name, take, tidy, videos
+from utils.video import SUFFIXES
+
+KEEP = 3600  # seconds for which uploads and results stay
+BLUE = "#0072b2"  # as in utils/plots.py
+STRIPS = 14  # classes whose probabilities are drawn
+HERE = Path(__file__).parent
+PLAYER = """
+<div class="empty"><p>The video, its anomaly score over time and what was found in it appear here.</p></div>
+<div class="shown" hidden>
+  <p class="name"></p>
+  <div class="stage"><video controls playsinline preload="metadata"></video></div>
+  <p class="broken" hidden>This browser cannot play the video as it is. “Make annotated video”, below, makes a copy that it can play.</p>
+  <p class="now"></p>
+  <div class="grid3">
+    <div class="levels" aria-hidden="true">
+      <span class="top"><i>score </i>1</span><span class="middle">0.5</span><span class="bottom">0</span>
+    </div>
+    <div class="curve" role="slider" tabindex="0" aria-valuemin="0" aria-label="Place in the video; arrow keys go by snippet, Enter plays">
+      <svg viewBox="0 0 1000 100" preserveAspectRatio="none" aria-hidden="true"></svg><div class="cursor"></div>
+    </div><span></span>
+    <span></span><div class="ticks" aria-hidden="true"></div><span></span>
+  </div>
+  <div class="classes"></div>
+</div>
+"""
+ROOM = """
+.html-container { padding: 0 !important; }
+#status .html-container { min-height: 6.5rem; }
+#status > .wrap { inset: 0; }
+#status .progress-text { position: static; transform: none; }
+#status .pending { visibility: hidden; }
+#reset { align-self: center; }
+"""  # for the progress, which Gradio shows over the status
+SLOT = '<div class="slot"></div>'
+
+
+def build(
+    detector, *, home: Path, folder: Path | None, limits: Limits, max_bytes: int, max_seconds: float, max_stored: int, queue_size: int
+):
+    """The page as gr.Blocks, which `serve` launches.
+
+    detector: see utils/detector.py; home: the page's own folder; folder: whose videos are offered by name; limits: of decoding; max_bytes,
+    max_seconds: of a video; max_stored: bytes that home may hold; queue_size: visitors that may wait while one is served.
+    """
+    gr = import_gradio()
+    limits = replace(limits, max_seconds=max_seconds)
+    caps = f"at most {megabytes(max_bytes)} and {duration(max_seconds)}"
+    script, style = ((HERE / f"page.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
+
+    def part(name: str, template: str, value, **more):
+        js = f"{script}\n{name}(element, props, watch);"
+        return gr.HTML(value, html_template=template, css_template=style, js_on_load=js, apply_default_css=False, elem_id=name, **more)
+
+    def failed(text: str) -> dict:
+        hidden = gr.update(visible=False)
+        return {status: said("bad", text), state: None, player: gr.update(value=None, copy=None), found: None, more: hidden}
+
+    def analyse(path: Path, name: str, progress) -> dict:
+        def report(_, done: int, expected: int | None):
+            progress((min(done, expected), expected) if expected else None, desc=shorten(name, 24), unit="snippets")
+
+        try:
+            progress(None, desc=shorten(name, 24))
+            path.touch()  # it stays for KEEP from now on
+            analysis = detector.analyse(path, limits=limits, progress=report)
+        except BadInput as error:
+            return failed(str(error).replace(str(path), name))
+        except Exception:
+            traceback.print_exc()
+            return failed(f"{name}: something went wrong here; whoever started the page sees in the terminal what it was.")
+        key = secrets.token_hex(8)
+        several = "segment" if len(analysis.segments) == 1 else "segments"
+        return {
+            status: said("good", f"{name}: {len(analysis.segments) or 'no'} {several} in {clock(analysis.seconds)}."),
+            state: {"analysis": analysis, "key": key},
+            player: gr.update(value=for_player(analysis, key, name), copy=None),
+            threshold: gr.update(value=analysis.threshold),
+            more: gr.update(visible=True),
+            **results(analysis, key),
+        }
+
+    def results(analysis: Analysis, key: str) -> dict:
+        """What depends on the threshold."""
+        from utils import export
+
+        place = new_folder(home) / safe_name(analysis.name)
+        public = replace(analysis, path=Path(analysis.path.name))
+        export.write_json(public, place.with_name(f"{place.name}.json"))
+        export.write_csv(public, place.with_name(f"{place.name}.csv"))
+        return {
+            found: for_segments(analysis, key),
+            as_json: str(place.with_name(f"{place.name}.json")),
+            as_csv: str(place.with_name(f"{place.name}.csv")),
+            as_scores: str(place.with_name(f"{place.name}.snippets.csv")),
+            make: gr.update(visible=True),
+            as_video: gr.update(value=None, visible=False),
+        }
+
+    def uploaded(file: str | None, progress=gr.Progress()):  # noqa: B008 (that is how Gradio hands it over)
+        return failed("No video was uploaded.") if file is None else analyse(Path(file), clean(Path(file).name), progress)
+
+    def chosen(name: str | None, progress=gr.Progress()):  # noqa: B008
+        if not name:
+            return failed("Choose a video of the list first.")
+        name, file = clean(str(name)), videos(folder).get(str(name))
+        if file is None:
+            return failed(f"{name}: not in the list; choose a video that is.")
+        try:
+            size = file.stat().st_size
+            if size > max_bytes:
+                return failed(f"{name}: {megabytes(size)}; expected {caps}.")
+            if tidy(home, KEEP) + size > max_stored:
+                return failed("The page holds as many videos as it may; old ones are removed, so try again later.")
+            return analyse(take(file, home), name, progress)
+        except OSError as error:
+            return failed(f"{name}: cannot be read ({error.strerror}).")
+
+    def changed(kept: dict | None, value: float) -> dict:
+        return {} if kept is None else results(at_threshold(kept["analysis"], value), kept["key"])
+
+    def back(kept: dict | None) -> dict:
+        return {} if kept is None else {threshold: kept["analysis"].threshold, **results(kept["analysis"], kept["key"])}
+
+    def annotated(kept: dict | None, value: float, progress=gr.Progress()):  # noqa: B008
+        if kept is None:
+            return failed("The results are gone, as they stay for an hour; look at the video once more.")
+        from utils.annotate import annotate
+
+        analysis = at_threshold(kept["analysis"], value)
+        copy = new_folder(home) / f"{safe_name(analysis.name)}.annotated.mp4"
+
+        def report(done: int, expected: int):
+            progress((min(done, expected), expected), desc="annotated video", unit="frames")
+
+        try:
+            progress(None, desc="annotated video")
+            annotate(analysis, copy, limits=limits, progress=report)
+        except BadInput as error:
+            return {status: said("bad", str(error).replace(str(analysis.path), clean(analysis.path.name)))}
+        return {
+            make: gr.update(visible=False),
+            as_video: gr.update(value=str(copy), visible=True),
+            player: gr.update(copy=address(copy)),
+            status: said("good", "The annotated video is ready."),
+        }
+
+    with gr.Blocks(title="Anomalies in a video", analytics_enabled=False, fill_width=True) as page:
+        state = gr.State(None, time_to_live=KEEP)
+        with gr.Row(equal_height=False, elem_id="page"):
+            with gr.Column(scale=2, min_width=280, elem_id="input"):
+                gr.Markdown(f"# Anomalies in a video\nVideos of {caps}. They stay for an hour on the computer that serves this page.")
+                upload = gr.File(label="Your video", file_types=sorted(SUFFIXES), height=150, elem_id="upload")
+                if folder is not None:
+                    listed = gr.Dropdown(
+                        list(videos(folder)), value=None, label=f"Or one of the folder “{clean(folder.name)}”", elem_id="listed"
+                    )
+                    go = gr.Button("Look at it", variant="primary", elem_id="go")
+                status = part("status", SLOT, said("idle", "No video yet."))
+            with gr.Column(scale=5, min_width=320, elem_id="output"):
+                player = part("player", PLAYER, None, copy=None)
+                with gr.Column(visible=False, elem_id="more") as more:
+                    with gr.Row():
+                        threshold = gr.Slider(0, 1, 0.5, step=0.001, label="Threshold", scale=4, buttons=[], elem_id="threshold")
+                        reset = gr.Button("Reset", size="sm", scale=0, min_width=90, elem_id="reset")
+                    found = part("segments", SLOT, None)
+                    with gr.Row():
+                        as_json = gr.DownloadButton("JSON", size="sm", min_width=120, elem_id="json")
+                        as_csv = gr.DownloadButton("Segments, CSV", size="sm", min_width=120, elem_id="csv")
+                        as_scores = gr.DownloadButton("Scores, CSV", size="sm", min_width=120, elem_id="scores")
+                        make = gr.Button("Make annotated video", size="sm", min_width=120, elem_id="make")
+                        as_video = gr.DownloadButton("Annotated video", size="sm", min_width=120, visible=False, elem_id="video")
+
+        by_threshold = [found, as_json, as_csv, as_scores, make, as_video]
+        work = {"concurrency_id": "work", "concurrency_limit": 1, "show_progress_on": [status], "api_visibility": "private"}
+        light = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        everything = [status, state, player, threshold, more, *by_threshold]
+        upload.upload(uploaded, upload, everything, **work)
+        threshold.input(changed, [state, threshold], by_threshold, trigger_mode="always_last", **light)
+        reset.click(back, state, [threshold, *by_threshold], **light)
+        make.click(annotated, [state, threshold], [make, as_video, player, status, state, found, more], **work)
+        if folder is not None:
+            go.click(chosen, listed, everything, **work)
+            page.load(lambda: gr.update(choices=list(videos(folder))), None, listed, **light)
+    return page.queue(max_size=queue_size, api_open=False, default_concurrency_limit=1)
+
+
+def serve(
+    detector,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    folder: Path | None = None,
+    limits: Limits | None = None,
+    max_bytes: int = 500_000_000,
+    max_seconds: float = 1800,
+    max_stored: int = 10_000_000_000,
+    queue_size: int = 8,
+) -> None:
+    """Serve the page until it is interrupted. See `build`; limits: by default those of utils.decoder with half an hour per video.
+
+    To be called once a process, from its main thread: it changes the working directory to an empty one and Gradio's environment variables.
+    Raises BadInput where Gradio is missing, the folder is none, or the port is taken.
+    """
+    if getattr(detector, "caption_encoder", None) is not None:
+        raise BadInput("--web: this checkpoint reads captions, and an uploaded video has none; name a checkpoint that does not")
+    if folder is not None and not (folder := Path(folder).resolve()).is_dir():
+        raise BadInput(f"{folder}: no such folder; expected one with videos; name it, or leave it out")
+    before = os.getcwd()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder is removed then, too
+    with tempfile.TemporaryDirectory(prefix="anomaly-page-", ignore_cleanup_errors=True) as place:
+        home, empty = Path(place).resolve() / "files", Path(place).resolve() / "empty"
+        home.mkdir()
+        empty.mkdir()
+        for name in [name for name in os.environ if name.startswith("GRADIO_")]:
+            del os.environ[name]  # none may open what is closed here
+        os.environ |= {"GRADIO_TEMP_DIR": str(home), "GRADIO_ANALYTICS_ENABLED": "False"}
+        page = build(
+            detector,
+            home=home,
+            folder=folder,
+            limits=limits or Limits(timeout=1800),
+            max_bytes=max_bytes,
+            max_seconds=max_seconds,
+            max_stored=max_stored,
+            queue_size=queue_size,
+        )
+        over = threading.Event()
+        threading.Thread(target=keep_tidy, args=(home, KEEP, over), daemon=True).start()
+        os.chdir(empty)
+        try:
+            launch(page, home, folder, host, port, max_bytes, max_stored)
+            print(f"page: {page.local_url}", flush=True)
+            signal.pause()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            over.set()
+            page.close(verbose=False)
+            os.chdir(before)
+
+
+def launch(page, home: Path, folder: Path | None, host: str, port: int, max_bytes: int, max_stored: int) -> None:
+    """Start the server in a thread. Raises BadInput where the port is taken."""
+    gr = import_gradio()
+    from starlette.middleware import Middleware
+
+    from utils.guard import Guard
+
+    closed = [path for path in (Path.home(), HERE.parent, folder) if path is not None and not home.is_relative_to(path)]
+    fonts = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}  # none that a browser would have to fetch
+    theme = gr.themes.Default(primary_hue="blue", spacing_size="sm", **fonts).set(
+        **{f"button_primary_background_fill{dark}": BLUE for dark in ("", "_dark")},
+        **{f"button_primary_background_fill_hover{dark}": "#005a8e" for dark in ("", "_dark")},
+        slider_color=BLUE,
+    )
+    try:
+        page.launch(
+            server_name=host,
+            server_port=port,
+            prevent_thread_lock=True,
+            share=False,
+            inbrowser=False,
+            quiet=True,
+            allowed_paths=[],
+            blocked_paths=[str(path) for path in closed],
+            max_file_size=max_bytes,
+            state_session_capacity=100,
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            pwa=False,
+            ssr_mode=False,
+            mcp_server=False,
+            theme=theme,
+            css=ROOM,
+            app_kwargs={
+                "middleware": [Middleware(Guard, folder=home, max_bytes=max_bytes, max_stored=max_stored, keep=KEEP, host=host)],
+                "docs_url": None,
+                "redoc_url": None,
+                "openapi_url": None,
+            },
+        )
+    except OSError as error:
+        raise BadInput(f"--port {port} on {host}: cannot be opened ({error}); name another port") from None
+
+
+def import_gradio():
+    """Gradio, or BadInput saying how to install it."""
+    try:
+        import gradio
+    except ImportError as error:
+        raise BadInput(f'--web: Gradio is missing ({error}); pip install "gradio>=6.16"') from None
+    return gradio
+
+
+def at_threshold(analysis: Analysis, threshold: float) -> Analysis:
+    """The same video with the segments of another threshold, which is cut to [0, 1]."""
+    threshold = min(1.0, max(0.0, float(threshold)))
+    if abs(threshold - analysis.threshold) < 1e-9:
+        return analysis
+    segments = find_segments(analysis.scores, analysis.times, analysis.classes, threshold)
+    source = f"set on the page; the detector's own is {analysis.threshold:.3f}: {analysis.threshold_from}"
+    return replace(analysis, threshold=threshold, threshold_from=source, segments=segments)
+
+
+def said(kind: str, text: str) -> dict:
+    """A line of the page's state: `idle`, `good` or `bad`."""
+    return {"kind": kind, "text": text}
+
+
+def address(path: Path) -> str:
+    """Where the browser finds a file of the page's folder, relative to the page."""
+    return f"gradio_api/file={quote(str(path))}"
+
+
+def for_player(analysis: Analysis, key: str, name: str) -> dict:
+    """What utils/page.js draws; of many classes, those STRIPS with the highest probabilities."""
+    fine, classes = analysis.scores.fine, []
+    if fine is not None:
+        drawn = sorted(np.argsort(-fine.max(0), kind="stable")[:STRIPS])
+        classes = [{"name": analysis.classes[one], "values": rounded(fine[:, one])} for one in drawn]
+    return {
+        "key": key,
+        "name": name,
+        "video": address(analysis.path),
+        "times": rounded(analysis.times),
+        "scores": rounded(analysis.anomaly),
+        "classes": classes,
+    }
+
+
+def for_segments(analysis: Analysis, key: str) -> dict:
+    """What utils/page.js lists."""
+    return {
+        "key": key,
+        "threshold": analysis.threshold,
+        "from": analysis.threshold_from,
+        "highest": float(analysis.anomaly.max()),
+        "segments": [{"start": one.start, "end": one.end, "label": one.label, "score": one.score} for one in analysis.segments],
+        "notes": analysis.notes,
+    }
+
+
+def rounded(values: np.ndarray) -> list[float]:
+    return np.round(values.astype(float), 4).tolist()
+
+
+def megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB"
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds / 60:g} minutes" if seconds >= 60 else f"{seconds:g} seconds"
