@@ -221,7 +221,7 @@ def main() -> None:
     except BrokenVideo as error:
         send("broken", str(error))
     except MemoryError:
-        send("broken", f"{job['name']}: does not fit into {limits.memory} bytes; expected a smaller picture; {NEXT}")
+        send("broken", f"{job['name']}: takes more than {(limits.memory or 0) / 2**20:g} MiB; expected smaller pictures; {NEXT}")
 
 
 if __name__ == "__main__":

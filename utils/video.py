@@ -102,7 +102,8 @@ class Video:
                         self._end = max(self._end, frame.time)
                     yield frame
         except av.FFmpegError as error:
-            raise self._wrong(f"cannot be decoded after frame {self.decoded} ({_reason(error)})", "a sound file") from None
+            sound = "a sound file" if self.width else f"a sound file of at most {self._max_pixels} pixels a picture"
+            raise self._wrong(f"cannot be decoded after frame {self.decoded} ({_reason(error)})", sound) from None
         self._check_end()
 
     def _check_end(self) -> None:
