@@ -4,7 +4,6 @@ T snippets, K crops, D feature width, C+1 classes (class 0 = normal).
 """
 
 import argparse
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from utils.encoder import ImageEncoder, load_encoder
 from utils.errors import BadInput
 from utils.extraction import Extracted, encode, extract
 from utils.labels import DATASETS
+from utils.live import look_ahead
 from utils.options import TABLE
 from utils.scores import SNIPPET, Scores
 from utils.segments import Segment, anomaly_score, carrying
@@ -66,7 +66,7 @@ class Detector:
 
     def score_delayed(self, features: Tensor, ahead: int, captions: Tensor | None = None) -> Scores:
         """features (T, K, D) -> what a live stream gets: snippet t is scored in the window of `length` snippets that ends with snippet
-        t + ahead, or with the last one. So it sees `ahead` snippets of its future, at most.
+        t + ahead, or with the last one. So it sees `ahead` < `length` snippets of its future, at most.
         """
         total, rows = len(features), []
         for at in range(0, total, BATCH):
@@ -82,17 +82,6 @@ class Detector:
                 crops = [one_row(found[t, crop], row) for crop in range(features.shape[1])]
                 rows.append(mean_scores(crops))
         return Scores(*(None if column[0] is None else np.concatenate(column) for column in zip(*rows, strict=True)))
-
-    def ahead(self, latency: float, fps: float) -> int:
-        """How many snippets of the future a score may wait for, so that it is final `latency` seconds after its own first frame.
-
-        Raises BadInput where a snippet alone takes longer than that.
-        """
-        whole = math.floor(latency * fps / self.recipe.stride + 1e-9)
-        if whole < 1:
-            needed = self.recipe.stride / fps
-            raise BadInput(f"--latency {latency:g}: a snippet of {self.recipe.stride} frames takes {needed:.2f} s; expected at least that")
-        return whole - 1
 
     def analyse(
         self,
@@ -132,7 +121,11 @@ class Detector:
         if self.caption_encoder is not None:
             rows = self.caption_features(captions, len(features))
         fps = video.fps or (SNIPPET * len(features) / video.times[-1] if video.times[-1] > 0 else 25.0)
-        scores = self.score(features, rows) if latency is None else self.score_delayed(features, self.ahead(latency, fps), rows)
+        scores = (
+            self.score(features, rows)
+            if latency is None
+            else self.score_delayed(features, look_ahead(latency, fps, self.recipe.stride, self.length), rows)
+        )
         segments = find_segments(scores, video.times, self.classes, self.threshold)
         if captions is not None:
             segments = [with_caption(one, scores, video.frames, captions, self.recipe.stride) for one in segments]

@@ -1,0 +1,206 @@
+"""Scores of one's own videos: those of the test script, those of a stream, and those by text alone."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import xd_train
+from dataset import load_features
+from tests.test_video import make_video
+from utils import checkpoint
+from utils.captions import Caption, VideoCaptions
+from utils.crops import Recipe
+from utils.detector import load_detector
+from utils.encoder import CLIPEncoder
+from utils.errors import BadInput
+from utils.extraction import Extracted
+from utils.scores import load_scores
+from utils.text import openai_clip
+from utils.zero_shot import NORMAL, text_detector
+
+
+@pytest.fixture(scope="module")
+def run(small_sample, tmp_path_factory):
+    """The folder of a run, seed-1, and the words that made it."""
+    folder = tmp_path_factory.mktemp("run")
+    words = small_sample("xd")
+    xd_train.main([*words, "--output", str(folder)])
+    return folder / "seed-1", words
+
+
+@pytest.fixture(scope="module")
+def detector(run):
+    return load_detector(run[0] / "best.pt", rate=0.05, device="cpu")
+
+
+def extracted(features, fps=24.0):
+    times = np.arange(len(features) + 1) * 16 / fps
+    return Extracted("a.mp4", features.numpy(), times, 16 * len(features), fps, (320, 240), [])
+
+
+def test_a_video_gets_the_scores_of_the_test_script(run, detector):
+    folder, words = run
+    scores = load_scores(folder / "scores.npz")[0]
+    for name, parts in list(scores.items())[:3]:
+        features = load_features(f"{words[1]}/{name}__0.npy", 64)
+        found = detector.of_features(extracted(features[:, None]))
+        assert np.allclose(found.scores.coarse, parts.coarse, atol=1e-6)
+        assert np.allclose(found.scores.fine, parts.fine, atol=1e-6)
+        assert np.allclose(detector.score(torch.stack([features, features], 1)).coarse, parts.coarse, atol=1e-6)  # two crops alike
+
+
+def test_the_threshold_is_that_of_the_held_out_normal_videos(run, detector):
+    folder, words = run
+    saved = checkpoint.load(folder / "best.pt")
+    held_out = json.loads((folder / "options.json").read_text())["held_out"]
+    normal = [name for name in held_out if "label_A" in name]
+    values = []
+    for name in normal:
+        features = load_features(f"{words[1]}/{name}__0.npy", 64)
+        values += detector.score(features[:, None]).coarse.tolist()
+    assert saved["thresholds"]["videos"] == len(normal)
+    assert saved["thresholds"]["snippets"] == len(values)
+    assert detector.threshold == saved["thresholds"]["rates"]["0.05"]
+    assert (np.array(values) >= detector.threshold - 1e-6).mean() <= 0.05 + 2 / len(values)
+    assert f"{len(normal)} normal videos held out" in detector.threshold_from
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(length=st.integers(1, 80), ahead=st.integers(0, 31), data=st.data())
+def test_a_stream_s_scores_are_those_of_literal_windows(detector, length, ahead, data):
+    torch.manual_seed(length)
+    features = 10 * torch.nn.functional.normalize(torch.randn(length, 2, 64), dim=-1)
+    scores = detector.score_delayed(features, ahead)
+    t = data.draw(st.integers(0, length - 1))
+    end = min(t + ahead + 1, length)
+    start = max(0, end - detector.length)
+    window = detector.score(features[start:end])
+    assert np.allclose(scores.coarse[t], window.coarse[t - start], atol=1e-5)
+    assert np.allclose(scores.fine[t], window.fine[t - start], atol=1e-5)
+    features[end:] = 0  # what lies further ahead is not seen
+    assert np.allclose(detector.score_delayed(features, ahead).coarse[t], scores.coarse[t], atol=1e-5)
+
+
+def test_captions_are_quoted_with_segments(detector):
+    features = torch.randn(6, 1, 64)
+    found = detector.of_features(extracted(features))
+    detector.threshold, before = float(found.anomaly.min()), detector.threshold
+    try:
+        captions = VideoCaptions(96, 24, [Caption(16 * t, 16 * t + 16, f"sentence {t}") for t in range(6)])
+        [segment] = detector.of_features(extracted(features), captions).segments
+        assert segment.caption == f"sentence {found.anomaly.argmax()}"
+    finally:
+        detector.threshold = before
+
+
+def test_the_sample_says_so(run, tmp_path):
+    saved = checkpoint.load(run[0] / "best.pt")
+    saved["options"]["sample"] = True
+    checkpoint.save(tmp_path / "best.pt", saved)
+    assert "simulated features" in load_detector(tmp_path / "best.pt", rate=0.05).notes[0]
+
+
+def test_what_made_the_features_is_checked(run, tmp_path):
+    folder, words = run
+    clip = words[words.index("--clip") + 1]
+    notes = load_detector(folder / "best.pt", rate=0.05).notes
+    assert notes == ["The checkpoint does not say what made its features; clip.pt was taken."]
+    saved = checkpoint.load(folder / "best.pt")
+    about = {"encoder": {"name": "mine", "digest": "0" * 16, "width": 64}, "recipe": {"keep_aspect": True}}
+    checkpoint.save(tmp_path / "best.pt", saved | {"features": about})
+    with pytest.raises(BadInput, match=r"other weights than those that made the training features of .* \(mine\)"):
+        load_detector(tmp_path / "best.pt", rate=0.05)
+    about["encoder"]["digest"] = load_detector(folder / "best.pt", rate=0.05, encoder=clip).encoder.digest()
+    checkpoint.save(tmp_path / "best.pt", saved | {"features": about})
+    found = load_detector(tmp_path / "best.pt", rate=0.05)
+    assert not found.notes
+    assert found.recipe.keep_aspect
+
+
+def test_training_records_what_made_the_features(small_sample, tmp_path):
+    words = small_sample("xd")
+    root = tmp_path / "features"
+    root.symlink_to(words[1], target_is_directory=True)
+    about = {"encoder": {"name": "mine", "digest": "0" * 16, "width": 64}, "recipe": {"crops": 10, "keep_aspect": True}}
+    manifest = root / "extract.json"
+    try:
+        manifest.write_text(json.dumps({**about, "videos": {}}))
+        words[1] = str(root)
+        xd_train.main([*words, "--max-epoch", "1", "--output", str(tmp_path / "run")])
+    finally:
+        manifest.unlink()
+    assert checkpoint.load(tmp_path / "run" / "seed-1" / "best.pt")["features"] == about
+
+
+def test_checkpoints_that_do_not_fit(run, tmp_path):
+    folder, _ = run
+    saved = checkpoint.load(folder / "best.pt")
+    checkpoint.save(tmp_path / "last.pt", {key: value for key, value in saved.items() if key != "thresholds"})
+    with pytest.raises(BadInput, match=r"last.pt: no threshold for --false-positives 0.05, it has none.*--threshold 0.5"):
+        load_detector(tmp_path / "last.pt", rate=0.05)
+    assert load_detector(tmp_path / "last.pt", threshold=0.3).threshold == 0.3
+    checkpoint.save(tmp_path / "released.pt", saved["weights"])
+    with pytest.raises(BadInput, match="does not say which system"):
+        load_detector(tmp_path / "released.pt")
+    torch.manual_seed(1)
+    wide = openai_clip().model.CLIP(32, 32, 1, 64, 8, 77, 49408, 64, 1, 2)
+    torch.save(wide.state_dict(), tmp_path / "wide.pt")
+    with pytest.raises(BadInput, match=r"--encoder wide.pt: features of width 32, .*best.pt reads 64"):
+        load_detector(folder / "best.pt", rate=0.05, encoder=str(tmp_path / "wide.pt"))
+
+
+def test_a_video_file_from_end_to_end(detector, tmp_path):
+    path = make_video(tmp_path / "own.mp4", frames=50)
+    seen = []
+    found = detector.analyse(path, progress=lambda *parts: seen.append(parts))
+    assert (found.name, found.frames, found.size, len(found.anomaly)) == ("own", 50, (64, 48), 3)
+    assert found.times.tolist() == pytest.approx([0, 0.64, 1.28, 2.0])
+    assert seen[-1] == (path, 3, 3)
+    grey = [np.full((48, 64, 3), 4 * 16 * t, np.uint8) for t in range(3)]  # its frames 0, 16, 32, up to the codec's loss
+    features = detector.encode([detector.recipe.resize(picture) for picture in grey])
+    assert np.allclose(detector.score(features).coarse, found.scores.coarse, atol=0.02)
+    late = detector.analyse(path, latency=0.7)
+    assert np.allclose(late.scores.coarse, detector.score_delayed(detector_features(detector, path), 0).coarse, atol=1e-6)
+
+
+def detector_features(detector, path):
+    from utils.extraction import extract
+
+    [found] = extract([path], detector.encoder, detector.recipe, device="cpu")
+    return torch.from_numpy(found.features)
+
+
+@pytest.fixture(scope="module")
+def clip_file(small_clip, tmp_path_factory):
+    path = tmp_path_factory.mktemp("clip") / "clip.pt"
+    torch.save(small_clip.state_dict(), path)
+    return str(path)
+
+
+def test_by_text_alone_is_clip_s_own_classification(small_clip, clip_file):
+    detector = text_detector(clip_file, ["person  falling", "smoke"], device="cpu")
+    assert detector.classes == ("normal", "person falling", "smoke")
+    pictures = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.manual_seed(0))
+    features = CLIPEncoder(small_clip)(pictures)
+    scores = detector.score(features[:, None])
+    words = [*NORMAL, "a video of person falling", "a video of smoke"]
+    with torch.no_grad():
+        texts = small_clip.encode_text(openai_clip().tokenize(words))
+        texts = texts / texts.norm(dim=-1, keepdim=True)
+        images = features / features.norm(dim=-1, keepdim=True)
+        expected = (small_clip.logit_scale.exp() * images @ texts.T).softmax(-1).numpy()
+    assert np.allclose(scores.fine[:, 1:], expected[:, len(NORMAL) :], atol=1e-5)
+    assert np.allclose(scores.fine[:, 0], expected[:, : len(NORMAL)].sum(1), atol=1e-5)
+    assert np.allclose(scores.fine.sum(1), 1, atol=1e-5)
+    assert "without training" in detector.notes[0]
+    assert detector.recipe == Recipe(crops=1, size=32)
+
+
+@pytest.mark.parametrize("events", [["smoke", "Smoke"], [" "], ["normal"], ["word " * 90]])
+def test_events_that_make_no_sense(clip_file, events):
+    with pytest.raises(BadInput, match="--classes"):
+        text_detector(clip_file, events)
