@@ -12,6 +12,7 @@ segments, best first. A video that is done is not done again unless something wa
 """
 
 import argparse
+import glob
 import math
 import re
 import shlex
@@ -129,6 +130,13 @@ def make_detector(options):
     return detector
 
 
+def is_whole(target: Path, done: dict, options) -> bool:
+    """Whether all that the options ask for of a video lies beside its JSON `target`, whose content is `done`."""
+    clips = len(list(target.parent.glob(f"{glob.escape(target.stem)}.[0-9][0-9][0-9].*.mp4")))
+    copy = target.with_suffix(".mp4").is_file() or not options.video
+    return copy and (clips >= len(done["segments"]) or not options.clips) and not options.overwrite
+
+
 def analyse_files(detector, options, limits) -> None:
     """Analyse files and folders into --output. Raises BadInput at the end where some were broken."""
     from utils import annotate, export
@@ -144,7 +152,8 @@ def analyse_files(detector, options, limits) -> None:
     rows, broken = [], []
     for path, target in videos.items():
         try:
-            done = None if options.overwrite else export.read_done(target, detector, options.latency)
+            done = export.read_done(target, detector, options.latency, path)
+            done = done if done and is_whole(target, done, options) else None
             if done is None:
                 with export.progress_bar(path.name) as bar:
                     analysis = detector.analyse(

@@ -1,0 +1,180 @@
+"""demo.py as a user starts it: files and folders, a pipe, and everything that can be typed wrong."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import demo
+from tests.test_video import make_video
+from utils.errors import BadInput
+from utils.options import ROOT
+from utils.video import Video
+
+SHARED = Path(__file__).parents[2] / "shared" / "real"
+
+
+@pytest.fixture(scope="module")
+def clip_file(small_clip, tmp_path_factory):
+    path = tmp_path_factory.mktemp("clip") / "clip.pt"
+    torch.save(small_clip.state_dict(), path)
+    return str(path)
+
+
+@pytest.fixture
+def words(clip_file, tmp_path):
+    """A detector by text alone, whose threshold every snippet reaches, and an output folder."""
+    output = ["--output", str(tmp_path / "out")]
+    return ["--classes", "person falling", "smoke", "--clip", clip_file, "--device", "cpu", "--threshold", "0.001", *output]
+
+
+def test_a_video_becomes_a_table_json_csv_picture_and_an_annotated_copy(words, tmp_path, capsys):
+    video = make_video(tmp_path / "own.mp4", frames=50)
+    demo.main([str(video), *words, "--clips"])
+    out = tmp_path / "out"
+    clips = sorted(path.name for path in out.glob("own.0*.mp4"))
+    assert {path.name for path in out.iterdir()} - set(clips) == {f"own{end}" for end in (".json", ".csv", ".snippets.csv", ".png", ".mp4")}
+    found = json.loads((out / "own.json").read_text())
+    assert [found[key] for key in ("frames", "fps", "width", "height", "classes")] == [
+        50,
+        25,
+        64,
+        48,
+        ["normal", "person falling", "smoke"],
+    ]
+    assert len(found["snippets"]) == 3
+    [segment] = found["segments"]
+    assert (segment["start"], segment["end"]) == (0, 2)
+    assert segment["class"] in ("person falling", "smoke")
+    assert len(clips) == 1
+    with open(out / "own.csv", newline="") as file:
+        assert [row["class"] for row in csv.DictReader(file)] == [segment["class"]]
+    with Video(out / "own.mp4") as copy:
+        assert sum(1 for _ in copy.decode()) == 50
+    printed = capsys.readouterr()
+    assert segment["class"] in printed.out
+    assert "by their names alone" in printed.out
+    assert "--threshold" in printed.err
+    assert found["about"]["command"].startswith("python demo.py ")
+
+
+def test_a_folder_goes_on_where_it_was_and_names_the_broken_ones(words, tmp_path, capsys):
+    videos = tmp_path / "videos"
+    (videos / "night").mkdir(parents=True)
+    make_video(videos / "a.mp4", frames=20)
+    make_video(videos / "night" / "b.mp4", frames=40)
+    (videos / "c.mp4").write_bytes(b"no video at all")
+    with pytest.raises(BadInput, match=r"1 of 3 videos are broken \(.*c\.mp4\)"):
+        demo.main([str(videos), *words, "--no-video"])
+    out = tmp_path / "out"
+    first = {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
+    assert {str(path.relative_to(out)) for path in first} == {"a.json", "night/b.json"}
+    with open(out / "segments.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {Path(row["video"]).name for row in rows} == {"a.mp4", "b.mp4"}
+    assert [float(row["score"]) for row in rows] == sorted((float(row["score"]) for row in rows), reverse=True)
+    assert "c.mp4" in capsys.readouterr().err
+    make_video(videos / "c.mp4", frames=20)
+    demo.main([str(videos), *words, "--no-video"])
+    assert capsys.readouterr().out.count("done before") == 2
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+    assert (out / "c.json").is_file()
+    demo.main([str(videos / "a.mp4"), *words, "--no-video", "--threshold", "0.9"])  # another threshold: not the same any more
+    assert json.loads((out / "a.json").read_text())["threshold"] == 0.9
+
+
+def test_what_an_earlier_run_lacks_is_made(words, tmp_path):
+    video = make_video(tmp_path / "own.mp4", frames=20)
+    demo.main([str(video), *words, "--no-video"])
+    assert not (tmp_path / "out" / "own.mp4").exists()
+    demo.main([str(video), *words])
+    assert (tmp_path / "out" / "own.mp4").is_file()
+    demo.main([str(video), *words, "--clips"])
+    assert len(list((tmp_path / "out").glob("own.001.*.mp4"))) == 1
+
+
+def test_a_file_with_a_latency_is_scored_as_a_stream(words, tmp_path):
+    video = make_video(tmp_path / "own.mp4", frames=50)
+    demo.main([str(video), *words, "--latency", "2", "--no-video"])
+    assert json.loads((tmp_path / "out" / "own.json").read_text())["about"]["latency"] == 2
+
+
+def test_a_pipe_gives_one_line_per_snippet(words, tmp_path):
+    video = make_video(tmp_path / "own.ts", frames=50, form="mpegts")
+    with open(video, "rb") as file:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "demo.py"), "-", *words], stdin=file, capture_output=True, text=True, timeout=120, cwd=tmp_path
+        )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["number"] for line in lines if line["type"] == "snippet"] == [0, 1, 2]
+    assert [line["state"] for line in lines if line["type"] == "event"] == ["start", "end"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ([], "nothing to look at"),
+        (["a.mp4", "rtsp://camera/1"], "a stream goes alone"),
+        (
+            ["a.mp4", "--classes", "smoke", "--checkpoint", "best.pt"],
+            "--classes: is by text alone, --checkpoint is of a trained checkpoint",
+        ),
+        (["a.mp4", "--normal", "calm"], "--normal"),
+        (["a.mp4", "--threshold", "2"], "expected a score from 0 to 1"),
+        (["a.mp4", "--latency", "-1"], "--latency -1.0: expected a number above 0"),
+        (["a.mp4", "--max-pixels", "0"], "--max-pixels 0"),
+        (["0", "--web"], "--web: found 0; expected no source, or one folder"),
+        (["absent.mp4", "--classes", "smoke", "--clip", "absent.pt"], "--clip absent.pt: no such file"),
+        (["absent.mp4", "--checkpoint", "absent.pt"], "absent.pt: no such checkpoint"),
+    ],
+)
+def test_what_makes_no_sense_is_said_in_one_line(typed, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput) as caught:
+        demo.main([*typed, "--output", str(tmp_path / "out")])
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_video_is_named(words):
+    with pytest.raises(BadInput, match=r"absent\.mp4: no such file or folder"):
+        demo.main(["absent.mp4", *words])
+
+
+def test_a_file_whose_name_looks_like_a_webcam_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert demo.is_stream("0")
+    (tmp_path / "0").touch()
+    assert not demo.is_stream("0")
+    assert demo.is_stream("-")
+    assert demo.is_stream("rtsp://camera/stream")
+    assert not demo.is_stream("clips/http.mp4")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.exists(), reason="../shared/real is not here")
+def test_real_videos_with_the_sample_s_checkpoint(tmp_path):
+    """What the README's first lines do: train on the sample, then look at one's own videos; from another folder."""
+    env = os.environ | {"HF_HUB_OFFLINE": "1"}
+    run = [sys.executable, str(ROOT / "xd_train.py"), "--max-epoch", "1", "--output", str(tmp_path / "run")]
+    subprocess.run(run, check=True, capture_output=True, cwd=tmp_path, env=env)
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for path in (SHARED / "videos").glob("*.mp4"):
+        shutil.copy(path, videos)
+    command = [sys.executable, str(ROOT / "demo.py"), "videos", "--checkpoint", "run/seed-1/best.pt", "--output", "out", "--no-video"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "its scores say nothing about this video" in done.stderr
+    names = {path.stem for path in videos.iterdir()}
+    assert {path.stem for path in (tmp_path / "out").glob("*.png")} == names
+    for path in (tmp_path / "out").glob("*.json"):
+        found = json.loads(path.read_text())
+        assert len(found["snippets"]) == found["frames"] // 16
