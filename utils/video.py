@@ -116,11 +116,13 @@ class Video:
             if self.frames - self.decoded > max(LOST_FRAMES, LOST * self.frames):
                 raise self._wrong(f"only {self.decoded:,} frames", f"{self.frames:,} as its header says: it is cut or damaged")
         elif self._seconds and self.fps:
-            start = float((self._stream.start_time or 0) * (self._stream.time_base or 0))
-            lost = self._seconds - (self._end - start + 1 / self.fps)
+            lost = self._seconds - (self._end - self._start() + 1 / self.fps)
             if lost > max(LOST_FRAMES / self.fps, LOST * self._seconds):
-                found = f"its last frame is at {self._end - start:.1f} s"
+                found = f"its last frame is at {self._end - self._start():.1f} s"
                 raise self._wrong(found, f"{self._seconds:.1f} s as its header says: it is cut or damaged")
+
+    def _start(self) -> float:
+        return float((self._stream.start_time or 0) * (self._stream.time_base or 0))
 
     def _promised_seconds(self) -> float | None:
         stream, container = self._stream, self._container
@@ -128,9 +130,12 @@ class Video:
             return float(stream.duration * stream.time_base)
         try:  # Matroska: a tag "00:01:02.500000000"
             hours, minutes, seconds = map(float, stream.metadata["DURATION"].split(":"))
-            return 3600 * hours + 60 * minutes + seconds
+            seconds += 3600 * hours + 60 * minutes
         except (KeyError, ValueError):  # the file's own duration may be that of its sound
-            return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
+            seconds = container.duration / 1e6 if container.duration and len(container.streams) == 1 else 0
+        if "matroska" in container.format.name:  # counts from 0, wherever the first frame is
+            seconds -= max(self._start(), 0)
+        return seconds if seconds > 0 else None
 
     def _wrong(self, found: str, expected: str) -> BrokenVideo:
         return BrokenVideo(f"{self._name}: {found}; expected {expected}; {NEXT}")
