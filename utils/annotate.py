@@ -171,29 +171,40 @@ class Annotated:
         self.layout = overlay.arrange(tuple(job["size"]), self.job["notes"], self.pen)
         self.scaler = Scaler(first, self.layout.picture)
         self.played, waiting = map(self.scaler.planes, overlay.draw_strip(self.layout, self.job, self.pen))
-        (width, height), self.top = self.layout.size, self.layout.picture[1]
-        self.flat = np.full((height * 3 // 2, width), 128, np.uint8)
+        width, height = self.layout.size
+        self.flat = np.empty((height * 3 // 2, width), np.uint8)
         self.canvas = split(self.flat)
-        self.canvas[0][:] = 16  # black
-        paste(self.canvas, waiting, 0, self.top)
+        self._blacken()
+        paste(self.canvas, waiting, 0, self.layout.ground)
         self.starts, self.cursor, self.header, self.label = [one["start"] for one in self.job["segments"]], 0, None, (None, None)
 
     def __call__(self, frame, seconds: float) -> np.ndarray:
-        paste(self.canvas, self.scaler(frame), self.layout.left, 0)
+        """(3/2 H, W): the same array each time."""
+        if self.layout.place != (0, 0):
+            self._blacken()  # the class name may have reached beyond the picture
+        paste(self.canvas, self.scaler(frame), *self.layout.place)
         number = bisect.bisect_right(self.starts, seconds + SLACK) - 1
         running = number >= 0 and seconds < self.job["segments"][number]["end"] - SLACK
         self._move_cursor(seconds)
         self._write_header(seconds, running)
         if running:
-            one, (width, height) = self.job["segments"][number], self.layout.picture
-            if self.label[0] != number:
-                self.label = number, self.scaler.planes(overlay.draw_label(self.layout, one["label"], one["score"], self.pen))
-            colour, line = [plane[0, 0] for plane in self.label[1]], even(self.layout.font / 4)
-            for plane, value, share in zip(self.canvas, colour, (1, 2, 2), strict=True):
-                picture, thick = plane[: height // share, self.layout.left // share :][:, : width // share], line // share
-                picture[:thick], picture[-thick:], picture[:, :thick], picture[:, -thick:] = value, value, value, value
-            paste(self.canvas, self.label[1], self.layout.left, 0)
+            self._name(number)
         return self.flat
+
+    def _blacken(self) -> None:
+        for plane, value, share in zip(self.canvas, (16, 128, 128), (1, 2, 2), strict=True):
+            plane[: self.layout.ground // share] = value
+
+    def _name(self, number: int) -> None:
+        """A frame around the picture and its class name: segment `number` is running."""
+        if self.label[0] != number:
+            one = self.job["segments"][number]
+            self.label = number, self.scaler.planes(overlay.draw_label(self.layout, one["label"], one["score"], self.pen))
+        for plane, name, share in zip(self.canvas, self.label[1], (1, 2, 2), strict=True):
+            (left, top), (width, height) = ([value // share for value in pair] for pair in (self.layout.place, self.layout.picture))
+            picture, line = plane[top : top + height, left : left + width], even(self.layout.font / 4) // share
+            picture[:line], picture[-line:], picture[:, :line], picture[:, -line:] = (name[0, 0],) * 4
+        paste(self.canvas, self.label[1], 0, 0)
 
     def _move_cursor(self, seconds: float) -> None:
         """What has been played is uncovered up to the cursor, which runs over the curve."""
@@ -201,8 +212,8 @@ class Annotated:
         x = 2 * int(overlay.x_of(self.layout, seconds, self.job["times"][-1]) / 2)
         for plane, played, share, white in zip(self.canvas, self.played, (1, 2, 2), (235, 128, 128), strict=True):
             start, stop, header = self.cursor // share, (x + 2) // share, self.layout.header // share
-            plane[self.top // share + header :, start:stop] = played[header:, start:stop]
-            plane[(self.top + top) // share : (self.top + bottom) // share, x // share : stop] = white
+            plane[self.layout.ground // share + header :, start:stop] = played[header:, start:stop]
+            plane[(self.layout.ground + top) // share : (self.layout.ground + bottom) // share, x // share : stop] = white
         self.cursor = x
 
     def _write_header(self, seconds: float, running: bool) -> None:
@@ -211,7 +222,7 @@ class Annotated:
         if shown != self.header:
             self.header = shown
             drawn = overlay.draw_header(self.layout, shown[0], self.job["times"][-1], shown[1], running, self.pen)
-            paste(self.canvas, self.scaler.planes(drawn), 0, self.top)
+            paste(self.canvas, self.scaler.planes(drawn), 0, self.layout.ground)
 
 
 def work(job: dict, report: Callable[..., None]) -> None:

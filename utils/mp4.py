@@ -15,27 +15,29 @@ ENCODER = {"preset": "veryfast", "crf": "23", "bf": "0", "g": "60"}  # no B-fram
 
 
 class Scaler:
-    """Decoded frames -> their upright planes (y, u, v) of yuv420p at one size, whatever the first frame's size and rotation are."""
+    """Decoded frames -> their upright planes (y, u, v) of yuv420p at one size, for videos whose first frame is `first`."""
 
     def __init__(self, first, size: tuple[int, int]):
-        from av.video.reformatter import ColorRange, VideoReformatter
+        from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
-        self.turns, self.size = round(first.rotation / 90) % 4, size
+        self.turns = round(first.rotation / 90) % 4
         width, height = size if self.turns % 2 == 0 else size[::-1]
-        self.reformatter = VideoReformatter()  # kept, with one thread: several cost more than they save on pictures of this size
-        self.options = {"width": width, "height": height, "format": "yuv420p", "interpolation": "BICUBIC", "threads": 1}
-        self.options["dst_color_range"] = ColorRange.MPEG
+        self.frames, self.drawn = VideoReformatter(), VideoReformatter()  # kept: making one takes longer than using it
+        # One thread: several cost more than they save on pictures of this size.
+        shared = {"format": "yuv420p", "dst_color_range": ColorRange.MPEG, "threads": 1}
+        matrix = Colorspace.ITU709 if colours(first)[1] == 1 else Colorspace.ITU601
+        self.to_planes = shared | {"dst_colorspace": matrix}
+        self.to_size = (self.to_planes if first.format.is_rgb else shared) | {"width": width, "height": height, "interpolation": "BICUBIC"}
 
     def __call__(self, frame) -> list[np.ndarray]:
-        return [np.rot90(plane, self.turns) for plane in split(self.reformatter.reformat(frame, **self.options).to_ndarray())]
+        return [np.rot90(plane, self.turns) for plane in split(self.frames.reformat(frame, **self.to_size).to_ndarray())]
 
     def planes(self, picture: np.ndarray) -> list[np.ndarray]:
         """Of a drawn picture (h, w, 3) uint8 RGB."""
         import av
 
-        size = {"width": picture.shape[1], "height": picture.shape[0]}
-        options = {**self.options, **size}
-        return split(self.reformatter.reformat(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24"), **options).to_ndarray())
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")
+        return split(self.drawn.reformat(frame, **self.to_planes).to_ndarray())
 
 
 def split(flat: np.ndarray) -> list[np.ndarray]:

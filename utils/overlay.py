@@ -22,18 +22,19 @@ FINE = 3  # the curve is drawn so many times larger, for smooth edges
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things are in a frame of `size`: the picture of size `picture` at (left, 0), below it the strip with the curve."""
+    """Where things are in a frame of `size`: the picture, of size `picture`, at `place`; below `ground` pixels the strip with the curve."""
 
     size: tuple[int, int]
     picture: tuple[int, int]
-    left: int
+    place: tuple[int, int]
+    ground: int
     font: int
     axis: tuple[int, int, int, int]  # x of 0 s, x of the end, y (in the strip) of score 1, y of score 0
     notes: tuple[str, ...]  # lines
 
     @property
     def strip(self) -> tuple[int, int]:
-        return self.size[0], self.size[1] - self.picture[1]
+        return self.size[0], self.size[1] - self.ground
 
     @property
     def header(self) -> int:
@@ -57,7 +58,9 @@ def arrange(size: tuple[int, int], notes: str, pen: "Pen") -> Layout:
     scale = min(scale, (LONGEST - strip) / size[1])  # the strip belongs to the longer side of a tall picture
     picture = even(size[0] * scale), even(size[1] * scale)
     axis = (font // 2, width - even(6.4 * font), header + font // 3, header + curve)
-    return Layout((width, picture[1] + strip), picture, 2 * ((width - picture[0]) // 4), font, axis, tuple(lines))
+    ground = max(picture[1], even(2.6 * font))  # of a mere strip of a video: what the class name needs
+    place = 2 * ((width - picture[0]) // 4), 2 * ((ground - picture[1]) // 4)
+    return Layout((width, ground + strip), picture, place, ground, font, axis, tuple(lines))
 
 
 def clock(seconds: float, decimals: int = 0) -> str:
@@ -167,11 +170,12 @@ def draw_strip(layout: Layout, job: dict, pen: Pen) -> tuple[np.ndarray, np.ndar
     for start, stop in bars:
         draw.rectangle((start, bottom + 3, max(start + 1, stop - 1), bottom + 3 + font // 3), VERMILLION)
     labels = [one["label"] for one in job["segments"]]
-    widths = [pen.width(label, font) for label in labels]
+    shown = [pen.cut(label, font, 0.4 * width) for label in labels]
+    widths = [pen.font(label, font).getlength(cut) for label, cut in zip(labels, shown, strict=True)]
     order = sorted(range(len(labels)), key=lambda number: -job["segments"][number]["score"])
     placed = fit([(start + stop) / 2 for start, stop in bars], widths, left, width - font // 2, order, font)
     for number, x in placed.items():
-        pen.write(draw, (x, bottom + 0.55 * font), labels[number], font, WHITE)
+        pen.write(draw, (x, bottom + 0.55 * font), labels[number], font, WHITE, shown=shown[number])
     for row, line in enumerate(layout.notes):
         pen.write(draw, (left, bottom + (2.4 + 1.35 * row) * font), job["notes"], font, AMBER, shown=line)
     waiting = image.copy()
@@ -229,7 +233,7 @@ def draw_header(layout: Layout, seconds: float, end: float, score: float, runnin
 def draw_label(layout: Layout, label: str, score: float, pen: Pen) -> np.ndarray:
     """(h, w, 3) uint8: the box over the picture that names a running segment's class; long names are cut, the score is not."""
     font, number = round(1.3 * layout.font), f" · peak {score:.2f}"
-    space = layout.picture[0] - 2 * font - pen.width(number, font)
+    space = layout.size[0] - 2 * font - pen.width(number, font)
     shown = pen.cut(label, font, space)
     width = pen.font(label, font).getlength(shown)
     image = Image.new("RGB", (even(width + pen.width(number, font) + font), even(1.8 * font)), VERMILLION)

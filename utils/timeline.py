@@ -44,8 +44,10 @@ class Sheet:
     def write(self, x: float, row: str, below: float, text: str, **more) -> None:
         """x from the left, `below` from the row's top, in inches."""
         family = list(dict.fromkeys([DEFAULT, font_for(text)[0]]))
-        style = {"fontsize": 7.5, "va": "top", "parse_math": False, "fontfamily": family}
-        self.figure.text(x / WIDTH, (self.tops[row] - below) / self.height, text, **style | more)
+        style = {"fontsize": 7.5, "va": "top", "parse_math": False, "fontfamily": family} | more
+        if len(family) > 1:
+            style["weight"] = "normal"  # of these fonts one weight is known
+        self.figure.text(x / WIDTH, (self.tops[row] - below) / self.height, text, **style)
 
     def x(self, seconds: float) -> float:
         """Inches from the left end of the time axis."""

@@ -1,0 +1,451 @@
+"""utils/annotate.py: copies and clips that play everywhere, at the video's own times, from a process that does not outlive its caller."""
+
+import pickle
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_video import SHARED, cut, make_video, with_a_hole
+
+from utils import annotate, overlay
+from utils.analysis import Analysis, find_segments
+from utils.annotate import cut_clips, file_name
+from utils.decoder import Limits
+from utils.errors import BadInput
+from utils.fonts import font_for
+from utils.scores import Scores
+from utils.video import BrokenVideo, Video, to_rgb
+
+CLASSES = ("normal", "Fighting", "Robbery")
+VERMILLION = np.array([0xD5, 0x5E, 0x00])
+
+
+def analyse(path, scores=None, *, threshold=0.5, notes=(), classes=CLASSES):
+    """An Analysis of a video with these scores, one per 16 frames; by itself the middle third is anomalous."""
+    with Video(path) as video:
+        stamps, size = [], None
+        for frame in video.decode():
+            stamps.append(frame.time)
+            size = to_rgb(frame).shape[1::-1]
+        step = 1 / (video.fps or 25)
+    stamps = np.maximum.accumulate(np.array(stamps) - stamps[0])
+    rows = max(1, len(stamps) // 16)
+    times = np.append(stamps[: 16 * rows : 16], stamps[-1] + step)
+    if scores is None:
+        scores = np.where(np.arange(rows) % max(3, rows) * 3 // max(3, rows) == 1, 0.9, 0.1)
+    fine = np.tile([0.2, 0.5, 0.3], (rows, 1)) if len(classes) == 3 else np.full((rows, len(classes)), 1 / len(classes))
+    parts = Scores(np.asarray(scores, float)[:rows], fine)
+    segments = find_segments(parts, times, classes, threshold)
+    about = dict(threshold=threshold, threshold_from="--threshold", segments=segments, notes=list(notes))
+    return Analysis(Path(path), Path(path).stem, len(stamps), video.fps, size, times, parts, classes, **about)
+
+
+def read(path):
+    """Frames (H, W, 3), their times, and what the header says."""
+    import av
+
+    with av.open(str(path)) as file:
+        stream = file.streams.video[0]
+        context = stream.codec_context
+        head = {"codec": context.name, "format": context.pix_fmt, "size": (context.width, context.height), "start": stream.start_time}
+        head |= {"seconds": float(stream.duration * stream.time_base), "range": context.color_range, "streams": len(file.streams)}
+        frames = list(file.decode(video=0))
+        return [frame.to_ndarray(format="rgb24") for frame in frames], np.array([frame.time for frame in frames]), head
+
+
+def grey(size):
+    """A picture(number) for make_video, of more than 64 frames."""
+    return lambda number: np.full((size[1], size[0], 3), number % 250, np.uint8)
+
+
+def silent(*_):
+    pass
+
+
+def variable(path, times):
+    """A video whose frames lie at `times` (seconds)."""
+    import av
+
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=25, options={"bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, seconds in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(np.full((240, 320, 3), 4 * number % 250, np.uint8), "rgb24")
+            frame.pts, frame.time_base, frame.duration = round(1000 * seconds), Fraction(1, 1000), 20
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+def second_stream(path):
+    """The first stream is 64 × 48, the second one larger."""
+    import av
+
+    with av.open(str(path), "w") as file:
+        streams = [file.add_stream("libx264", rate=25) for _ in range(2)]
+        for stream, (width, height) in zip(streams, ((64, 48), (320, 240)), strict=True):
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for _ in range(20):
+            for stream in streams:
+                picture = np.full((stream.height, stream.width, 3), 90, np.uint8)
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        for stream in streams:
+            file.mux(stream.encode())
+    return path
+
+
+def growing(path):
+    parts = [make_video(path.with_name(f"{width}.ts"), 20, (width, 48), form="mpegts").read_bytes() for width in (64, 128)]
+    path.write_bytes(b"".join(parts))
+    return path
+
+
+rng = np.random.default_rng(0)
+KINDS = {
+    "plain.mp4": lambda path: make_video(path, 50),
+    "odd.mkv": lambda path: make_video(path, 20, (65, 47), codec="ffv1"),
+    "turned.mp4": lambda path: make_video(path, 20, rotation=90),
+    "upside.mp4": lambda path: make_video(path, 20, rotation=180),
+    "one.mp4": lambda path: make_video(path, 1),
+    "late.mp4": lambda path: make_video(path, delay=10, container={"avoid_negative_ts": "disabled"}),
+    "variable.mp4": lambda path: variable(path, np.cumsum([*rng.choice([0.02, 0.04, 0.1, 1.7], 60), 0.04])),
+    "fast.mkv": lambda path: variable(path, np.arange(90) / 240),
+    "two.mp4": second_stream,
+    "growing.ts": growing,
+    "endless.mkv": lambda path: make_video(path, 20, container={"live": "1"}),
+    "wide.mp4": lambda path: make_video(path, 20, (1920, 32)),
+    "high.mp4": lambda path: make_video(path, 20, (16, 1600)),
+    "录像 %s:b#1=.mp4": lambda path: make_video(path, 20),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_copy_has_every_frame_at_its_time(tmp_path, name):
+    source, target = KINDS[name](tmp_path / name), tmp_path / "out" / "copy.mp4"
+    analysis, told = analyse(source, notes=["A note."]), []
+    annotate.annotate(analysis, target, progress=lambda done, total: told.append((done, total)))
+    with Video(source) as video:
+        stamps = np.array([frame.time for frame in video.decode()])
+    _, times, head = read(target)
+    assert (head["codec"], head["format"], head["start"], head["streams"]) == ("h264", "yuv420p", 0, 1)
+    assert not any(side % 2 for side in head["size"])
+    assert max(head["size"]) <= overlay.LONGEST
+    stamps = np.maximum.accumulate(stamps - stamps[0])  # growing.ts begins anew in the middle
+    np.testing.assert_allclose(times, stamps, atol=3e-4)
+    assert (np.diff(times) > 0).all()
+    assert head["seconds"] == pytest.approx(analysis.seconds, abs=2e-3)  # MP4 keeps it in milliseconds
+    content = target.read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")  # a browser plays before it has the whole file
+    assert told[-1] == (analysis.frames, analysis.frames)
+    assert sorted(path.name for path in target.parent.iterdir()) == ["copy.mp4"]
+
+
+@pytest.mark.parametrize("rotation", [None, 90, -90, 180])
+def test_the_picture_is_the_upright_video(tmp_path, rotation):
+    def picture(number):
+        image = np.full((240, 320, 3), 60, np.uint8)
+        image[:120, :160], image[:120, 160:] = (200, 40, 40), (40, 200, 40)
+        return image
+
+    path = make_video(tmp_path / "a.mp4", 32, (320, 240), rotation=rotation, picture=picture)
+    annotate.annotate(analyse(path, [0.1, 0.1]), tmp_path / "copy.mp4", progress=silent)
+    with Video(path) as video:
+        expected = to_rgb(next(iter(video.decode())))
+    height, width, _ = expected.shape
+    shown = read(tmp_path / "copy.mp4")[0][20][: 2 * height]  # twice as large, and nothing over it
+    assert shown.shape[1] == 2 * width
+    assert np.abs(shown[::2, ::2].astype(int) - expected).mean() < 4
+
+
+@pytest.mark.parametrize(
+    ("codec", "form", "more"),
+    [
+        ("libx264", "yuv420p", {}),
+        ("libx264", "yuv420p", {"colorspace": 1}),
+        ("libx264", "yuvj420p", {}),
+        ("libx264", "yuv420p10le", {}),
+        ("libx264", "yuv444p", {}),
+        ("libx264rgb", "rgb24", {}),
+        ("mjpeg", "yuvj420p", {"color_range": 2}),
+        ("ffv1", "gray", {}),
+    ],
+)
+def test_colours_stay(tmp_path, codec, form, more):
+    import av
+
+    path, size = tmp_path / "a.mkv", (320, 240)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=25)
+        (stream.width, stream.height), stream.pix_fmt = size, form
+        for key, value in more.items():
+            setattr(stream.codec_context, key, value)
+        picture = av.VideoFrame.from_ndarray(np.full((240, 320, 3), (200, 60, 40), np.uint8), "rgb24")
+        options = {"dst_colorspace": more.get("colorspace"), "dst_color_range": more.get("color_range")}
+        for _ in range(16):
+            file.mux(stream.encode(picture.reformat(format=form, **options)))
+        file.mux(stream.encode())
+    annotate.annotate(analyse(path, [0.1]), tmp_path / "copy.mp4", progress=silent)
+    pictures, _, head = read(tmp_path / "copy.mp4")
+    with Video(path) as video:
+        expected = to_rgb(next(iter(video.decode())))[100, 100]
+    assert np.abs(pictures[8][200, 200].astype(int) - expected).max() <= 6
+    assert head["range"] == 1
+
+
+def cursor(picture, ground):
+    """The column of the white line in the strip below `ground`, from the left."""
+    return int(picture[ground + 40 : ground + 70].mean((0, 2)).argmax())
+
+
+def test_the_cursor_runs_and_the_class_is_named_while_its_segment_runs(tmp_path):
+    analysis = analyse(make_video(tmp_path / "a.mp4", 96, (640, 480), picture=grey((640, 480))), [0.1, 0.1, 0.9, 0.8, 0.1, 0.1])
+    annotate.annotate(analysis, tmp_path / "copy.mp4", progress=silent)
+    pictures, times, _ = read(tmp_path / "copy.mp4")
+    named = [np.abs(picture[4, 100].astype(int) - VERMILLION).max() < 30 for picture in pictures]
+    assert named == [32 <= number < 64 for number in range(96)]
+    layout = overlay.arrange((640, 480), "", overlay.Pen({"": font_for("")[1]}))
+    places = [cursor(picture, 480) for picture in pictures]
+    expected = [overlay.x_of(layout, seconds, analysis.seconds) for seconds in times]
+    assert np.abs(np.subtract(places, expected)).max() <= 3
+
+
+def job_of(analysis):
+    """What `annotate` hands to the child process."""
+    kept = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(annotate, "_run", lambda job, *_: kept.update(job))
+        patch.setattr("os.replace", silent)
+        annotate.annotate(analysis, Path("/tmp/copy.mp4"))
+    return kept | {"size": analysis.size}
+
+
+@pytest.mark.parametrize("size", [(320, 240), (16, 1200), (1200, 12)])
+def test_drawing_what_has_changed_is_drawing_all(tmp_path, size):
+    path = make_video(tmp_path / "a.mp4", 96, size, picture=grey(size))
+    job = job_of(analyse(path, [0.1, 0.7, 0.9, 0.1, 0.6, 0.1], notes=["A note of some length, that takes a line or two."] * 4))
+    with Video(path) as video:
+        frames = list(video.decode())
+    kept = annotate.Annotated(frames[0], job)
+    seen = set()
+    for frame in frames[::4]:
+        drawn = kept(frame, frame.time)
+        assert np.array_equal(drawn, annotate.Annotated(frames[0], job)(frame, frame.time))
+        seen.add(drawn.tobytes())
+    assert len(seen) == 24  # something moves
+
+
+def numbers(path):
+    """Of frames of make_video: which they are."""
+    return [round(picture.mean() / 4) for picture in read(path)[0]]
+
+
+def test_clips_hold_exactly_their_frames(tmp_path):
+    analysis = analyse(make_video(tmp_path / "a.mp4", 60), [0.9, 0.1, 0.1], classes=CLASSES)
+    analysis.segments += [analysis.segments[0]._replace(first=2, last=3, start=1.28, end=2.4, label="a/b 打架 " + "x" * 300)]
+    paths = cut_clips(analysis, tmp_path / "clips", margin=0.2, progress=silent)
+    assert [path.name for path in paths] == ["a.001.Fighting.mp4", f"a.002.a_b_打架_{'x' * 49}.mp4"]
+    assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == [path.name for path in paths]
+    assert numbers(paths[0]) == list(range(21))  # 0 s to 0.64 + 0.2 s
+    assert numbers(paths[1]) == list(range(27, 60))  # 1.08 s to the end
+    for path, seconds in zip(paths, (0.84, 1.32), strict=True):
+        _, times, head = read(path)
+        assert (head["codec"], head["format"], head["size"]) == ("h264", "yuv420p", (64, 48))
+        np.testing.assert_allclose(times, np.arange(len(times)) / 25, atol=2e-5)
+        assert head["seconds"] == pytest.approx(seconds, abs=2e-3)
+
+
+def test_clips_may_overlap(tmp_path):
+    analysis = analyse(make_video(tmp_path / "a.mp4", 60), [0.9, 0.1, 0.1])
+    analysis.segments = [analysis.segments[0]._replace(start=start / 25, end=(start + 10) / 25) for start in range(0, 50, 5)]
+    paths = cut_clips(analysis, tmp_path, margin=0.4, progress=silent)
+    assert [numbers(path) for path in paths] == [list(range(max(0, start - 10), min(60, start + 20))) for start in range(0, 50, 5)]
+
+
+def test_without_segments_there_are_no_clips(tmp_path):
+    assert cut_clips(analyse(make_video(tmp_path / "a.mp4"), [0.1] * 3), tmp_path / "clips") == []
+    assert not (tmp_path / "clips").exists()
+
+
+@pytest.mark.parametrize("margin", [-1, float("nan"), float("inf")])
+def test_a_margin_is_a_length(tmp_path, margin):
+    with pytest.raises(BadInput, match="margin"):
+        cut_clips(analyse(make_video(tmp_path / "a.mp4")), tmp_path, margin=margin)
+
+
+def test_another_video_than_the_analysed_one_is_noticed(tmp_path):
+    analysis = analyse(make_video(tmp_path / "a.mp4"))
+    analysis.segments = [analysis.segments[0]._replace(start=60.0, end=61.0)]
+    with pytest.raises(BrokenVideo, match=r"a\.mp4: no frame from 59\.00"):
+        cut_clips(analysis, tmp_path / "clips", progress=silent)
+    assert not list((tmp_path / "clips").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [("Fighting", "Fighting"), ("../../x", "x"), ("a b", "a_b"), ("", "segment"), ("\ud800", "segment"), ("打" * 30, "打" * 20)],
+)
+def test_a_class_name_as_a_file_name(label, expected):
+    assert file_name(label) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "said"),
+    [
+        ("cut.mp4", lambda path: cut(path, 0.7, container={"movflags": "faststart"}), "50 as its header says"),
+        ("holed.mp4", with_a_hole, "damaged or too large frames beside"),
+        ("text.mp4", lambda path: path.write_text("a man walks"), "cannot be opened"),
+        ("missing.mp4", lambda path: path.unlink(), "no such video file"),
+    ],
+)
+@pytest.mark.parametrize("clips", [False, True])
+def test_a_broken_video_is_named_and_leaves_nothing(tmp_path, name, make, said, clips):
+    analysis = analyse(make_video(tmp_path / name))
+    make(tmp_path / name)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "copy.mp4").write_text("older")
+    with pytest.raises(BrokenVideo, match=said) as error:
+        cut_clips(analysis, tmp_path / "out") if clips else annotate.annotate(analysis, tmp_path / "out" / "copy.mp4")
+    assert str(error.value).startswith(f"{tmp_path / name}: ")
+    assert [path.read_text() for path in (tmp_path / "out").iterdir()] == ["older"]
+
+
+@pytest.fixture
+def children(monkeypatch):
+    """The processes that are started."""
+    started = []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, *words, **more):
+            super().__init__(*words, **more)
+            started.append(self)
+
+    monkeypatch.setattr(annotate.subprocess, "Popen", Popen)
+    return started
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        (Limits(timeout=0.05), "ran longer than 0.05 s"),
+        (Limits(memory=1 << 20), "cannot be decoded|does not fit|died"),
+        (Limits(max_seconds=1.0), "longer than 1 s"),
+        (Limits(max_pixels=1000), "3072|64 × 48 pixels"),
+    ],
+)
+def test_limits_end_it(tmp_path, children, limits, said):
+    with pytest.raises(BrokenVideo, match=said):
+        annotate.annotate(analyse(make_video(tmp_path / "a.mp4")), tmp_path / "out" / "copy.mp4", limits=limits)
+    assert [child.poll() is not None for child in children] == [True]
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_interrupt_kills_the_child(tmp_path, children):
+    def interrupt(done, total):
+        assert children[0].poll() is None
+        raise KeyboardInterrupt
+
+    analysis = analyse(make_video(tmp_path / "a.mp4", 250, (640, 480), picture=grey((640, 480))))
+    with pytest.raises(KeyboardInterrupt):
+        annotate.annotate(analysis, tmp_path / "out" / "copy.mp4", progress=interrupt)
+    assert children[0].poll() == -9
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
+def test_the_child_does_not_outlive_a_killed_caller(tmp_path):
+    analysis = analyse(make_video(tmp_path / "a.mp4", 400, (640, 480), picture=grey((640, 480))))
+    program = (
+        "import pickle, sys\nfrom utils import annotate\nanalysis = pickle.load(sys.stdin.buffer)\n"
+        "annotate.annotate(analysis, sys.argv[1], progress=lambda *_: print('running', flush=True))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "copy.mp4")]
+    with subprocess.Popen(command, cwd=annotate.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as caller:
+        caller.stdin.write(pickle.dumps(analysis))
+        caller.stdin.close()
+        assert caller.stdout.readline() == b"running\n"
+        child = Path(f"/proc/{caller.pid}/task/{caller.pid}/children").read_text().split()
+        assert len(child) == 1
+        caller.kill()
+    for _ in range(100):
+        status = Path(f"/proc/{child[0]}/status")
+        if not status.exists() or "State:\tZ" in status.read_text():
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the child goes on")
+    assert not (tmp_path / "copy.mp4").exists()
+
+
+def test_a_bug_in_the_child_shows_its_traceback(tmp_path):
+    analysis = analyse(make_video(tmp_path / "a.mp4"))
+    analysis.threshold = "high"
+    with pytest.raises(RuntimeError, match=r"(?s)exit code 1:.*Traceback.*TypeError"):
+        annotate.annotate(analysis, tmp_path / "copy.mp4", progress=silent)
+
+
+def test_where_nothing_can_be_written(tmp_path):
+    analysis = analyse(make_video(tmp_path / "a.mp4"))
+    with pytest.raises(BadInput, match="cannot write there"):
+        annotate.annotate(analysis, tmp_path / "a.mp4" / "copy.mp4")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    analysis, real = analyse(make_video(tmp_path / "a.mp4")), annotate._run
+
+    def full(job, *words):
+        job["outputs"][0]["path"] = "/dev/full"
+        real(job, *words)
+
+    monkeypatch.setattr(annotate, "_run", full)
+    with pytest.raises(BadInput, match=r"copy.mp4: cannot be written \(No space left"):
+        annotate.annotate(analysis, tmp_path / "copy.mp4", progress=silent)
+
+
+def test_the_child_needs_no_torch():
+    program = "import sys, utils.annotate, av; print(sorted({'torch', 'pandas', 'sklearn', 'matplotlib'} & sys.modules.keys()))"
+    found = subprocess.run([sys.executable, "-c", program], cwd=annotate.ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_memory_does_not_grow_with_the_length(tmp_path, children):
+    """But for the index of MP4 and the scores: ten times the frames take at most 20 MB more."""
+
+    def peak(frames):
+        highest = []
+        path = make_video(tmp_path / "a.mp4", frames, (320, 240), picture=grey((320, 240)))
+        annotate.annotate(analyse(path), tmp_path / "copy.mp4", progress=lambda *_: highest.append(memory(children[-1].pid)))
+        return max(highest)
+
+    assert peak(6000) < peak(600) + 20
+
+
+def memory(pid):
+    """MB, the most so far."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/real")
+@pytest.mark.parametrize("name", [pytest.param("RoadAccidents010_x264.mp4", marks=pytest.mark.slow), "holmesvau_car_accident.mp4"])
+def test_real_videos(tmp_path, name):
+    """One has a picture as a second stream, one has sound."""
+    analysis = analyse(SHARED / "videos" / name, notes=["A note."])
+    annotate.annotate(analysis, tmp_path / "copy.mp4", progress=silent)
+    pictures, times, head = read(tmp_path / "copy.mp4")
+    assert len(pictures) == analysis.frames
+    assert head["seconds"] == pytest.approx(analysis.seconds, abs=2e-3)
+    with Video(analysis.path) as video:
+        frames = list(video.decode())
+        np.testing.assert_allclose(times, [frame.time - frames[0].time for frame in frames], atol=2e-5)
+        for number in (0, len(frames) - 1):
+            expected = to_rgb(frames[number], longest=64).mean((0, 1))
+            shown = pictures[number][: overlay.even(head["size"][0] * analysis.size[1] / analysis.size[0])]
+            assert np.abs(shown.mean((0, 1)) - expected).max() < 3
