@@ -5,6 +5,7 @@
     python -m tools.bench metrics      segment mAP and bootstrap intervals on full test sets (those of ../shared/golden)
     python -m tools.bench vadclip      VadCLIP: a training step and the test of 290 videos, at UCF-Crime's sizes
     python -m tools.bench mamba        Mamba's scan, and a training step of TrCLIP-VAD at the paper's sizes
+    python -m tools.bench extract      ten-crop features of a video, with a tiny encoder and with one of ViT-B/16's sizes
 
 Run it on an idle machine; a figure taken beside other work says nothing.
 """
@@ -241,7 +242,14 @@ def bench_mamba() -> None:
     bench_mamba.bench_mamba()
 
 
-BENCHES = {"step": bench_step, "metrics": bench_metrics, "vadclip": bench_vadclip, "mamba": bench_mamba}
+def bench_extract() -> None:
+    """See tools/bench_extract.py."""
+    from tools import bench_extract
+
+    bench_extract.bench_extract()
+
+
+BENCHES = {"step": bench_step, "metrics": bench_metrics, "vadclip": bench_vadclip, "mamba": bench_mamba, "extract": bench_extract}
 
 
 def main(argv=None):
