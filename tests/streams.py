@@ -1,7 +1,10 @@
 """Simulated streams for the tests of live scoring: frames that carry their number, a TCP server that cuts, a small detector."""
 
 import contextlib
+import io
+import itertools
 import socket
+import struct
 import threading
 
 import av
@@ -50,11 +53,13 @@ def write_stream(target, numbers, *, form="mpegts", codec="mpeg2video", rate=25,
 
 
 class Server(threading.Thread):
-    """Listens on a TCP port and plays `send(file)` of each of `parts` to one client after the other; then nobody listens any more."""
+    """Listens on a TCP port and calls each of `parts` with one client after the other, as a file to write to or, `raw`, as a socket; then
+    nobody listens any more.
+    """
 
-    def __init__(self, *parts):
+    def __init__(self, *parts, raw=False):
         super().__init__(daemon=True)
-        self.parts = parts
+        self.parts, self.raw = parts, raw
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
 
@@ -73,7 +78,7 @@ class Server(threading.Thread):
             except OSError:
                 return
             with client, contextlib.suppress(BrokenPipeError, ConnectionResetError), client.makefile("wb") as file:
-                part(file)
+                part(client if self.raw else file)
         self.socket.close()
 
 
@@ -119,3 +124,38 @@ def make_detector(*, length=16, threshold=0.5, recipe=RECIPE, fine=True, seed=0)
         device=torch.device("cpu"),
         notes=["a test"],
     )
+
+
+def rtsp_camera(client, numbers):
+    """The other end of an RTSP connection by TCP (RFC 2326, 10.12): one H.264 track (RFC 6184) at 25 frames a second, then it hangs up."""
+    reader, port = client.makefile("rb"), client.getsockname()[1]
+    sdp = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=camera\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\na=control:track\r\n"
+    headers = {
+        "OPTIONS": "Public: DESCRIBE, SETUP, PLAY\r\n",
+        "DESCRIBE": f"Content-Base: rtsp://127.0.0.1:{port}/\r\nContent-Type: application/sdp\r\nContent-Length: {len(sdp)}\r\n",
+        "SETUP": "Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\nSession: 1\r\n",
+        "PLAY": "Session: 1\r\n",
+    }
+    method = None
+    while method != "PLAY":
+        request = b"".join(iter(reader.readline, b"\r\n")).decode()
+        method = request.split()[0]
+        assert method != "SETUP" or "RTP/AVP/TCP" in request, request  # over UDP it would be as lossy
+        cseq = request.lower().partition("cseq: ")[2].split()[0]
+        body = sdp if method == "DESCRIBE" else ""
+        client.sendall(f"RTSP/1.0 200 OK\r\nCSeq: {cseq}\r\n{headers[method]}\r\n{body}".encode())
+    coded = io.BytesIO()
+    sequence = itertools.count(65_500)  # over its end
+    write_stream(coded, numbers, form="h264", codec="libx264")
+    coded.seek(0)
+    with av.open(coded) as file:
+        for i, packet in enumerate(packet for packet in file.demux(video=0) if packet.size):
+            units = [unit.strip(b"\0") for unit in bytes(packet).split(b"\0\0\1")]
+            units = [unit for unit in units if unit]
+            for unit in units:
+                last = unit is units[-1]
+                rtp = struct.pack(">BBHII", 0x80, 96 | last << 7, next(sequence) & 0xFFFF, 4_294_900_000 + 3600 * i & 0xFFFFFFFF, 7) + unit
+                client.sendall(struct.pack(">cBH", b"$", 0, len(rtp)) + rtp)
+    client.shutdown(socket.SHUT_WR)
+    while client.recv(4096):  # its reports; closing before would take back what was sent
+        pass

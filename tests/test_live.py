@@ -298,7 +298,13 @@ def test_a_process_ends(tmp_path, ends):
     process = subprocess.Popen([sys.executable, "-c", code], env=env, **pipes)
     path = tmp_path / "a.ts"
     write_stream(str(path), range(1000))
-    sender = threading.Thread(target=lambda: process.stdin.write(path.read_bytes()) and process.stdin.flush())
+
+    def send():
+        with contextlib.suppress(BrokenPipeError):  # it does not read on to the end
+            process.stdin.write(path.read_bytes())
+            process.stdin.flush()
+
+    sender = threading.Thread(target=send)
     sender.start()
     lines = []
     while not lines or '"number": 5' not in lines[-1] or '"snippet"' not in lines[-1]:
@@ -328,6 +334,13 @@ def test_a_process_ends(tmp_path, ends):
 def test_bad_input(source, options, message):
     with pytest.raises(BadInput, match=re.escape(message)):
         follow(make_detector(), source, **options)
+
+
+def test_a_checkpoint_that_reads_captions():
+    detector = make_detector()
+    detector.caption_encoder = torch.nn.Identity()
+    with pytest.raises(BadInput, match="reads captions, and a stream has none"):
+        follow(detector, "-")
 
 
 def snippet(number, arrived=None):
@@ -548,5 +561,5 @@ def test_two_hours_with_three_cuts(monkeypatch):
     assert out.lines["event start"] == out.lines["event end"] > 100
     parents, children = zip(*out.sizes.values(), strict=True)
     parents += (memory(),)
-    assert max(parents) - parents[0] < 8 * 2**20
-    assert max(children) - children[0] < 8 * 2**20
+    assert max(parents) - parents[0] < 5 * 2**20
+    assert max(children) - children[0] < 5 * 2**20

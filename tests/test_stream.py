@@ -1,9 +1,11 @@
 """utils/stream.py: what may be a stream, every frame of it once and in order, and senders that cheat, hang or break off."""
 
 import contextlib
+import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import av
 import pytest
-from streams import RECIPE, CutOff, Server, number_of, write_stream
+from streams import RECIPE, CutOff, Server, number_of, rtsp_camera, write_stream
 
 from utils.errors import BadInput
 from utils.stream import Clock, Connection, Cut, Opened, Snippet, parse_source
@@ -145,6 +147,36 @@ def test_every_frame_once_and_in_order(form, codec, options, assumed):
     assert all(snippet.picture.shape == (37, 49, 3) for snippet in snippets)
     assert (cut.frames, cut.jumps, cut.reason) == (72, 0, "the stream ended")
     assert snippets[-1].arrived == cut.arrived
+
+
+def test_rtsp():
+    with Server(lambda client: rtsp_camera(client, range(5, 105)), raw=True) as server:
+        opened, snippets, cut = read(f"rtsp://user:password@127.0.0.1:{server.port}/h264")
+    assert (opened.fps, opened.recorded, cut.frames, cut.jumps) == (25, False, 100, 0)
+    assert [number_of(snippet.picture) for snippet in snippets] == list(range(5, 105, 16))
+    assert [snippet.start for snippet in snippets] == pytest.approx([16 * i / 25 for i in range(7)], abs=1e-3)
+
+
+@pytest.mark.skipif(not Path("/proc/net/udp").exists(), reason="looks into /proc for the listener")
+def test_udp():
+    """A sender that knows of no receiver: what comes once somebody listens is read, and silence is a cut."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        coded, found = io.BytesIO(), []
+        write_stream(coded, range(200))
+        listener = threading.Thread(target=lambda: found.append(read(f"udp://127.0.0.1:{port}", timeout=3)))
+        listener.start()
+        while f":{port:04X} " not in Path("/proc/net/udp").read_text():
+            time.sleep(0.05)
+        for at in range(0, len(coded.getvalue()), 1316):  # seven packets of a transport stream
+            sender.sendto(coded.getvalue()[at : at + 1316], ("127.0.0.1", port))
+            time.sleep(0.001)
+        listener.join()
+    [(opened, snippets, cut)] = found
+    assert (opened.recorded, cut.frames, cut.reason) == (False, 200, "no data for 3 s")
+    assert [number_of(snippet.picture) for snippet in snippets] == list(range(0, 200, 16))
 
 
 def test_a_recording_is_known_as_one(web, tmp_path):

@@ -207,6 +207,8 @@ def run(
     """
     if not 0 < latency < math.inf:
         raise BadInput(f"--latency {latency}: expected a number of seconds above 0")
+    if detector.caption_encoder is not None:
+        raise BadInput(f"{source}: the checkpoint reads captions, and a stream has none; name one that was trained with --branches visual")
     place = parse_source(source)
     if place.piped and sys.stdin is not None and sys.stdin.isatty():
         raise BadInput("-: standard input is a terminal; pipe a video in: ffmpeg … -f mpegts - | python demo.py -")
