@@ -1,28 +1,39 @@
-"""The web page over a stand-in for a detector, in a process of its own: `python -m tests.page_server PORT [--option value …]`.
+"""The web page over a stand-in for a detector, in a process of its own, and videos for it.
+
+    python -m tests.page_server --port N [--folder DIR --max-bytes N …]
 
 A snippet's score is the brightness of its first frame, so that a test decides what is found. It prints the page's address.
 """
 
 import argparse
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 
+from tests.test_video import make_video
 from utils.analysis import Analysis, find_segments
 from utils.decoder import Limits
 from utils.page import serve
 from utils.scores import Scores
 from utils.video import BrokenVideo, Video, to_rgb
 
+ROOT = Path(__file__).parents[1]
+MAX_BYTES, MAX_SECONDS = 300_000, 20
+LIMITS = ["--max-bytes", MAX_BYTES, "--max-seconds", MAX_SECONDS, "--queue-size", 2]
+MARKUP = "<img src=x onerror=document.title='hit'>{{value}}${7*7}.mp4"
 CLASSES = ("normal", "Fighting", "Explosion <b>&</b>")
 
 
 class Brightness:
-    """Detector.analyse, by brightness; slow: seconds that a video takes at least."""
-
-    def __init__(self, slow: float = 0):
-        self.slow = slow
+    """Detector.analyse, by brightness. A video named "slow" takes two seconds, one named "crash" meets a bug."""
 
     def analyse(self, path, *, limits: Limits, progress) -> Analysis:
         path, times, scores = Path(path), [], []
@@ -36,7 +47,7 @@ class Brightness:
                     progress(path, len(scores), (video.expected() or 0) // 16 or None)
         if "crash" in path.name:
             raise ZeroDivisionError("a bug")
-        time.sleep(self.slow)
+        time.sleep(2 * ("slow" in path.name))
         values = np.array(scores)
         fine = np.stack([1 - values, values * 0.7, values * 0.3], 1)
         all_scores, bounds = Scores(values, fine), np.array([*times, frame.time + 1 / video.fps])
@@ -56,11 +67,84 @@ class Brightness:
         )
 
 
+def street(number: int) -> np.ndarray:
+    """Dark for 4 s, bright for 2, dark for 4, bright for 1, dark: 12 seconds of 25 frames, with a spot that moves."""
+    bright = 100 <= number < 150 or 250 <= number < 275
+    picture = np.full((120, 160, 3), 210 if bright else 50, np.uint8)
+    picture[40:60, number % 140 : number % 140 + 20] = (200, 60, 20)
+    return picture
+
+
+def make_clips(outside: Path) -> Path:
+    """A folder of videos to choose from and to upload, with links out of it; beside it, in `outside`, what must not be given."""
+    (outside / "secret.mp4").write_bytes(b"the secret")
+    folder = outside / "clips"
+    folder.mkdir()
+    size = (160, 120)
+    make_video(folder / "street.mp4", 300, size, picture=street)
+    make_video(folder / "dark.mp4", 100, size, picture=lambda number: np.full((120, 160, 3), 30, np.uint8))
+    make_video(folder / "old.avi", 300, size, "mpeg4", picture=street)
+    make_video(folder / "long.mp4", 25 * MAX_SECONDS + 50, size, picture=street)
+    make_video(folder / "crash.mp4", 20, size)
+    make_video(folder / "slow.mp4", 20, size)
+    shutil.copy(folder / "street.mp4", folder / MARKUP)
+    whole = (folder / "street.mp4").read_bytes()
+    (folder / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.mp4").write_text("ffconcat version 1.0\nfile secret.mp4\n")
+    (folder / "large.mp4").write_bytes(bytes(MAX_BYTES + 1))
+    (folder / "link.mp4").symlink_to(outside / "secret.mp4")
+    return folder
+
+
+class Server:
+    """The page in a process of its own, started by `python -m module --port N words…`, which must print its address.
+
+    Environment variables try to loosen it.
+    """
+
+    def __init__(self, module, *words):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "GRADIO_ALLOWED_PATHS": "/", "GRADIO_SHARE": "True"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", "-m", module, "--port", str(self.port), *map(str, words)],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.said, self.open = [], threading.Event()
+        threading.Thread(target=self._listen, daemon=True).start()
+        assert self.open.wait(120), "".join(self.said)
+        self.url = f"http://127.0.0.1:{self.port}/"
+        assert f"page: {self.url}\n" in self.said, "".join(self.said)
+
+    def _listen(self):
+        for line in self.process.stdout:
+            self.said.append(line)
+            if line.startswith("page: "):
+                self.open.set()
+        self.open.set()
+
+    def home(self) -> Path:
+        """The page's own folder, from the process's working directory beside it."""
+        return Path(os.readlink(f"/proc/{self.process.pid}/cwd")).with_name("files")
+
+    def stop(self) -> None:
+        """End it as `kill` does; it must leave nothing behind."""
+        home = self.home()
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(20) == 0, "".join(self.said)
+        assert not home.parent.exists()
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("port", type=int)
+    parser.add_argument("--port", type=int)
     parser.add_argument("--folder", type=Path)
-    for name, kind in {"slow": float, "max-bytes": int, "max-seconds": float, "max-stored": int, "queue-size": int}.items():
+    for name, kind in {"max-bytes": int, "max-seconds": float, "max-stored": int, "queue-size": int}.items():
         parser.add_argument(f"--{name}", type=kind)
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
-    serve(Brightness(given.pop("slow", 0)), **given)
+    serve(Brightness(), **given)

@@ -13,9 +13,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import anyio
+import gradio
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
+from utils.errors import BadInput
+from utils.plots import BLUE
 from utils.shelf import tidy
 
 READ = re.compile(
@@ -33,6 +37,47 @@ POLICY = (  # Gradio's page is made of inline scripts, and its templates are com
     "form-action 'self'; frame-ancestors 'self'"
 )
 HEADERS = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
+
+FONTS = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}  # none that a browser would have to fetch
+DARK = "#005a8e"  # BLUE under a pointer
+STYLE = """
+.html-container { padding: 0 !important; }
+#status .html-container { min-height: 6.5rem; }
+#status > .wrap { inset: 0; }
+#status .progress-text { position: static; transform: none; }
+#status .pending { visibility: hidden; }
+#reset { align-self: center; }
+"""  # room for the progress, which Gradio shows over the status
+
+
+def open_server(
+    page: gradio.Blocks, *, home: Path, folder: Path | None, host: str, port: int, max_bytes: int, max_stored: int, keep: float
+) -> None:
+    """Start the page's server, in threads, with a Guard and all of Gradio's extras off. Raises BadInput where the port is taken."""
+    limits = {"folder": home, "max_bytes": max_bytes, "max_stored": max_stored, "keep": keep, "host": host}
+    closed = [place for place in (Path.home(), Path(__file__).parents[1], folder) if place and not home.is_relative_to(place)]
+    theme = gradio.themes.Default(primary_hue="blue", spacing_size="sm", **FONTS).set(
+        **{f"button_primary_background_fill{mode}": BLUE for mode in ("", "_dark")},
+        **{f"button_primary_background_fill_hover{mode}": DARK for mode in ("", "_dark")},
+        slider_color=BLUE,
+    )
+    off = dict.fromkeys(("share", "inbrowser", "run_history", "enable_monitoring", "pwa", "ssr_mode", "mcp_server"), False)
+    off |= {"allowed_paths": [], "footer_links": [], "quiet": True}
+    try:
+        page.launch(
+            server_name=host,
+            server_port=port,
+            prevent_thread_lock=True,
+            blocked_paths=[str(place) for place in closed],
+            max_file_size=max_bytes,
+            state_session_capacity=100,
+            theme=theme,
+            css=STYLE,
+            app_kwargs={"middleware": [Middleware(Guard, **limits)]},
+            **off,
+        )
+    except OSError as error:
+        raise BadInput(f"--port {port} on {host}: cannot be opened ({error}); name another port") from None
 
 
 class Guard:

@@ -24,51 +24,22 @@ from utils.shelf import keep_tidy, new_folder, safe_name, take, tidy, videos
 from utils.video import SUFFIXES
 
 KEEP = 3600  # seconds for which uploads and results stay
-BLUE = "#0072b2"  # as in utils/plots.py
+OLDEST = (6, 16)  # of Gradio: before it, paths and addresses in requests led out of the page's folder
+INSTALL = 'pip install "gradio>=6.16"'
 STRIPS = 14  # classes whose probabilities are drawn
 HERE = Path(__file__).parent
-PLAYER = """
-<div class="empty"><p>The video, its anomaly score over time and what was found in it appear here.</p></div>
-<div class="shown" hidden>
-  <p class="name"></p>
-  <div class="stage"><video controls playsinline preload="metadata"></video></div>
-  <p class="broken" hidden>This browser cannot play the video as it is. “Make annotated video”, below, makes a copy that it can play.</p>
-  <p class="now"></p>
-  <div class="grid3">
-    <div class="levels" aria-hidden="true">
-      <span class="top"><i>score </i>1</span><span class="middle">0.5</span><span class="bottom">0</span>
-    </div>
-    <div class="curve" role="slider" tabindex="0" aria-valuemin="0" aria-label="Place in the video; arrow keys go by snippet, Enter plays">
-      <svg viewBox="0 0 1000 100" preserveAspectRatio="none" aria-hidden="true"></svg><div class="cursor"></div>
-    </div><span></span>
-    <span></span><div class="ticks" aria-hidden="true"></div><span></span>
-  </div>
-  <div class="classes"></div>
-</div>
-"""
-ROOM = """
-.html-container { padding: 0 !important; }
-#status .html-container { min-height: 6.5rem; }
-#status > .wrap { inset: 0; }
-#status .progress-text { position: static; transform: none; }
-#status .pending { visibility: hidden; }
-#reset { align-self: center; }
-"""  # for the progress, which Gradio shows over the status
 SLOT = '<div class="slot"></div>'
 
 
-def build(
-    detector, *, home: Path, folder: Path | None, limits: Limits, max_bytes: int, max_seconds: float, max_stored: int, queue_size: int
-):
+def build(detector, *, home: Path, folder: Path | None, limits: Limits, max_bytes: int, max_stored: int, queue_size: int):
     """The page as gr.Blocks, which `serve` launches.
 
-    detector: see utils/detector.py; home: the page's own folder; folder: whose videos are offered by name; limits: of decoding; max_bytes,
-    max_seconds: of a video; max_stored: bytes that home may hold; queue_size: visitors that may wait while one is served.
+    detector: see utils/detector.py; home: the page's own folder; folder: whose videos are offered by name; limits: of decoding, with
+    max_seconds; max_bytes: of a video; max_stored: bytes that home may hold; queue_size: visitors that may wait while one is served.
     """
     gr = import_gradio()
-    limits = replace(limits, max_seconds=max_seconds)
-    caps = f"at most {megabytes(max_bytes)} and {duration(max_seconds)}"
-    script, style = ((HERE / f"page.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
+    caps = f"at most {megabytes(max_bytes)} and {duration(limits.max_seconds)}"
+    script, style, template = ((HERE / f"page.{kind}").read_text(encoding="utf-8") for kind in ("js", "css", "html"))
 
     def part(name: str, template: str, value, **more):
         js = f"{script}\n{name}(element, props, watch);"
@@ -107,9 +78,9 @@ def build(
         from utils import export
 
         place = new_folder(home) / safe_name(analysis.name)
-        public = replace(analysis, path=Path(analysis.path.name))
-        export.write_json(public, place.with_name(f"{place.name}.json"))
-        export.write_csv(public, place.with_name(f"{place.name}.csv"))
+        told = public(analysis)
+        export.write_json(told, place.with_name(f"{place.name}.json"))
+        export.write_csv(told, place.with_name(f"{place.name}.csv"))
         return {
             found: for_segments(analysis, key),
             as_json: str(place.with_name(f"{place.name}.json")),
@@ -180,7 +151,7 @@ def build(
                     go = gr.Button("Look at it", variant="primary", elem_id="go")
                 status = part("status", SLOT, said("idle", "No video yet."))
             with gr.Column(scale=5, min_width=320, elem_id="output"):
-                player = part("player", PLAYER, None, copy=None)
+                player = part("player", template, None, copy=None)
                 with gr.Column(visible=False, elem_id="more") as more:
                     with gr.Row():
                         threshold = gr.Slider(0, 1, 0.5, step=0.001, label="Threshold", scale=4, buttons=[], elem_id="threshold")
@@ -215,11 +186,11 @@ def serve(
     folder: Path | None = None,
     limits: Limits | None = None,
     max_bytes: int = 500_000_000,
-    max_seconds: float = 1800,
+    max_seconds: float | None = None,
     max_stored: int = 10_000_000_000,
     queue_size: int = 8,
 ) -> None:
-    """Serve the page until it is interrupted. See `build`; limits: by default those of utils.decoder with half an hour per video.
+    """Serve the page until it is interrupted. See `build`. Where neither says it, a video may last an hour, and take half an hour to decode.
 
     To be called once a process, from its main thread: it changes the working directory to an empty one and Gradio's environment variables.
     Raises BadInput where Gradio is missing, the folder is none, or the port is taken.
@@ -228,8 +199,10 @@ def serve(
         raise BadInput("--web: this checkpoint reads captions, and an uploaded video has none; name a checkpoint that does not")
     if folder is not None and not (folder := Path(folder).resolve()).is_dir():
         raise BadInput(f"{folder}: no such folder; expected one with videos; name it, or leave it out")
+    limits = limits or Limits()
+    limits = replace(limits, max_seconds=max_seconds or limits.max_seconds or 3600, timeout=limits.timeout or 1800)
     before = os.getcwd()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder is removed then, too
+    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder is removed then, too
     with tempfile.TemporaryDirectory(prefix="anomaly-page-", ignore_cleanup_errors=True) as place:
         home, empty = Path(place).resolve() / "files", Path(place).resolve() / "empty"
         home.mkdir()
@@ -237,13 +210,15 @@ def serve(
         for name in [name for name in os.environ if name.startswith("GRADIO_")]:
             del os.environ[name]  # none may open what is closed here
         os.environ |= {"GRADIO_TEMP_DIR": str(home), "GRADIO_ANALYTICS_ENABLED": "False"}
+        import_gradio()  # reads them
+        from utils.guard import open_server
+
         page = build(
             detector,
             home=home,
             folder=folder,
-            limits=limits or Limits(timeout=1800),
+            limits=limits,
             max_bytes=max_bytes,
-            max_seconds=max_seconds,
             max_stored=max_stored,
             queue_size=queue_size,
         )
@@ -251,68 +226,26 @@ def serve(
         threading.Thread(target=keep_tidy, args=(home, KEEP, over), daemon=True).start()
         os.chdir(empty)
         try:
-            launch(page, home, folder, host, port, max_bytes, max_stored)
+            open_server(page, home=home, folder=folder, host=host, port=port, max_bytes=max_bytes, max_stored=max_stored, keep=KEEP)
             print(f"page: {page.local_url}", flush=True)
-            signal.pause()
+            threading.Event().wait()
         except KeyboardInterrupt:
             pass
         finally:
             over.set()
             page.close(verbose=False)
             os.chdir(before)
-
-
-def launch(page, home: Path, folder: Path | None, host: str, port: int, max_bytes: int, max_stored: int) -> None:
-    """Start the server in a thread. Raises BadInput where the port is taken."""
-    gr = import_gradio()
-    from starlette.middleware import Middleware
-
-    from utils.guard import Guard
-
-    closed = [path for path in (Path.home(), HERE.parent, folder) if path is not None and not home.is_relative_to(path)]
-    fonts = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}  # none that a browser would have to fetch
-    theme = gr.themes.Default(primary_hue="blue", spacing_size="sm", **fonts).set(
-        **{f"button_primary_background_fill{dark}": BLUE for dark in ("", "_dark")},
-        **{f"button_primary_background_fill_hover{dark}": "#005a8e" for dark in ("", "_dark")},
-        slider_color=BLUE,
-    )
-    try:
-        page.launch(
-            server_name=host,
-            server_port=port,
-            prevent_thread_lock=True,
-            share=False,
-            inbrowser=False,
-            quiet=True,
-            allowed_paths=[],
-            blocked_paths=[str(path) for path in closed],
-            max_file_size=max_bytes,
-            state_session_capacity=100,
-            footer_links=[],
-            run_history=False,
-            enable_monitoring=False,
-            pwa=False,
-            ssr_mode=False,
-            mcp_server=False,
-            theme=theme,
-            css=ROOM,
-            app_kwargs={
-                "middleware": [Middleware(Guard, folder=home, max_bytes=max_bytes, max_stored=max_stored, keep=KEEP, host=host)],
-                "docs_url": None,
-                "redoc_url": None,
-                "openapi_url": None,
-            },
-        )
-    except OSError as error:
-        raise BadInput(f"--port {port} on {host}: cannot be opened ({error}); name another port") from None
+            signal.signal(signal.SIGTERM, earlier)
 
 
 def import_gradio():
-    """Gradio, or BadInput saying how to install it."""
+    """Gradio, or BadInput saying what to install."""
     try:
         import gradio
     except ImportError as error:
-        raise BadInput(f'--web: Gradio is missing ({error}); pip install "gradio>=6.16"') from None
+        raise BadInput(f"--web: Gradio is missing ({error}); {INSTALL}") from None
+    if tuple(map(int, gradio.__version__.split(".")[:2])) < OLDEST:
+        raise BadInput(f"--web: Gradio {gradio.__version__} gives files to strangers that are not the page's; {INSTALL}")
     return gradio
 
 
@@ -324,6 +257,16 @@ def at_threshold(analysis: Analysis, threshold: float) -> Analysis:
     segments = find_segments(analysis.scores, analysis.times, analysis.classes, threshold)
     source = f"set on the page; the detector's own is {analysis.threshold:.3f}: {analysis.threshold_from}"
     return replace(analysis, threshold=threshold, threshold_from=source, segments=segments)
+
+
+def public(analysis: Analysis) -> Analysis:
+    """The same without what a stranger need not know of this computer: its command line, its folders."""
+    about = {
+        key: Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
+        for key, value in analysis.about.items()
+        if key != "command"
+    }
+    return replace(analysis, path=Path(analysis.path.name), about=about)
 
 
 def said(kind: str, text: str) -> dict:
