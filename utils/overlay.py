@@ -6,6 +6,7 @@ from the first frame. Colours are Okabe and Ito's, on a dark ground.
 """
 
 import math
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,24 +99,31 @@ def fit(centres, widths, low: float, high: float, order, gap: float = 0) -> dict
 
 def cut(text: str, measure: Callable[[str], float], width: float) -> str:
     """As much of the text as fits, with an ellipsis where something was left out."""
-    text, kept = text if len(text) <= LONG else f"{text[:LONG]}…", len(text)
-    while kept and measure(shown := text if kept >= len(text) else f"{text[:kept].rstrip(' …')}…") > width:
-        kept = min(kept, len(text)) - 1
-    return shown if kept else ""
+    shown, kept = text if len(text) <= LONG else f"{text[:LONG]}…", min(len(text), LONG)
+    while kept and measure(shown) > width:
+        kept -= 1
+        shown = f"{text[:kept].rstrip()}…"
+    return shown if measure(shown) <= width else ""
 
 
 def wrap(text: str, measure: Callable[[str], float], width: float, lines: int) -> list[str]:
-    """The text in at most so many lines; what does not fit is left out with an ellipsis. Scripts without spaces break anywhere."""
+    """The text in at most so many lines, broken at spaces, beside Chinese characters, or else anywhere; what does not fit is left out with
+    an ellipsis.
+    """
     result, rest = [], text
     while rest and len(result) < lines - 1 and measure(rest[:LONG]) > width:
         kept = min(len(rest), LONG)
         while kept > 1 and measure(rest[:kept]) > width:
             kept -= 1
-        space = rest.rfind(" ", 0, kept + 1)
-        kept = space if space > 0.6 * kept else kept
+        places = (at for at in range(min(kept, len(rest) - 1), 0, -1) if rest[at] == " " or _wide(rest[at - 1]) or _wide(rest[at]))
+        kept = next(places, kept)
         result.append(rest[:kept].rstrip())
         rest = rest[kept:].lstrip()
     return [*result, cut(rest, measure, width)] if rest else result
+
+
+def _wide(character: str) -> bool:
+    return unicodedata.east_asian_width(character) in "WF"
 
 
 class Pen:
