@@ -1,19 +1,23 @@
 """TrCLIP-VAD: the released code's values, its parts switched off, padding; the released code's defects, each with a test."""
 
+import json
 import subprocess
 import sys
 from argparse import Namespace
 
+import numpy as np
 import pytest
 import torch
 from golden import difference, golden, needs_golden
 
+import ucf_test
 import xd_option
 from model import SYSTEMS, build_model
 from utils import checkpoint, engine, experiment
 from utils.errors import BadInput
 from utils.labels import UCF, XD
 from utils.options import ROOT
+from utils.scores import load_scores
 from utils.trclip import MTN, NonLocal
 
 SETTINGS = {"ucf": (2, 8), "xd": (1, 16)}  # layers, window
@@ -47,6 +51,34 @@ def test_released_outputs(key):
     longest = int(lengths.max())  # a batch that is cut to its longest video is filled up again
     cut = model(visual[:, :longest], lengths, caption[:, :longest])
     assert difference(cut.alignment, values["logits_fine"][:, :longest]) < 1e-5
+
+
+@needs_golden
+def test_the_authors_files_through_the_test_script(tmp_path):
+    """`ucf_test.py --model trclip --checkpoint model_ucf.pth`, captions named as theirs, gives the released code's scores."""
+    values, weights, clip_model = golden("trclip", "ucf")
+    torch.save(weights, tmp_path / "model_ucf.pth")
+    torch.save(clip_model.state_dict(), tmp_path / "clip.pt")
+    rows, truth = ["path,label"], {}
+    for folder in ("features", "captions"):
+        (tmp_path / folder).mkdir()
+    for number, length in enumerate(values["lengths"].tolist()):
+        np.save(tmp_path / "features" / f"v{number}.npy", values["visual"][number, :length])
+        np.save(tmp_path / "captions" / f"v{number}_emb_0.npy", values["caption"][number, :length])
+        label = "Abuse" if number % 2 else "Normal"
+        rows.append(f"v{number}.npy,{label}")
+        truth[f"v{number}"] = {"frames": 16 * length, "fps": 30, "segments": [[0, 8, label]] if number % 2 else []}
+    (tmp_path / "test.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "gt.json").write_text(json.dumps(truth))
+    files = {"checkpoint": "model_ucf.pth", "feature-root": "features", "caption-root": "captions", "test-list": "test.csv"}
+    files |= {"gt-path": "gt.json", "clip": "clip.pt", "output": "out"}
+    paths = [word for option, file in files.items() for word in (f"--{option}", str(tmp_path / file))]
+    sizes = "--model trclip --visual-width 64 --caption-width 96 --visual-length 32 --d-state 16 --device cpu"
+    ucf_test.main([*paths, *sizes.split()])
+    scores, _ = load_scores(tmp_path / "out" / "scores.npz")
+    for number, length in enumerate(values["lengths"].tolist()):
+        expected = 1 / (1 + np.exp(-values["logits_coarse"][number, :length, 0]))
+        assert np.abs(scores[f"v{number}"].coarse - expected).max() < 1e-5
 
 
 @needs_golden
