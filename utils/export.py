@@ -151,7 +151,7 @@ def write_summary(rows: list[tuple], path: Path | str) -> None:
 
 def table(analysis: Analysis, width: int = 120) -> str:
     """The segments for a terminal of `width` columns: a head, a line each, then the notes. Captions are cut to fit."""
-    about = f"{clock(analysis.seconds, 1)}, {analysis.frames:,} frames, {' × '.join(map(str, analysis.size))}"
+    about = f"{clock(analysis.seconds, 1)}, {frames_of(analysis)}, {' × '.join(map(str, analysis.size))}"
     lines = [f"{clean(analysis.name)}: {about}; highest score {analysis.anomaly.max():.2f}"]
     lines += [f"threshold {analysis.threshold:.3f}: {clean(analysis.threshold_from)}"]
     cells = [("start", "end", "score", "class", "caption")]
@@ -170,6 +170,10 @@ def table(analysis: Analysis, width: int = 120) -> str:
             padded += [text + " " * (limit - columns(text)) for text, limit in zip(texts[3:], widths[3:], strict=False)]
             lines.append(("  " + "  ".join(padded)).rstrip())
     return "\n".join([*lines, *(f"note: {clean(note)}" for note in analysis.notes)])
+
+
+def frames_of(analysis: Analysis) -> str:
+    return f"{analysis.frames:,} frame{'s' if analysis.frames != 1 else ''}"
 
 
 def columns(text: str) -> int:
