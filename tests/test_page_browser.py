@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.page_server import LIMITS, MARKUP, Server, make_clips
 from utils.video import Video
@@ -66,6 +67,8 @@ def visit(browser, server):
 
 
 def upload(tab, file):
+    if tab.query_selector("#upload button[aria-label=Clear]"):
+        tab.click("#upload button[aria-label=Clear]")
     tab.set_input_files("#upload input[type=file]", file)
 
 
@@ -212,14 +215,12 @@ def test_broken_uploads_are_told_and_survived(visit, videos, server, name, text)
     tab = visit()
     upload(tab, videos / "street.mp4")
     wait_for_text(tab, "2 segments")
-    tab.click("#upload button[aria-label=Clear]")
     upload(tab, videos / name)
     wait_for_text(tab, text)
     assert tab.query_selector("#status [role=alert]")
     assert str(server.home()) not in tab.inner_text("#status")
     assert "appear here" in tab.inner_text("#player")
     assert not tab.is_visible("#json")
-    tab.click("#upload button[aria-label=Clear]")
     upload(tab, videos / "dark.mp4")
     wait_for_text(tab, "dark.mp4: no segments")
     assert ("ZeroDivisionError: a bug\n" in server.said) >= (name == "crash.mp4")
@@ -244,7 +245,6 @@ def test_a_full_queue(visit, videos):
     tabs[3].wait_for_selector("text=This application is currently busy")
     for tab in tabs[:3]:
         wait_for_text(tab, "slow.mp4: no segments")
-    tabs[3].click("#upload button[aria-label=Clear]")
     upload(tabs[3], videos / "dark.mp4")
     wait_for_text(tabs[3], "dark.mp4: no segments")
 
@@ -295,3 +295,29 @@ def test_nothing_overflows_and_text_can_be_read(visit, videos, device, scheme):
         assert tab.evaluate(lightness, selector) > 4.5
     tab.tap("#segments tbody tr >> nth=1") if device else tab.click("#segments tbody tr >> nth=1")
     tab.wait_for_function("document.querySelector('#player video').currentTime > 9")
+
+
+def test_a_real_detector_through_the_demo(browser, small_clip, videos, tmp_path):
+    torch.save(small_clip.state_dict(), tmp_path / "clip.pt")
+    what = ["--classes", "person falling", "smoke", "--clip", tmp_path / "clip.pt", "--device", "cpu", "--threshold", "0.001"]
+    started = Server("demo", videos, "--web", *what, "--max-seconds", "15")
+    context = browser.new_context()
+    tab = context.new_page()
+    tab.goto(started.url)
+    choose(tab, "street.mp4")
+    wait_for_text(tab, "street.mp4: 1 segment in 0:12.")
+    assert "without training" in tab.inner_text("#segments .notes")
+    classes = [row.inner_text().split("\n")[0] for row in tab.query_selector_all("#player .row")]
+    assert classes == ["normal", "person falling", "smoke"]
+    report = json.loads(saved(tab, "#json", tmp_path).read_text(encoding="utf-8"))
+    assert (report["video"], report["frames"], len(report["snippets"])) == ("street.mp4", 300, 18)
+    assert str(tmp_path) not in json.dumps(report)
+    tab.click("#make")
+    wait_for_text(tab, "The annotated video is ready.")
+    upload(tab, videos / "long.mp4")
+    wait_for_text(tab, "long.mp4: ")
+    assert "15" in tab.inner_text("#status [role=alert]")
+    upload(tab, videos / "text.mp4")
+    wait_for_text(tab, "text.mp4: cannot be opened as a video")
+    context.close()
+    started.stop()

@@ -190,7 +190,7 @@ def serve(
     max_stored: int = 10_000_000_000,
     queue_size: int = 8,
 ) -> None:
-    """Serve the page until it is interrupted. See `build`. Where neither says it, a video may last an hour, and take half an hour to decode.
+    """Serve the page until it is interrupted. See `build`. Unless limits say so, a video may last an hour, and take half an hour to decode.
 
     To be called once a process, from its main thread: it changes the working directory to an empty one and Gradio's environment variables.
     Raises BadInput where Gradio is missing, the folder is none, or the port is taken.
