@@ -74,7 +74,8 @@ def parse(argv) -> argparse.Namespace:
     options.layout = options.layout or ("one" if options.crops == 1 else "files")
     if options.layout == "one" and options.crops == 5:
         raise BadInput("--layout one: training and testing read one crop or ten of a file, not 5; use --layout files, or other --crops")
-    options.workers = options.workers or min(8, max(1, (os.cpu_count() or 1) // 2))
+    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # of each process of torchrun
+    options.workers = options.workers or min(8, max(1, cores // 2))
     options.device = pick_device(options.device)
     if options.device.type == "cuda":
         options.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
