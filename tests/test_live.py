@@ -208,6 +208,11 @@ def test_a_file_through_a_pipe_is_scored_as_the_file(tmp_path):
     check_scores(snippets, detector, list(features), 2)
     assert [line["start"] for line in snippets] == pytest.approx(list(video.times[:-1]), abs=1e-3)
     assert [line["state"] for line in lines_of(text, "connection")] == ["open", "end"]
+    patient = make_detector(length=128)  # who waits for the whole file gets the file's scores
+    with standard_input(path):
+        text = follow(patient, "-", latency=60)
+    scores = [line["score"] for line in lines_of(text, "snippet")]
+    assert scores == pytest.approx(list(anomaly_score(patient.score(features))), abs=TOLERANCE)
 
 
 @pytest.mark.slow

@@ -236,7 +236,8 @@ def test_a_playlist_names_no_local_file(kind, tmp_path, web):
     kinds = {"hls": "application/vnd.apple.mpegurl", "dash": "application/dash+xml", "sdp": "application/sdp"}
     address = web({"/list": (kinds.get(kind, "text/plain"), text)})
     found = [read(f"{address}/list"), read_sent(lambda file: file.write(text))]
-    task = {"source": asdict(parse_source("-")), "recipe": asdict(RECIPE), "timeout": 10, "max_pixels": 1 << 20}
+    limits = {"timeout": 10, "max_pixels": 1 << 20, "memory": 1 << 30}
+    task = {"source": asdict(parse_source("-")), "recipe": asdict(RECIPE), "limits": limits}
     piped = subprocess.run([sys.executable, "-m", "utils.stream", json.dumps(task)], input=text, capture_output=True, cwd=ROOT)
     assert piped.stdout[:1] == b"e", piped.stderr  # the end is the first message
     assert b"no video of these formats" in piped.stdout
@@ -265,6 +266,30 @@ def test_what_is_no_video_or_too_large(part, reason):
     opened, snippets, cut = read_sent(part, max_pixels=3071)
     assert (opened, snippets, cut.frames) == (None, [], 0)
     assert reason in cut.reason
+
+
+def large(file, width, height):
+    with av.open(file, "w", format="matroska") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuvj420p"
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame(width, height, "yuvj420p")))
+        container.mux(stream.encode())
+
+
+def test_a_strip_is_no_picture():
+    opened, snippets, cut = read_sent(lambda file: large(file, 4000, 16))
+    assert (opened, snippets, cut.reason) == (None, [], "4000 × 16 pixels, expected sides of at most 1 : 100")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there it is limited")
+def test_memory_is_limited():
+    opened, snippets, _ = read_sent(lambda file: large(file, 4000, 2000))
+    assert opened is not None
+    assert [snippet.frames for snippet in snippets] == [3]
+    opened, snippets, cut = read_sent(lambda file: large(file, 4000, 2000), memory=32 << 20)
+    assert snippets == []
+    assert "ended" not in cut.reason, cut.reason
 
 
 def test_a_sender_that_falls_silent():

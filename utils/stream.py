@@ -25,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.crops import Recipe
+from utils.decoder import SLIMMEST, THREADS
 from utils.errors import BadInput
 from utils.video import FORMATS, MAX_PIXELS, to_rgb
 
@@ -37,6 +38,7 @@ FPS = 25.0  # assumed where a stream does not say
 FASTEST = 240.0  # a higher rate is that of a clock (90,000), not of pictures
 JUMP = 10.0  # seconds, or frames where that is longer: a greater distance between two frames means that the clock was set anew
 PIPE = "-"
+MEMORY = 2 << 30  # bytes that the child may take on top of the process itself (Linux)
 HEAD = struct.Struct("<cI")  # kind of a message, its bytes
 FRAME = struct.Struct("<ddHH")  # seconds from the connection's first frame, time.time() when it came, height and width of the picture or 0
 
@@ -119,17 +121,21 @@ class Connection:
     (never for a pipe, which may pause).
     """
 
-    def __init__(self, source: Source, recipe: Recipe, *, first: int = 0, timeout: float = 10.0, max_pixels: int = MAX_PIXELS):
+    def __init__(
+        self, source: Source, recipe: Recipe, *, first: int = 0, timeout: float = 10.0, max_pixels: int = MAX_PIXELS, memory: int = MEMORY
+    ):
         self._next, self._stride = first, recipe.stride
         self._patience = None if source.piped else 2 * timeout + 5  # opening and looking at the first packets may take `timeout` each
         self._waiting_since, self._hung, self._over = None, False, threading.Event()
-        task = {"source": asdict(source), "recipe": asdict(recipe), "timeout": timeout, "max_pixels": max_pixels}
+        limits = {"timeout": timeout, "max_pixels": max_pixels, "memory": memory}
+        task = {"source": asdict(source), "recipe": asdict(recipe), "limits": limits}
         self._child = subprocess.Popen(
             [sys.executable, "-m", "utils.stream", json.dumps(task)],
             stdin=None if source.piped else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             bufsize=1 << 18,
             cwd=Path(__file__).parents[1],
+            env=os.environ | THREADS,
         )
 
     @property
@@ -194,7 +200,7 @@ class Connection:
         return (kind, data) if len(head) == HEAD.size and len(data) == size else None
 
     def _watch(self) -> None:
-        while not self._over.wait(self._patience / 20):
+        while not self._over.wait(0.5):
             since = self._waiting_since
             if since is not None and time.monotonic() - since > self._patience:
                 self._hung = True
@@ -222,6 +228,8 @@ def open_source(source: Source, *, timeout: float, max_pixels: int):
     stream = container.streams.video[0]
     if stream.width * stream.height > max_pixels:
         raise BadInput(f"{stream.width} × {stream.height} pixels, expected at most {max_pixels}")
+    if max(stream.width, stream.height) > SLIMMEST * min(stream.width, stream.height):
+        raise BadInput(f"{stream.width} × {stream.height} pixels, expected sides of at most 1 : {SLIMMEST}")
     stream.codec_context.options = {"max_pixels": str(max_pixels)}
     stream.thread_type = "SLICE"  # threads over frames would hold frames back
     rate = stream.codec_context.framerate if container.format.name in RAW else stream.average_rate or stream.guessed_rate
@@ -278,10 +286,11 @@ class Clock:
         return self.now
 
 
-def read(source: Source, recipe: Recipe, send, *, timeout: float, max_pixels: int) -> None:
+def read(source: Source, recipe: Recipe, send, *, timeout: float, max_pixels: int, memory: int) -> None:
     """Open and decode `source`, and `send(kind, data)` each message of it."""
     import av
 
+    limit_memory(memory)
     clock = None
     try:
         container, stream, about = open_source(source, timeout=timeout, max_pixels=max_pixels)
@@ -300,9 +309,20 @@ def read(source: Source, recipe: Recipe, send, *, timeout: float, max_pixels: in
         reason = "the stream ended" if clock else f"not one frame of at most {max_pixels} pixels can be decoded"
     except av.error.ExitError:
         reason = f"no data for {timeout:g} s"
+    except MemoryError:
+        reason = f"takes more than {memory >> 20} MiB to decode"
     except (av.FFmpegError, OSError, BadInput) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
     send(b"e", json.dumps({"reason": reason, "jumps": clock.jumps if clock else 0}).encode())
+
+
+def limit_memory(size: int) -> None:
+    """Let this process take `size` more bytes of address space, where the system can say what it has."""
+    if Path("/proc/self/statm").exists():
+        import resource
+
+        size += int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
 def main() -> None:
@@ -317,7 +337,7 @@ def main() -> None:
         except BrokenPipeError:  # no error of the stream: the parent is gone
             os._exit(1)
 
-    read(Source(**task["source"]), Recipe(**task["recipe"]), send, timeout=task["timeout"], max_pixels=task["max_pixels"])
+    read(Source(**task["source"]), Recipe(**task["recipe"]), send, **task["limits"])
 
 
 if __name__ == "__main__":
