@@ -75,6 +75,25 @@ def street(number: int) -> np.ndarray:
     return picture
 
 
+def add_sound(silent: Path, path: Path) -> None:
+    """Copy a video beside 12 s of silence in AAC."""
+    import av
+
+    with av.open(str(silent)) as source, av.open(str(path), "w") as target:
+        [video] = source.streams.video
+        picture, sound = target.add_stream_from_template(video), target.add_stream("aac", rate=8000, layout="mono")
+        target.start_encoding()
+        for packet in source.demux(video):
+            if packet.dts is not None:
+                packet.stream = picture
+                target.mux(packet)
+        for start in range(0, 12 * 8000, 1000):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1000), np.float32), "fltp", "mono")
+            frame.rate, frame.pts = 8000, start
+            target.mux(sound.encode(frame))
+        target.mux(sound.encode())
+
+
 def make_clips(outside: Path) -> Path:
     """A folder of videos to choose from and to upload, with links out of it; beside it, in `outside`, what must not be given."""
     (outside / "secret.mp4").write_bytes(b"the secret")
@@ -84,6 +103,7 @@ def make_clips(outside: Path) -> Path:
     make_video(folder / "street.mp4", 300, size, picture=street)
     make_video(folder / "dark.mp4", 100, size, picture=lambda number: np.full((120, 160, 3), 30, np.uint8))
     make_video(folder / "old.avi", 300, size, "mpeg4", picture=street)
+    add_sound(folder / "old.avi", folder / "sound.mp4")
     make_video(folder / "long.mp4", 25 * MAX_SECONDS + 50, size, picture=street)
     make_video(folder / "crash.mp4", 20, size)
     make_video(folder / "slow.mp4", 20, size)

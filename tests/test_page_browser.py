@@ -186,9 +186,8 @@ def test_a_video_of_the_folder(visit):
     tab = visit()
     tab.click("#listed input")
     offered = tab.eval_on_selector_all("[role=option]", "options => options.map(one => one.innerText.trim().replace(/^✓\\s*/, ''))")
-    assert offered == sorted(
-        [MARKUP, *(f"{one}.mp4" for one in ("crash", "cut", "dark", "large", "long", "slow", "street", "text")), "old.avi"]
-    )
+    names = ("crash", "cut", "dark", "large", "long", "slow", "sound", "street", "text")
+    assert offered == sorted([MARKUP, "old.avi", *(f"{name}.mp4" for name in names)])
     tab.keyboard.press("Escape")
     tab.click("#go")
     wait_for_text(tab, "Choose a video of the list first.")
@@ -249,17 +248,20 @@ def test_a_full_queue(visit, videos):
     wait_for_text(tabs[3], "dark.mp4: no segments")
 
 
-def test_what_the_browser_cannot_play_is_shown_as_the_annotated_copy(visit, videos):
+@pytest.mark.parametrize("name", ["old.avi", "sound.mp4"])  # nothing of it, the sound alone
+def test_what_the_browser_cannot_play_is_shown_as_the_annotated_copy(visit, videos, name):
     tab = visit()
-    upload(tab, videos / "old.avi")
-    wait_for_text(tab, "old.avi: 2 segments")
+    upload(tab, videos / name)
+    wait_for_text(tab, f"{name}: 2 segments")
     tab.wait_for_selector("text=This browser cannot play the video as it is")
     tab.click("#segments tbody tr >> nth=1")
     assert cursor(tab) == pytest.approx(10.24 / 12, abs=0.01)  # the curve works without it
+    assert not tab.is_visible("#player video")
     tab.click("#make")
     tab.wait_for_function("document.querySelector('#player video').readyState >= 1")
     assert tab.is_visible("#player video")
     assert "annotated.mp4" in tab.get_attribute("#player video", "src")
+    assert tab.evaluate("document.querySelector('#player video').videoWidth") > 0
 
 
 def test_a_name_is_text_never_markup_or_template(visit, videos):
@@ -293,6 +295,7 @@ def test_nothing_overflows_and_text_can_be_read(visit, videos, device, scheme):
         return Math.max(...pair) / Math.min(...pair); }"""
     for selector in ("#player .name", "#segments td", "#status .status"):
         assert tab.evaluate(lightness, selector) > 4.5
+    assert tab.is_visible("#player .row") == (device != PHONE)
     tab.tap("#segments tbody tr >> nth=1") if device else tab.click("#segments tbody tr >> nth=1")
     tab.wait_for_function("document.querySelector('#player video').currentTime > 9")
 

@@ -64,7 +64,7 @@ function player(element, props, watch) {
     find(".name").textContent = data.name;
     strips = data.classes.map(strip);
     find(".classes").replaceChildren(...strips.map((one) => one.row));
-    find(".classes").hidden = !strips.length;
+    find("details").hidden = !strips.length;
     drawCurve();
     drawTicks();
     time = 0;
@@ -149,13 +149,21 @@ function player(element, props, watch) {
   }
 
   for (const name of ["play", "timeupdate", "seeked"]) video.addEventListener(name, follow);
-  video.addEventListener("loadedmetadata", () => time && (video.currentTime = time)); // sought before it had loaded
-  video.addEventListener("error", () => {
-    if (!data || !video.getAttribute("src")) return;
+  video.addEventListener("loadedmetadata", () => {
+    if (!video.videoWidth) refuse(); // it can play the sound alone
+    else if (time) video.currentTime = time; // sought before it had loaded
+  });
+  video.addEventListener("error", () => data && video.getAttribute("src") && refuse());
+
+  function refuse() {
+    const refused = video.getAttribute("src");
+    video.removeAttribute("src");
+    video.load();
     find(".stage").hidden = true;
     find(".broken").hidden = false;
-    if (props.copy && video.getAttribute("src") !== props.copy) showCopy();
-  });
+    if (refused !== props.copy) showCopy();
+  }
+
   function showCopy() {
     if (!props.copy || find(".broken").hidden) return;
     find(".broken").hidden = true;
@@ -194,6 +202,7 @@ function player(element, props, watch) {
     found = event.detail;
     drawCurve();
   });
+  find("details").open = matchMedia("(min-width: 641px)").matches; // on a phone they would push the segments far down
   watch("value", load);
   watch("copy", showCopy);
   new ResizeObserver(drawTicks).observe(svg);
