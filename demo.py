@@ -112,7 +112,7 @@ def make_detector(options):
         detector = text_detector(options.clip or "ViT-B/16", options.classes, normal=options.normal or NORMAL, **shared)
     else:
         from utils.detector import load_detector
-        from utils.experiment import newest_checkpoint
+        from utils.restore import newest_checkpoint
 
         path = Path(options.checkpoint) if options.checkpoint else newest_checkpoint({})
         if path is None:

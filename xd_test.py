@@ -3,20 +3,20 @@
 import sys
 from pathlib import Path
 
-from utils import checkpoint, experiment
+from utils import checkpoint, experiment, restore
 from utils.errors import exit_code
 from xd_option import parse_args
 
 
 def main(argv=None):
     options = parse_args(argv, testing=True)
-    path = Path(options.checkpoint or experiment.newest_run(options))
+    path = Path(options.checkpoint or restore.newest_run(options))
     print(f"checkpoint: {path}")
-    options = experiment.tested_options(options, path, checkpoint.load(path))
+    options = restore.tested_options(options, path, checkpoint.load(path))
     experiment.announce(options)
     data = experiment.load_data(options, seed=None)
     model = experiment.load_model(options, options.seed)
-    experiment.test(model, path, data, options, experiment.test_folder(options, path))
+    experiment.test(model, path, data, options, restore.test_folder(options, path))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils import checkpoint, engine, experiment
+from utils import checkpoint, engine, experiment, restore
 from utils.analysis import Analysis, find_segments
 from utils.captions import VideoCaptions
 from utils.crops import Recipe
@@ -218,7 +218,7 @@ def load_detector(
     if experiment.with_captions(options) and caption_encoder is None:
         raise BadInput(f"{path}: reads captions; name --captions and the sentence encoder of its caption features, --caption-encoder")
     model = experiment.load_model(options, saved["options"]["seed"])
-    experiment.matches(saved, model, path, options)
+    restore.matches(saved, model, path, options)
     checkpoint.load_trained_state(model, saved["weights"], path)
     place = experiment.pick_device(device)
     notes = []

@@ -16,10 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from dataset import FeatureDataset, check_features, hold_out, read_list, same_content, test_videos
 from model import SYSTEMS, build_model, options_of
 from tools.make_sample import is_current, make_sample
-from utils import checkpoint, engine, plots, report, segments, text
+from utils import checkpoint, engine, plots, report, restore, segments, text
 from utils.analysis import thresholds
 from utils.batches import BalancedBatches, DrawnVersions, ShuffledBatches
-from utils.caption_tree import SOURCE, CaptionTree, source_folder
+from utils.caption_tree import SOURCE, CaptionTree
 from utils.errors import BadInput
 from utils.feature_folder import MANIFEST
 from utils.files import make_folder, read_json, write_json
@@ -27,7 +27,7 @@ from utils.ground_truth import load_ground_truth
 from utils.intervals import difference
 from utils.labels import DATASETS, Dataset
 from utils.mamba import Mamba, scan_backend
-from utils.options import BY_NAME, ROOT, check_system
+from utils.options import ROOT
 from utils.scores import check_lengths, save_scores
 
 
@@ -273,7 +273,7 @@ def test(model, path: Path, data: Data, options, folder: Path) -> Tested:
     saved = checkpoint.load(path)
     released = "options" not in saved
     if not released:
-        matches(saved, model, path, options)
+        restore.matches(saved, model, path, options)
     checkpoint.load_trained_state(model, saved["weights"], path)
     texts = segments.read_texts(data.captions, data.test) if data.captions else None
     scores = score(model, data.test, options, data.captions)
@@ -334,83 +334,6 @@ def draw(folder: Path, runs: list[dict], data: Data, result: dict) -> None:
         plots.plot_confusion(folder / "confusion.png", runs[0], data.truth, data.dataset, stamp)
         name = max(runs[0], key=lambda name: report.frame_labels(data.truth[name], data.truth[name].frames).sum())
         plots.plot_alignment(folder / "alignment.png", name, runs[0][name].fine, data.truth[name], data.dataset, stamp)
-
-
-def matches(saved: dict, model, path, options) -> None:
-    """Raise BadInput where a checkpoint belongs to another dataset, model or frozen encoder."""
-    if saved["dataset"] != options.dataset or saved["classes"] != list(DATASETS[options.dataset].names):
-        raise BadInput(
-            f"{path}: trained on {saved['dataset']} with {len(saved['classes'])} classes, "
-            f"expected {options.dataset}; use {saved['dataset']}_test.py"
-        )
-    for name, part in checkpoint.frozen_parts(model).items():
-        if saved["encoders"].get(name) != part.digest():
-            raise BadInput(
-                f"{path}: trained with another frozen encoder ({name}); "
-                f"give the one it was trained with: --clip, --sentence-encoder or --distilbert"
-            )
-
-
-def newest_run(options) -> Path:
-    """The best.pt written last under runs/ for this dataset and, if one was typed, this --model. Raises BadInput where there is none."""
-    wanted = {name: getattr(options, name) for name in ("dataset", "model") if name == "dataset" or name in options.typed}
-    if path := newest_checkpoint(wanted):
-        return path
-    raise BadInput(
-        f"runs/*/seed-*/best.pt: no run of {' with '.join(wanted.values())} yet; run python {options.dataset}_train.py, "
-        f"or name a checkpoint with --checkpoint"
-    )
-
-
-def newest_checkpoint(wanted: dict) -> Path | None:
-    """The best.pt written last under runs/ whose options have the `wanted` values; None where there is none."""
-    found = []
-    for path in (ROOT / "runs").glob("*/seed-*/best.pt"):
-        if (path.parent / "options.json").exists():
-            made = read_json(path.parent / "options.json", "--checkpoint")
-            found += [path] * all(made.get(name) == value for name, value in wanted.items())
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
-
-
-def tested_options(options, path: Path, saved: dict):
-    """Options of a test: the checkpoint's for the model, the run's own files (options.json beside it) for the data, then what was typed.
-
-    Of a released checkpoint nothing is known: system, features and sizes are what was typed or the option file's.
-    Raises BadInput where a typed model option contradicts the checkpoint (masking the padding needs no other weights).
-    """
-    if "options" not in saved:
-        if "model" not in options.typed or options.sample:
-            raise BadInput(
-                f"{path}: a state dict without options, as authors release them; name its system with --model and your features "
-                f"with --feature-root"
-            )
-        check_system(options.typed, options.model)
-        return options
-    check_system(options.typed, saved["options"]["model"])
-    for name in options.typed:
-        if BY_NAME[name].group == "model" and name != "mask_padding" and saved["options"].get(name) not in (None, getattr(options, name)):
-            raise BadInput(
-                f"{path}: trained with {BY_NAME[name].flag} {saved['options'][name]}, found {getattr(options, name)}; leave the option out"
-            )
-    beside = path.parent / "options.json"
-    files = read_json(beside, "--checkpoint") if beside.exists() else {}
-    known = {
-        name: value
-        for name, value in {**files, **saved["options"]}.items()
-        if name in BY_NAME and name not in ("device", "output", "seeds", *options.typed)
-    }
-    sample = options.sample and saved["options"]["sample"]
-    merged = {**vars(options), **known, "sample": sample}
-    if merged["branches"] == "text" and "caption_root" in options.typed and "feature_root" not in options.typed:
-        known["feature_root"] = merged["feature_root"] = str(source_folder(options.caption_root))
-    if options.sample and not sample and "feature_root" not in known:
-        raise BadInput(f"{path}: trained on your own features; name them with --feature-root")
-    return argparse.Namespace(**merged)
-
-
-def test_folder(options, path: Path) -> Path:
-    """Where a test script writes: --output, or `test` beside the checkpoint, so that the training's own report stays."""
-    return make_folder(options.output if "output" in options.typed else path.parent / "test")
 
 
 def summarise(tested: list[Tested], data: Data, folder: Path) -> None:
