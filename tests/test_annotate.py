@@ -20,6 +20,7 @@ from utils.annotate import cut_clips, file_name
 from utils.decoder import Limits
 from utils.errors import BadInput
 from utils.fonts import font_for
+from utils.mp4 import packets_of
 from utils.scores import Scores
 from utils.video import BrokenVideo, Video, to_rgb
 
@@ -436,6 +437,90 @@ def memory(pid):
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
+def with_sound(path, codec="aac", form=None):
+    """Two seconds of pictures and of a tone that begins after one second."""
+    import av
+
+    with av.open(str(path), "w", format=form) as file:
+        video, sound = file.add_stream("libx264", rate=25), file.add_stream(codec, rate=48000)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        tone = np.sin(np.arange(96000) * 0.05) * (np.arange(96000) >= 48000)
+        for number in range(50):
+            file.mux(video.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8), "rgb24")))
+            part = tone[1920 * number : 1920 * (number + 1)].astype(np.float32)[None].repeat(2, 0)
+            frame = av.AudioFrame.from_ndarray(part, format="fltp", layout="stereo")
+            frame.sample_rate, frame.pts, frame.time_base = 48000, 1920 * number, Fraction(1, 48000)
+            file.mux(sound.encode(frame))
+        for stream in (video, sound):
+            file.mux(stream.encode())
+    return path
+
+
+def heard(path):
+    """(seconds at which the tone begins, seconds at which the sound ends), by the decoded sound; None where there is none."""
+    import av
+
+    with av.open(str(path)) as file:
+        if not file.streams.audio:
+            return None
+        frames = list(file.decode(audio=0))
+    loud = next(frame.time for frame in frames if np.abs(frame.to_ndarray()).max() > 0.3)
+    return loud, frames[-1].time + frames[-1].samples / frames[-1].sample_rate
+
+
+@pytest.mark.parametrize(("name", "form"), [("a.mp4", None), ("a.mkv", None), ("a.ts", "mpegts"), ("a.avi", None)])
+def test_sound_is_copied(tmp_path, name, form):
+    analysis = analyse(with_sound(tmp_path / name, form=form), [0.1, 0.1, 0.9])
+    annotate.annotate(analysis, tmp_path / "copy.mp4", progress=silent)
+    assert heard(tmp_path / "copy.mp4") == pytest.approx(heard(tmp_path / name), abs=0.15)
+    assert heard(tmp_path / "copy.mp4") == pytest.approx((1.0, 2.0), abs=0.1)
+    [clip] = cut_clips(analysis, tmp_path, margin=0.5, progress=silent)  # 1.28 - 0.5 s to the end
+    assert heard(clip) == pytest.approx((0.22, 1.22), abs=0.1)
+
+
+def test_sound_that_browsers_do_not_play_in_mp4_is_left_out(tmp_path):
+    annotate.annotate(analyse(with_sound(tmp_path / "a.mkv", "ac3")), tmp_path / "copy.mp4", progress=silent)
+    assert heard(tmp_path / "a.mkv")
+    assert heard(tmp_path / "copy.mp4") is None
+
+
+def test_damaged_sound_does_not_end_the_copy(tmp_path):
+    path = with_sound(tmp_path / "a.ts", form="mpegts")
+    analysis, content = analyse(path), bytearray(path.read_bytes())
+    packets = [at for at in range(0, len(content), 188) if (content[at + 1] & 31) << 8 | content[at + 2] == 0x101]  # those of the sound
+    for at in packets[len(packets) // 2 :]:
+        content[at + 20 : at + 188] = bytes(168)
+    path.write_bytes(content)
+    annotate.annotate(analysis, tmp_path / "copy.mp4", progress=silent)
+    assert len(read(tmp_path / "copy.mp4")[0]) == 50
+
+
+def test_packets_of_a_stream_that_begins_late_are_passed_over():
+    class Container:
+        """As PyAV: the generator fails, the next one goes on behind that packet."""
+
+        parts = iter([(1, 2), None, (3,)])
+
+        def demux(self, _):
+            for part in self.parts:
+                if part is None:
+                    raise IndexError("list index out of range")
+                yield from part
+
+    assert list(packets_of(Container(), None)) == [1, 2, 3]
+
+
+def test_hours_between_two_frames(tmp_path):
+    """As of a camera that records where something moves."""
+    path = variable(tmp_path / "a.mkv", [*np.arange(30) / 25, 100_000, 100_000.04])
+    annotate.annotate(analyse(path), tmp_path / "copy.mp4", progress=silent)
+    times = read(tmp_path / "copy.mp4")[1]
+    np.testing.assert_allclose(times[-3:], [1.16, 100_000, 100_000.04], atol=2e-3)
+    path = variable(tmp_path / "a.mkv", [*np.arange(30) / 25, 3e6, 3e6 + 0.04])
+    with pytest.raises(BrokenVideo, match=r"34\.7 days without a frame"):
+        annotate.annotate(analyse(path), tmp_path / "copy.mp4", progress=silent)
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/real")
 @pytest.mark.parametrize("name", [pytest.param("RoadAccidents010_x264.mp4", marks=pytest.mark.slow), "holmesvau_car_accident.mp4"])
 def test_real_videos(tmp_path, name):
@@ -444,6 +529,7 @@ def test_real_videos(tmp_path, name):
     annotate.annotate(analysis, tmp_path / "copy.mp4", progress=silent)
     pictures, times, head = read(tmp_path / "copy.mp4")
     assert len(pictures) == analysis.frames
+    assert head["streams"] == (2 if "car" in name else 1)
     assert head["seconds"] == pytest.approx(analysis.seconds, abs=2e-3)
     with Video(analysis.path) as video:
         frames = list(video.decode())

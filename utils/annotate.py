@@ -4,7 +4,8 @@
     cut_clips(analysis, folder)
 
 The video may be anybody's: it is decoded and encoded in a process of its own, without torch, that is killed when its time is up, or the
-caller is interrupted. Its memory does not grow with the length, but for the index of MP4 (some 100 bytes a frame). Sound is left out.
+caller is interrupted. Its memory does not grow with the length, but for the index of MP4 (some 100 bytes a frame). Sound is copied
+where MP4 takes it as it is (utils/mp4.py).
 """
 
 import bisect
@@ -29,7 +30,7 @@ from utils import overlay
 from utils.decoder import LIMITS, ROOT, THREADS, Limits
 from utils.errors import BadInput
 from utils.files import replacing
-from utils.mp4 import TICKS, Output, Scaler, paste, split
+from utils.mp4 import FEW_TICKS, MOST, TICKS, Output, Scaler, Sound, paste, split
 from utils.overlay import even
 from utils.video import NEXT, BrokenVideo, Video
 
@@ -103,7 +104,7 @@ def file_name(label: str) -> str:
 def _run(job: dict, analysis: "Analysis", limits: Limits, progress: Progress | None, what: str) -> None:
     """Let a child process do the job, and pass on how far it is. Raises as annotate does; the child does not outlive the call."""
     job |= {"video": os.path.abspath(analysis.path), "name": str(analysis.path), "limits": asdict(limits)}
-    job |= {"size": analysis.size, "seconds": analysis.seconds, "fps": analysis.fps}
+    job |= {"size": analysis.size, "seconds": analysis.seconds, "fps": analysis.fps, "gap": float(np.diff(analysis.times).max())}
     folders = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     expired, last = threading.Event(), {}
     with contextlib.ExitStack() as stack:
@@ -228,13 +229,15 @@ class Annotated:
 def work(job: dict, report: Callable[..., None]) -> None:
     """Decode the video once, and write all outputs."""
     limits, name, step = job["limits"], job["name"], 1 / (job["fps"] or 25)
-    waiting = sorted((Output(**output) for output in job["outputs"]), key=lambda output: output.start)
+    ticks = TICKS if job["gap"] * TICKS < MOST else FEW_TICKS
+    waiting = sorted((Output(**output, name=name, ticks=ticks) for output in job["outputs"]), key=lambda output: output.start)
     running, first, seconds, told = [], None, 0.0, 0.0
     longest = math.inf if limits["max_seconds"] is None else limits["max_seconds"] + step
     with Video(job["video"], max_pixels=limits["max_pixels"], name=name) as video:
         for index, frame in enumerate(video.decode()):
             if first is None:
                 first, origin = frame, frame.time or 0.0
+                sound = Sound(job["video"], origin)
                 draw = Annotated(frame, job) if job["overlay"] else Plain(frame, job)
             seconds = max(seconds, index * step if frame.time is None else frame.time - origin)  # as utils.decoder counts
             if seconds > longest:
@@ -242,17 +245,24 @@ def work(job: dict, report: Callable[..., None]) -> None:
             while waiting and waiting[0].start - SLACK <= seconds:
                 running.append(waiting.pop(0))
             for output in [output for output in running if output.end - SLACK <= seconds]:
-                output.close(output.end, name)
+                output.close(output.end)
                 running.remove(output)
             if running:
                 picture = draw(frame, seconds)
                 for output in running:
-                    output.add(picture, seconds, job["fps"], first)
+                    output.add(picture, seconds, job["fps"], first, sound)
+            for packet in sound.until(seconds):
+                for output in running:
+                    output.add_sound(*packet)
             if time.monotonic() - told > REPORT:
                 told = time.monotonic()
                 report(frames=index + 1)
+    end = max(job["seconds"], seconds + 1 / ticks)
+    for packet in sound.until(end):
+        for output in running:
+            output.add_sound(*packet)
     for output in running + waiting:
-        output.close(min(output.end, max(job["seconds"], seconds + 1 / TICKS)), name)
+        output.close(min(output.end, end))
     report(frames=video.decoded)
     report(done=True)
 
