@@ -179,11 +179,10 @@ def test_three_cuts(tmp_path):
 
 
 @contextlib.contextmanager
-def standard_input(path):
-    """The file at `path` is this process's standard input, as the reading child inherits it."""
+def standard_input(file):
+    """`file` is this process's standard input, as the reading child inherits it."""
     kept = os.dup(0)
-    with path.open("rb") as file:
-        os.dup2(file.fileno(), 0)
+    os.dup2(file.fileno(), 0)
     try:
         yield
     finally:
@@ -200,7 +199,7 @@ def test_a_file_through_a_pipe_is_scored_as_the_file(tmp_path):
     """Offline and live agree: the tolerance that README states."""
     path, detector = tmp_path / "a.ts", make_detector()
     write_stream(str(path), range(1000))
-    with standard_input(path):
+    with path.open("rb") as file, standard_input(file):
         text = follow(detector, "-", latency=2)
     video, features = features_of(detector, path)
     snippets = lines_of(text, "snippet")
@@ -209,7 +208,7 @@ def test_a_file_through_a_pipe_is_scored_as_the_file(tmp_path):
     assert [line["start"] for line in snippets] == pytest.approx(list(video.times[:-1]), abs=1e-3)
     assert [line["state"] for line in lines_of(text, "connection")] == ["open", "end"]
     patient = make_detector(length=128)  # who waits for the whole file gets the file's scores
-    with standard_input(path):
+    with path.open("rb") as file, standard_input(file):
         text = follow(patient, "-", latency=60)
     scores = [line["score"] for line in lines_of(text, "snippet")]
     assert scores == pytest.approx(list(anomaly_score(patient.score(features))), abs=TOLERANCE)
@@ -339,6 +338,13 @@ def test_a_process_ends(tmp_path, ends):
 def test_bad_input(source, options, message):
     with pytest.raises(BadInput, match=re.escape(message)):
         follow(make_detector(), source, **options)
+
+
+def test_a_pipe_that_brings_no_video(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("no video\n" * 1000)
+    with path.open("rb") as file, standard_input(file), pytest.raises(BadInput, match=r"^-: no video of .* pipe it in as it can be read"):
+        follow(make_detector(), "-")
 
 
 def test_a_checkpoint_that_reads_captions():

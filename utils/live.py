@@ -27,7 +27,7 @@ from utils.events import Events, Place, Scored, number, utc
 from utils.feed import Feed, Over, Retry
 from utils.scores import Scores
 from utils.segments import anomaly_score
-from utils.stream import Cut, Opened, Snippet, parse_source
+from utils.stream import PIPE, Cut, Opened, Snippet, parse_source
 
 POLL = 0.2  # seconds
 
@@ -146,7 +146,10 @@ class Follower:
     def cut(self, cut: Cut) -> None:
         """The connection broke, or could not be made. Raises BadInput where it is the first."""
         if self.connection < 0:
-            raise BadInput(f"{self.shown}: {cut.reason}; expected a video stream; check the address, and that it is being sent")
+            advice = "check the address, and that it is being sent"
+            if self.shown == PIPE:  # an MP4 may have its index at its end, where a pipe cannot look
+                advice = "pipe it in as it can be read from its start: ffmpeg -i FILE -c copy -f mpegts - | python demo.py -"
+            raise BadInput(f"{self.shown}: {cut.reason}; expected a video stream; {advice}")
         if self._connected and not self.opened.recorded:
             line = {"number": self.connection, "time": utc(cut.arrived), "end": round(self._end, 3)}
             self.lines("connection", state="cut", **line, frames=cut.frames, clock_jumps=cut.jumps, reason=cut.reason)
