@@ -136,7 +136,8 @@ def bench_extract(seconds: int = SECONDS, short: int = SHORT, large=vit_b16) -> 
         gap = np.abs(ours.found.features - expected).max() / np.abs(expected).max()
         print(
             f"ten crops, tiny encoder: {ours.seconds:.1f} s ({ours.found.frames / ours.seconds:.0f} frames a second), "
-            f"literal {slow:.1f} s: {slow / ours.seconds:.1f} times faster; CPU {ours.cpu:.1f} s, literal {cpu:.1f} s: {cpu / ours.cpu:.1f} times less; "
+            f"literal {slow:.1f} s: {slow / ours.seconds:.1f} times faster; "
+            f"CPU {ours.cpu:.1f} s, literal {cpu:.1f} s: {cpu / ours.cpu:.1f} times less; "
             f"features differ by {gap:.1e} of the largest; load {load()}"
         )
         path = write_video(Path(folder) / "short.mp4", short)
