@@ -16,7 +16,8 @@ from pathlib import Path
 
 import av
 import pytest
-from streams import RECIPE, CutOff, Server, number_of, rtsp_camera, write_stream
+from PIL import Image
+from streams import RECIPE, CutOff, Server, number_of, picture, rtsp_camera, write_stream
 
 from utils.errors import BadInput
 from utils.stream import Clock, Connection, Cut, Opened, Snippet, parse_source
@@ -147,6 +148,19 @@ def test_every_frame_once_and_in_order(form, codec, options, assumed):
     assert all(snippet.picture.shape == (37, 49, 3) for snippet in snippets)
     assert (cut.frames, cut.jumps, cut.reason) == (72, 0, "the stream ended")
     assert snippets[-1].arrived == cut.arrived
+
+
+def test_pictures_one_after_the_other_over_http(web):
+    """What simple cameras send: multipart JPEG, without time stamps."""
+    body = b""
+    for number in range(3, 67):
+        coded = io.BytesIO()
+        Image.fromarray(picture(number)[:48]).convert("RGB").save(coded, "JPEG", quality=95)
+        length = len(coded.getvalue())
+        body += b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%b\r\n" % (length, coded.getvalue())
+    opened, snippets, _ = read(f"{web({'/': ('multipart/x-mixed-replace; boundary=frame', body)})}/")
+    assert (opened.fps, opened.assumed) == (25, True)
+    assert [number_of(snippet.picture) for snippet in snippets] == [3, 19, 35, 51]
 
 
 def test_rtsp():

@@ -32,7 +32,7 @@ from utils.video import FORMATS, MAX_PIXELS, to_rgb
 SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "tcp", "udp", "srt")
 NETWORK = "rtsp,rtsps,rtmp,rtmps,rtmpt,http,https,httpproxy,tcp,udp,srt,rtp,srtp,tls"  # protocols that may call one another
 STREAM_FORMATS = (*FORMATS, "rtsp", "mjpeg", "mpjpeg")
-RAW = ("h264", "hevc", "mjpeg")  # no time stamps: FFmpeg counts frames at a rate that it makes up
+RAW = ("h264", "hevc", "mjpeg", "mpjpeg")  # no time stamps: FFmpeg counts frames at a rate that it makes up
 CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}:none")}  # sys.platform -> FFmpeg's device, and its name there
 FPS = 25.0  # assumed where a stream does not say
 FASTEST = 240.0  # a higher rate is that of a clock (90,000), not of pictures
