@@ -1,7 +1,7 @@
 """A video decoded in a process of its own, `python -m utils.decoder`, which is killed when it takes too long: the file may be anybody's.
 
-The child sends the picture of every snippet over its stdout, resized for the encoder; it imports no torch, so that it starts fast. Behind
-the reader it waits, at most two pictures ahead. Runs where there are pipes that can be waited for: Linux, macOS.
+The child sends the picture of every snippet over its stdout, resized for the encoder, and waits when the pipe is full (a few pictures); it
+imports no torch, so that it starts fast. Runs where pipes can be waited for: Linux, macOS.
 """
 
 import contextlib
