@@ -49,7 +49,7 @@ def parse(argv) -> argparse.Namespace:
     add(what, "--threshold", type=float, metavar="SCORE", help="score from which on a snippet belongs to a segment [the checkpoint's]")
     rate = "share of normal snippets that may reach the threshold; the checkpoint knows it from its held-out videos"
     add(what, "--false-positives", type=float, choices=RATES, default=0.01, help=rate)
-    add(what, "--latency", type=float, metavar="SECONDS", help="a stream's score is final after so long [2]; a file's is as if it were one")
+    add(what, "--latency", type=float, metavar="SECONDS", help="a stream's score is final after so long [5]; a file's is as if it were one")
     model = parser.add_argument_group("model files")
     add(model, "--encoder", metavar="NAME_OR_FILE", help="image encoder of the features [the checkpoint's CLIP]")
     add(model, "--clip", metavar="NAME_OR_FILE", help="CLIP of the text side [the checkpoint's; with --classes ViT-B/16]")
@@ -66,6 +66,10 @@ def parse(argv) -> argparse.Namespace:
     add(output, "--video", action=argparse.BooleanOptionalAction, default=True, help="write the annotated copy of the video")
     add(output, "--clips", action="store_true", help="write one clip per segment")
     add(output, "--overwrite", action="store_true", help="analyse again what is done")
+    live = parser.add_argument_group("streams")
+    add(live, "--record", metavar="FILE", help="append the JSON lines to this file, too")
+    add(live, "--reconnect", action=argparse.BooleanOptionalAction, default=True, help="connect again where the stream is cut")
+    add(live, "--every-snippet", action="store_true", help="fall behind rather than drop snippets when the encoder is too slow")
     page = parser.add_argument_group("page")
     add(page, "--web", action="store_true", help="a page in the browser: drop a video, or choose one of the folder's")
     add(page, "--host", default="127.0.0.1", help="address it listens on; another one shows it to your network")
@@ -194,7 +198,8 @@ def main(argv=None) -> None:
     elif is_stream(options.sources[0]):
         from utils import live
 
-        live.run(detector, options.sources[0], latency=options.latency or 2.0)
+        more = {"record": options.record, "reconnect": options.reconnect, "wait": options.every_snippet or None}
+        live.run(detector, options.sources[0], latency=options.latency or 5.0, **more)
     else:
         analyse_files(detector, options, limits)
 

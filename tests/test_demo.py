@@ -109,12 +109,18 @@ def test_a_pipe_gives_one_line_per_snippet(words, tmp_path):
     video = make_video(tmp_path / "own.ts", frames=50, form="mpegts")
     with open(video, "rb") as file:
         done = subprocess.run(
-            [sys.executable, str(ROOT / "demo.py"), "-", *words], stdin=file, capture_output=True, text=True, timeout=120, cwd=tmp_path
+            [sys.executable, str(ROOT / "demo.py"), "-", *words, "--record", "live.jsonl"],
+            stdin=file,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=tmp_path,
         )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["number"] for line in lines if line["type"] == "snippet"] == [0, 1, 2]
     assert [line["state"] for line in lines if line["type"] == "event"] == ["start", "end"]
+    assert (tmp_path / "live.jsonl").read_text() == done.stdout
 
 
 @pytest.mark.parametrize(
