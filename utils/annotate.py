@@ -272,7 +272,8 @@ def main() -> None:
         print(json.dumps(said), flush=True)
 
     job = json.loads(sys.stdin.readline())
-    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()  # nobody is left to listen
+    # Nobody is left to listen. (Not sys.stdin.read(): Python aborts where a thread still holds that lock at the end.)
+    threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
     memory = job["limits"]["memory"]
     if memory is not None:
         limit_memory(memory)
