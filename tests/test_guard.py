@@ -2,6 +2,7 @@
 
 import json
 
+import anyio
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -154,6 +155,22 @@ def test_uploads_up_to_the_limit(client):
     assert upload(client, bytes(MAX + MULTIPART)).status_code == 200
     assert upload(client, bytes(MAX + MULTIPART + 1)).status_code == 413
     assert upload(client, bytes(MAX)).status_code == 200  # nothing of it is left
+
+
+def test_an_upload_that_is_announced_too_large_is_not_read(home):
+    guard = Guard(None, folder=home, max_bytes=MAX, max_stored=MULTIPART + 3 * MAX, keep=1, host="127.0.0.1")
+    headers = [(b"host", b"127.0.0.1"), (b"content-length", str(MAX + MULTIPART + 1).encode())]
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": headers}
+    sent = []
+
+    async def receive():
+        raise AssertionError("it was read")
+
+    async def send(message):
+        sent.append(message)
+
+    anyio.run(guard, scope, receive, send)
+    assert sent[0]["status"] == 413
 
 
 def test_an_upload_that_does_not_say_how_long_it_is(client):
