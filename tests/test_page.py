@@ -110,7 +110,7 @@ def test_what_the_page_does_not_start_with(tmp_path, monkeypatch):
     with pytest.raises(BadInput, match=r"nowhere: no such folder"):
         page.serve(None, folder=tmp_path / "nowhere")
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(BadInput, match=r'Gradio is missing .*pip install "gradio>=6.16"'):
+    with pytest.raises(BadInput, match=r'Gradio is missing .*pip install "gradio>=6.20"'):
         page.import_gradio()
 
 
@@ -118,7 +118,7 @@ def test_an_old_gradio_is_refused(monkeypatch):
     import gradio
 
     monkeypatch.setattr(gradio, "__version__", "6.9.1")
-    with pytest.raises(BadInput, match=r"Gradio 6.9.1 .*pip install"):
+    with pytest.raises(BadInput, match=r"Gradio 6.9.1 found, 6.20 or newer expected.*pip install"):
         page.import_gradio()
 
 

@@ -61,7 +61,7 @@ def open_server(
         **{f"button_primary_background_fill_hover{mode}": DARK for mode in ("", "_dark")},
         slider_color=BLUE,
     )
-    off = dict.fromkeys(("share", "inbrowser", "run_history", "enable_monitoring", "pwa", "ssr_mode", "mcp_server"), False)
+    off = dict.fromkeys(("share", "inbrowser", "enable_monitoring", "pwa", "ssr_mode", "mcp_server"), False)
     off |= {"allowed_paths": [], "footer_links": [], "quiet": True}
     try:
         page.launch(

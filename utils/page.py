@@ -24,8 +24,8 @@ from utils.shelf import keep_tidy, new_folder, safe_name, take, tidy, videos
 from utils.video import SUFFIXES
 
 KEEP = 3600  # seconds for which uploads and results stay
-OLDEST = (6, 16)  # of Gradio: before it, paths and addresses in requests led out of the page's folder
-INSTALL = 'pip install "gradio>=6.16"'
+OLDEST = (6, 20)  # of Gradio: up to 6.15 requests lead out of the page's folder, up to 6.16 the browser asks other hosts
+INSTALL = 'pip install "gradio>=6.20"'
 STRIPS = 14  # classes whose probabilities are drawn
 HERE = Path(__file__).parent
 SLOT = '<div class="slot"></div>'
@@ -209,7 +209,7 @@ def serve(
         empty.mkdir()
         for name in [name for name in os.environ if name.startswith("GRADIO_")]:
             del os.environ[name]  # none may open what is closed here
-        os.environ |= {"GRADIO_TEMP_DIR": str(home), "GRADIO_ANALYTICS_ENABLED": "False"}
+        os.environ |= {"GRADIO_TEMP_DIR": str(home), "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False"}
         import_gradio()  # reads them
         from utils.guard import open_server
 
@@ -245,7 +245,7 @@ def import_gradio():
     except ImportError as error:
         raise BadInput(f"--web: Gradio is missing ({error}); {INSTALL}") from None
     if tuple(map(int, gradio.__version__.split(".")[:2])) < OLDEST:
-        raise BadInput(f"--web: Gradio {gradio.__version__} gives files to strangers that are not the page's; {INSTALL}")
+        raise BadInput(f"--web: Gradio {gradio.__version__} found, 6.20 or newer expected, as older ones have holes; {INSTALL}")
     return gradio
 
 
