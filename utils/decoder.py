@@ -170,8 +170,10 @@ class Thumbnails:
 
 def decode(name: str, path: str, recipe: Recipe, limits: Limits, send) -> None:
     """Decode `path` and send(kind, *values, image=None) what Decoder gives. Raises BrokenVideo naming `name`."""
+    from av.video.reformatter import VideoReformatter
+
     with Video(path, max_pixels=limits.max_pixels, name=name) as video:
-        start, seconds, step, held, thumbnails = None, 0.0, 1 / (video.fps or 25), None, Thumbnails()
+        start, seconds, step, held, thumbnails, reformatter = None, 0.0, 1 / (video.fps or 25), None, Thumbnails(), VideoReformatter()
         longest, promised = math.inf if limits.max_seconds is None else limits.max_seconds, (video.expected() or 0) * step
         for index, frame in enumerate(video.decode()):
             if start is None:
@@ -182,11 +184,10 @@ def decode(name: str, path: str, recipe: Recipe, limits: Limits, send) -> None:
                     raise BrokenVideo(f"{name}: {size[0]} × {size[1]} pixels; expected sides of at most 1 : {SLIMMEST}; leave it out")
                 send("opened", upright, video.fps, video.expected())
             seconds = max(seconds, index * step if frame.time is None else frame.time - start)  # never back
-            last = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else step
-            if max(seconds + last, promised) > longest + step:
+            if max(seconds, promised - step) > longest:
                 raise BrokenVideo(f"{name}: longer than {longest:g} s; expected at most that; cut it, or allow more seconds")
             if index % recipe.stride == 0:
-                picture = to_rgb(frame, size=size)
+                picture = to_rgb(frame, None, size, reformatter)
                 thumbnails.offer(index // recipe.stride, seconds, picture)
                 held = (index // recipe.stride, seconds), recipe.resize(picture)
             if held and (index == 0 or (index + 1) % recipe.stride == 0):  # a snippet is whole, or the first one
@@ -194,6 +195,7 @@ def decode(name: str, path: str, recipe: Recipe, limits: Limits, send) -> None:
                 held = None
         for when, picture in thumbnails.chosen():
             send("thumbnail", when, image=picture)
+        last = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else step
         send("ended", video.decoded, seconds + last)
 
 

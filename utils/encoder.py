@@ -25,8 +25,10 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.network = network.requires_grad_(False)
         self.name, self.size, self.width = name, size, width
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+        # x / 255, less the mean, over the standard deviation: as one product and one sum
+        mean, std = torch.tensor(mean, dtype=torch.float64)[:, None, None], torch.tensor(std, dtype=torch.float64)[:, None, None]
+        self.register_buffer("scale", (1 / (255 * std)).float(), persistent=False)
+        self.register_buffer("shift", (-mean / std).float(), persistent=False)
         self.eval()
 
     def train(self, mode: bool = True):
@@ -35,7 +37,7 @@ class ImageEncoder(nn.Module):
     @torch.no_grad()
     def forward(self, pictures: Tensor) -> Tensor:
         """pictures (N, 3, size, size) uint8 -> (N, D) float32, unnormalised."""
-        return self.encode((pictures / 255 - self.mean) / self.std).float()
+        return self.encode(pictures.float().mul_(self.scale).add_(self.shift)).float()
 
     def encode(self, x: Tensor) -> Tensor:
         """x (N, 3, size, size) float32, normalised -> (N, D)."""
@@ -43,7 +45,7 @@ class ImageEncoder(nn.Module):
 
     def digest(self) -> str:
         """A fingerprint of normalisation and weights, to the bit: features of different encoders are never mixed in one folder."""
-        found = hashlib.sha256(f"{self.size} {self.mean.flatten().tolist()} {self.std.flatten().tolist()}\n".encode())
+        found = hashlib.sha256(f"{self.size} {self.scale.flatten().tolist()} {self.shift.flatten().tolist()}\n".encode())
         for key, value in self.network.state_dict().items():
             found.update(f"{key} {tuple(value.shape)} {value.dtype}\n".encode())
             found.update(value.cpu().contiguous().numpy().tobytes())

@@ -141,14 +141,18 @@ class Video:
         return BrokenVideo(f"{self._name}: {found}; expected {expected}; {NEXT}")
 
 
-def to_rgb(frame, longest: int | None = None, size: tuple[int, int] | None = None) -> np.ndarray:
-    """(H, W, 3) uint8 of a decoded frame, upright; scaled to `size` (width, height as stored), its longer side at most `longest` pixels."""
+def to_rgb(frame, longest: int | None = None, size: tuple[int, int] | None = None, reformatter=None) -> np.ndarray:
+    """(H, W, 3) uint8 of a decoded frame, upright; scaled to `size` (width, height as stored), its longer side at most `longest` pixels.
+
+    reformatter: an av.video.reformatter.VideoReformatter kept for all frames of a video; to make one takes longer than its work.
+    """
+    from av.video.reformatter import VideoReformatter
+
     width, height = size or (frame.width, frame.height)
     shrink = min(1.0, longest / max(width, height)) if longest else 1.0
     width, height = (max(1, round(side * shrink)) for side in (width, height))
-    scaled = {} if (width, height) == (frame.width, frame.height) else {"width": width, "height": height}
-    image = frame.to_ndarray(format="rgb24", interpolation="BICUBIC", **scaled)
-    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))  # both count against the clock
+    rgb = (reformatter or VideoReformatter()).reformat(frame, width, height, "rgb24", interpolation="BICUBIC")
+    return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), round(frame.rotation / 90)))  # both count against the clock
 
 
 @dataclass
@@ -168,15 +172,17 @@ def windows(video: Video, offsets: Sequence[int], stride: int, *, first: int = 0
     more is kept than the open windows need. All have the first frame's size, also where a recording changes it. Raises BrokenVideo as
     Video.decode does.
     """
+    from av.video.reformatter import VideoReformatter
+
     open_windows: deque[Window] = deque()
-    wanted, reach, size = set(offsets), max(offsets[-1], stride - 1), None
+    wanted, reach, size, reformatter = set(offsets), max(offsets[-1], stride - 1), None, VideoReformatter()
     for index, last in enumerate(video.decode()):
         size = size or (last.width, last.height)
         if index % stride == 0 and index // stride >= first:
             open_windows.append(Window(index // stride, index, index + stride, []))
         takers = [window for window in open_windows if index - window.start in wanted]
         if takers:
-            picture = to_rgb(last, longest, size)
+            picture = to_rgb(last, longest, size, reformatter)
             for window in takers:
                 window.pictures += [picture] * offsets.count(index - window.start)
         while open_windows and index - open_windows[0].start >= reach:
