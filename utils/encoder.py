@@ -25,10 +25,11 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.network = network.requires_grad_(False)
         self.name, self.size, self.width = name, size, width
-        # x / 255, less the mean, over the standard deviation: as one product and one sum
-        mean, std = torch.tensor(mean, dtype=torch.float64)[:, None, None], torch.tensor(std, dtype=torch.float64)[:, None, None]
-        self.register_buffer("scale", (1 / (255 * std)).float(), persistent=False)
-        self.register_buffer("shift", (-mean / std).float(), persistent=False)
+        mean, std = torch.tensor(mean), torch.tensor(std)
+        self._recipe = f"{size} {mean.tolist()} {std.tolist()}"
+        # Less the mean, over the standard deviation: as one product and one sum.
+        self.register_buffer("scale", (1 / (255 * std.double())).float()[:, None, None], persistent=False)
+        self.register_buffer("shift", (-mean.double() / std.double()).float()[:, None, None], persistent=False)
         self.eval()
 
     def train(self, mode: bool = True):
@@ -45,7 +46,7 @@ class ImageEncoder(nn.Module):
 
     def digest(self) -> str:
         """A fingerprint of normalisation and weights, to the bit: features of different encoders are never mixed in one folder."""
-        found = hashlib.sha256(f"{self.size} {self.scale.flatten().tolist()} {self.shift.flatten().tolist()}\n".encode())
+        found = hashlib.sha256(f"{self._recipe}\n".encode())
         for key, value in self.network.state_dict().items():
             found.update(f"{key} {tuple(value.shape)} {value.dtype}\n".encode())
             found.update(value.cpu().contiguous().numpy().tobytes())
