@@ -7,8 +7,9 @@
     python demo.py [FOLDER] --web                                   a page in the browser
 
 Of each video NAME the folder --output gets NAME.json and NAME.csv (the segments), NAME.snippets.csv, NAME.png (score curve with
-thumbnails), NAME.mp4 (the video with its score curve), with --clips also one clip per segment. Of several videos, segments.csv lists all
-segments, best first. A video that is done is not done again unless something was changed; a broken one is named and left out, exit code 2.
+thumbnails), NAME.annotated.mp4 (the video with its score curve), with --clips also one clip per segment. Of several videos, segments.csv
+lists all segments, best first. A video that is done is not done again unless something was changed; a broken one is named and left out,
+and the exit code is 2. Write the videos before --classes.
 """
 
 import argparse
@@ -21,7 +22,14 @@ from pathlib import Path
 
 from utils.errors import BadInput, exit_code
 
-STREAM = re.compile(r"(rtsps?|rtmps?|https?|tcp|udp|rtp|srt)://|-$|\d+$")
+STREAM = re.compile(r"[a-z][a-z0-9+.]+://|-$|\d+$", re.IGNORECASE)
+DAY, HOUR = 86_400.0, 3600.0  # seconds
+ONLY = {  # options that do something in one of the three uses only
+    "file": ("captions", "caption_encoder", "output", "video", "clips", "overwrite"),
+    "stream": ("record", "reconnect", "every_snippet"),
+    "page": ("host", "port"),
+}
+NOT = {"stream": ("max_seconds", "timeout"), "page": ("latency",), "file": ()}  # and those that do nothing in one
 
 
 def is_stream(source: str) -> bool:
@@ -76,16 +84,15 @@ def parse(argv) -> argparse.Namespace:
     add(page, "--port", type=int, default=7860, help="its port")
     cap = parser.add_argument_group("limits on a video")
     add(cap, "--max-pixels", type=int, default=limits.max_pixels, metavar="N", help="of a picture")
-    add(cap, "--max-seconds", type=float, default=limits.max_seconds, metavar="S", help="length [none; with --web one hour]")
-    add(cap, "--timeout", type=float, default=limits.timeout, metavar="S", help="time for decoding one video [none; with --web 30 minutes]")
+    add(cap, "--max-seconds", type=float, metavar="S", help="length [a day; with --web an hour]")
+    add(cap, "--timeout", type=float, metavar="S", help="time for decoding one video [an hour; with --web 30 minutes]")
     options = parser.parse_args(argv)
-    check(options)
+    check(options, {name for name, value in vars(options).items() if value != parser.get_default(name)})
     return options
 
 
-def check(options) -> None:
-    """Raise BadInput for combinations that make no sense."""
-    given = {name for name, value in vars(options).items() if value not in (None, False)}
+def check(options, given: set[str]) -> None:
+    """Raise BadInput for combinations that make no sense; `given`: the options that are not at their default."""
     for name in ("checkpoint", "encoder", "distilbert", "sentence_encoder", "text_features", "caption_encoder"):
         if options.classes and name in given:
             raise BadInput(f"--classes: is by text alone, --{name.replace('_', '-')} is of a trained checkpoint; leave one of them out")
@@ -94,16 +101,26 @@ def check(options) -> None:
     for name in ("threshold", "latency", "max_pixels", "max_seconds", "timeout"):
         if (value := getattr(options, name)) is not None and not 0 < value < math.inf:
             raise BadInput(f"--{name.replace('_', '-')} {value}: expected a number above 0")
+    if not 0 < options.port < 65536:
+        raise BadInput(f"--port {options.port}: expected a number from 1 to 65535")
     if options.threshold is not None and options.threshold > 1:
         raise BadInput(f"--threshold {options.threshold}: expected a score from 0 to 1")
     streams = [source for source in options.sources if is_stream(source)]
-    if options.web:
-        if streams or len(options.sources) > 1:
-            raise BadInput(f"--web: found {' '.join(options.sources)}; expected no source, or one folder of videos to choose from")
-    elif not options.sources:
-        raise BadInput("demo.py: nothing to look at; name a video, a folder or a stream, or open the page with --web")
-    elif streams and len(options.sources) > 1:
-        raise BadInput(f"{streams[0]}: a stream goes alone; found {len(options.sources)} sources")
+    use = "page" if options.web else "stream" if streams else "file"
+    if use == "page" and (streams or len(options.sources) > 1):
+        raise BadInput(f"--web: found {len(options.sources)} sources or a stream; expected none, or one folder of videos to choose from")
+    if use != "page" and not options.sources:
+        swallowed = [text for text in [*(options.classes or []), *(options.normal or [])] if is_stream(text) or Path(text).exists()]
+        hint = f" ({swallowed[-1]} was taken for a text: write it before --classes)" if swallowed else ""
+        raise BadInput(f"demo.py: nothing to look at{hint}; name a video, a folder or a stream, or open the page with --web")
+    if use == "stream" and len(options.sources) > 1:
+        raise BadInput(f"a stream goes alone; found {len(options.sources)} sources; name one")
+    for name in [*NOT[use], *(name for other, names in ONLY.items() if other != use for name in names)]:
+        if name in given:
+            where = {"file": "with video files", "stream": "with a stream", "page": "with --web"}[use]
+            raise BadInput(f"--{name.replace('_', '-')}: does nothing {where}; leave it out")
+    if options.captions and not Path(options.captions).exists():
+        raise BadInput(f"--captions {options.captions}: no such file or folder; name what tools.caption_videos wrote")
 
 
 def make_detector(options):
@@ -137,36 +154,43 @@ def make_detector(options):
 def is_whole(target: Path, done: dict, options) -> bool:
     """Whether all that the options ask for of a video lies beside its JSON `target`, whose content is `done`."""
     clips = len(list(target.parent.glob(f"{glob.escape(target.stem)}.[0-9][0-9][0-9].*.mp4")))
-    copy = target.with_suffix(".mp4").is_file() or not options.video
+    copy = target.with_suffix(".annotated.mp4").is_file() or not options.video
     return copy and (clips >= len(done["segments"]) or not options.clips) and not options.overwrite
 
 
-def analyse_files(detector, options, limits) -> None:
-    """Analyse files and folders into --output. Raises BadInput at the end where some were broken."""
+def find(options) -> dict[Path, Path]:
+    """The video files, each with the path of its JSON. Raises BadInput where there are none, or they lie where the results go."""
+    from utils.video_files import find_videos
+
+    videos = find_videos(options.sources, Path(options.output), ".json", by_name=False)
+    for path, target in videos.items():
+        if path.resolve().parent == target.resolve().parent:
+            raise BadInput(f"--output {options.output}: {path} lies there, too; results go to a folder of their own, name another")
+    return videos
+
+
+def analyse_files(detector, videos: dict[Path, Path], options, limits) -> None:
+    """Analyse video files. Raises BadInput at the end where some were broken."""
     from utils import annotate, export
     from utils.captions import read_captions
     from utils.files import make_folder
-    from utils.video import BrokenVideo
-    from utils.video_files import find_videos
+    from utils.scores import video_name
 
     output = make_folder(options.output)
-    videos = find_videos(options.sources, output, ".json")
     captions = read_captions([options.captions], 30)[0] if options.captions else {}
     detector.about["command"] = shlex.join(["python", "demo.py", *options.argv])
     rows, broken = [], []
     for path, target in videos.items():
         try:
-            done = export.read_done(target, detector, options.latency, path)
-            done = done if done and is_whole(target, done, options) else None
-            if done is None:
+            texts = captions.get(video_name(path.stem))
+            done = export.read_done(target, detector, detector.about_video(path, texts, options.latency))
+            if done is None or not is_whole(target, done, options):
                 with export.progress_bar(path.name) as bar:
-                    analysis = detector.analyse(
-                        path, captions=captions.get(path.stem), latency=options.latency, limits=limits, progress=bar
-                    )
+                    analysis = detector.analyse(path, captions=texts, latency=options.latency, limits=limits, progress=bar)
                 export.write_csv(analysis, target.with_suffix(".csv"))
                 export.plot(analysis, target.with_suffix(".png"))
                 if options.video:
-                    annotate.annotate(analysis, target.with_suffix(".mp4"), limits=limits)
+                    annotate.annotate(analysis, target.with_suffix(".annotated.mp4"), limits=limits)
                 if options.clips:
                     annotate.cut_clips(analysis, target.parent, limits=limits)
                 print(export.table(analysis))
@@ -174,14 +198,14 @@ def analyse_files(detector, options, limits) -> None:
             else:
                 print(f"{path}: done before ({target}); --overwrite does it again")
             rows += [(str(path), *segment.values()) for segment in done["segments"]]
-        except BrokenVideo as error:
+        except BadInput as error:  # a broken video, or one whose results have too long a name: the others are done
             broken.append(path)
             print(f"error: {error}", file=sys.stderr)
     if len(videos) > 1:
         export.write_summary(rows, output / "segments.csv")
         print(f"{len(rows)} segments in {len(videos) - len(broken)} videos: {output / 'segments.csv'}")
     if broken:
-        raise BadInput(f"{len(broken)} of {len(videos)} videos are broken ({', '.join(map(str, broken[:5]))}), why see above")
+        raise BadInput(f"{len(broken)} of {len(videos)} videos were not done ({', '.join(map(str, broken[:5]))}), why see above")
 
 
 def main(argv=None) -> None:
@@ -189,19 +213,24 @@ def main(argv=None) -> None:
     options.argv = sys.argv[1:] if argv is None else argv
     from utils.decoder import Limits
 
-    limits = Limits(max_pixels=options.max_pixels, max_seconds=options.max_seconds, timeout=options.timeout)
+    live = not options.web and is_stream(options.sources[0])
+    videos = {} if live or options.web else find(options)  # before any model is loaded
     detector = make_detector(options)
     if options.web:
         from utils import page
 
+        limits = Limits(max_pixels=options.max_pixels, max_seconds=options.max_seconds, timeout=options.timeout)
         page.serve(detector, folder=options.sources[0] if options.sources else None, host=options.host, port=options.port, limits=limits)
-    elif is_stream(options.sources[0]):
-        from utils import live
+    elif live:
+        from utils.detector import LATE
+        from utils.live import run
 
+        print(f"note: {LATE}", file=sys.stderr)
         more = {"record": options.record, "reconnect": options.reconnect, "wait": options.every_snippet or None}
-        live.run(detector, options.sources[0], latency=options.latency or 5.0, **more)
+        run(detector, options.sources[0], latency=options.latency or 5.0, max_pixels=options.max_pixels, **more)
     else:
-        analyse_files(detector, options, limits)
+        limits = Limits(max_pixels=options.max_pixels, max_seconds=options.max_seconds or DAY, timeout=options.timeout or HOUR)
+        analyse_files(detector, videos, options, limits)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ from test_video import SHARED, cut, make_video, with_a_hole
 from utils import annotate, overlay
 from utils.analysis import Analysis, find_segments
 from utils.annotate import cut_clips, file_name
+from utils.child import ROOT
 from utils.decoder import Limits
 from utils.errors import BadInput
 from utils.fonts import font_for
-from utils.mp4 import packets_of
 from utils.scores import Scores
-from utils.video import BrokenVideo, Video, to_rgb
+from utils.video import BrokenVideo, Video, packets_of, to_rgb
 
 CLASSES = ("normal", "Fighting", "Robbery")
 VERMILLION = np.array([0xD5, 0x5E, 0x00])
@@ -368,7 +368,7 @@ def test_the_child_does_not_outlive_a_killed_caller(tmp_path):
         "annotate.annotate(analysis, sys.argv[1], progress=lambda *_: print('running', flush=True))"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "copy.mp4")]
-    with subprocess.Popen(command, cwd=annotate.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as caller:
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as caller:
         caller.stdin.write(pickle.dumps(analysis))
         caller.stdin.close()
         assert caller.stdout.readline() == b"running\n"
@@ -413,7 +413,7 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
 
 def test_the_child_needs_no_torch():
     program = "import sys, utils.annotate, av; print(sorted({'torch', 'pandas', 'sklearn', 'matplotlib'} & sys.modules.keys()))"
-    found = subprocess.run([sys.executable, "-c", program], cwd=annotate.ROOT, capture_output=True, text=True, check=True)
+    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
 

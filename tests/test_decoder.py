@@ -193,7 +193,7 @@ def test_memory_is_limited(tmp_path):
 
 
 def stub(monkeypatch, program):
-    monkeypatch.setattr(decoder, "COMMAND", (sys.executable, "-c", program))
+    monkeypatch.setattr(decoder, "command", lambda *_: [sys.executable, "-c", program])
 
 
 def is_gone(pid) -> bool:

@@ -17,6 +17,7 @@ from utils.errors import BadInput
 from utils.options import ROOT
 from utils.video import Video
 
+ENDS = (".json", ".csv", ".snippets.csv", ".png", ".annotated.mp4")
 SHARED = Path(__file__).parents[2] / "shared" / "real"
 
 
@@ -39,7 +40,7 @@ def test_a_video_becomes_a_table_json_csv_picture_and_an_annotated_copy(words, t
     demo.main([str(video), *words, "--clips"])
     out = tmp_path / "out"
     clips = sorted(path.name for path in out.glob("own.0*.mp4"))
-    assert {path.name for path in out.iterdir()} - set(clips) == {f"own{end}" for end in (".json", ".csv", ".snippets.csv", ".png", ".mp4")}
+    assert {path.name for path in out.iterdir()} - set(clips) == {f"own{end}" for end in ENDS}
     found = json.loads((out / "own.json").read_text())
     assert [found[key] for key in ("frames", "fps", "width", "height", "classes")] == [
         50,
@@ -55,7 +56,7 @@ def test_a_video_becomes_a_table_json_csv_picture_and_an_annotated_copy(words, t
     assert len(clips) == 1
     with open(out / "own.csv", newline="") as file:
         assert [row["class"] for row in csv.DictReader(file)] == [segment["class"]]
-    with Video(out / "own.mp4") as copy:
+    with Video(out / "own.annotated.mp4") as copy:
         assert sum(1 for _ in copy.decode()) == 50
     printed = capsys.readouterr()
     assert segment["class"] in printed.out
@@ -70,7 +71,7 @@ def test_a_folder_goes_on_where_it_was_and_names_the_broken_ones(words, tmp_path
     make_video(videos / "a.mp4", frames=20)
     make_video(videos / "night" / "b.mp4", frames=40)
     (videos / "c.mp4").write_bytes(b"no video at all")
-    with pytest.raises(BadInput, match=r"1 of 3 videos are broken \(.*c\.mp4\)"):
+    with pytest.raises(BadInput, match=r"1 of 3 videos were not done \(.*c\.mp4\)"):
         demo.main([str(videos), *words, "--no-video"])
     out = tmp_path / "out"
     first = {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
@@ -92,9 +93,9 @@ def test_a_folder_goes_on_where_it_was_and_names_the_broken_ones(words, tmp_path
 def test_what_an_earlier_run_lacks_is_made(words, tmp_path):
     video = make_video(tmp_path / "own.mp4", frames=20)
     demo.main([str(video), *words, "--no-video"])
-    assert not (tmp_path / "out" / "own.mp4").exists()
+    assert not (tmp_path / "out" / "own.annotated.mp4").exists()
     demo.main([str(video), *words])
-    assert (tmp_path / "out" / "own.mp4").is_file()
+    assert (tmp_path / "out" / "own.annotated.mp4").is_file()
     demo.main([str(video), *words, "--clips"])
     assert len(list((tmp_path / "out").glob("own.001.*.mp4"))) == 1
 
@@ -109,7 +110,7 @@ def test_a_pipe_gives_one_line_per_snippet(words, tmp_path):
     video = make_video(tmp_path / "own.ts", frames=50, form="mpegts")
     with open(video, "rb") as file:
         done = subprocess.run(
-            [sys.executable, str(ROOT / "demo.py"), "-", *words, "--record", "live.jsonl"],
+            [sys.executable, str(ROOT / "demo.py"), "-", *words[:-2], "--record", "live.jsonl"],
             stdin=file,
             capture_output=True,
             text=True,
@@ -136,22 +137,49 @@ def test_a_pipe_gives_one_line_per_snippet(words, tmp_path):
         (["a.mp4", "--threshold", "2"], "expected a score from 0 to 1"),
         (["a.mp4", "--latency", "-1"], "--latency -1.0: expected a number above 0"),
         (["a.mp4", "--max-pixels", "0"], "--max-pixels 0"),
-        (["0", "--web"], "--web: found 0; expected no source, or one folder"),
-        (["absent.mp4", "--classes", "smoke", "--clip", "absent.pt"], "--clip absent.pt: no such file"),
-        (["absent.mp4", "--checkpoint", "absent.pt"], "absent.pt: no such checkpoint"),
+        (["0", "--web"], "expected none, or one folder"),
+        (["a.mp4", "--port", "99999999"], "--port 99999999: expected a number from 1 to 65535"),
+        (["a.mp4", "--record", "f"], "--record: does nothing with video files"),
+        (["RTSP://camera/1", "--clips"], "--clips: does nothing with a stream"),
+        (["--web", "--latency", "2"], "--latency: does nothing with --web"),
+        (["--classes", "smoke", "rtsp://camera/1"], "rtsp://camera/1 was taken for a text: write it before --classes"),
+        (["a.mp4", "--captions", "absent"], "--captions absent: no such file or folder"),
+        (["here.mp4", "--classes", "smoke", "--clip", "absent.pt"], "--clip absent.pt: no such file"),
+        (["here.mp4", "--checkpoint", "absent.pt"], "absent.pt: no such checkpoint"),
+        (["absent.mp4"], "absent.mp4: no such file or folder"),
     ],
 )
 def test_what_makes_no_sense_is_said_in_one_line(typed, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.mp4").touch()
     with pytest.raises(BadInput) as caught:
-        demo.main([*typed, "--output", str(tmp_path / "out")])
+        demo.main(typed)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_video_is_named(words):
-    with pytest.raises(BadInput, match=r"absent\.mp4: no such file or folder"):
-        demo.main(["absent.mp4", *words])
+def test_the_videos_themselves_are_never_written_over(words, tmp_path, monkeypatch):
+    video = make_video(tmp_path / "own.mp4", frames=20)
+    before = video.read_bytes()
+    with pytest.raises(BadInput, match=r"own\.mp4 lies there, too; results go to a folder of their own"):
+        demo.main([str(tmp_path), *words, "--output", str(tmp_path)])
+    assert video.read_bytes() == before
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # results below the folder of the videos are no videos
+        demo.main([".", *words[:-2], "--output", "results", "--clips"])
+    assert {path.name for path in (tmp_path / "results").glob("*.json")} == {"own.json"}
+
+
+def test_videos_of_one_name_in_two_folders(words, tmp_path):
+    for camera in ("1", "2"):
+        (tmp_path / camera).mkdir()
+        make_video(tmp_path / camera / "0001__1.mp4", frames=20)
+    demo.main([str(tmp_path / "1"), *words, "--no-video"])
+    demo.main([str(tmp_path / "2"), *words, "--no-video"])  # the same output file, of another video
+    assert json.loads((tmp_path / "out" / "0001__1.json").read_text())["video"] == str(tmp_path / "2" / "0001__1.mp4")
+    (tmp_path / "out" / "x").mkdir()
+    demo.main([str(tmp_path), *words, "--no-video"])
+    assert {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.json")} >= {"1/0001__1.json", "2/0001__1.json"}
 
 
 def test_a_file_whose_name_looks_like_a_webcam_is_a_file(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import xd_train
 from dataset import load_features
 from tests.test_video import make_video
+from tools import extract_features
 from utils import checkpoint
 from utils.captions import Caption, VideoCaptions
 from utils.crops import Recipe
@@ -110,22 +111,28 @@ def test_what_made_the_features_is_checked(run, tmp_path):
     notes = load_detector(folder / "best.pt", rate=0.05).notes
     assert notes == ["The checkpoint does not say what made its features; clip.pt was taken."]
     saved = checkpoint.load(folder / "best.pt")
-    about = {"encoder": {"name": "mine", "digest": "0" * 16, "width": 64}, "recipe": {"keep_aspect": True}}
+    extract_features.main(
+        [str(make_video(tmp_path / "a.mp4")), "--encoder", clip, "--aspect", "keep", "--stride", "8", "--output", str(tmp_path)]
+    )
+    about = {key: value for key, value in json.loads((tmp_path / "extract.json").read_text()).items() if key != "videos"}
+    right = about["encoder"]["digest"]
+    about["encoder"] |= {"name": "mine", "digest": "0" * 16}
     checkpoint.save(tmp_path / "best.pt", saved | {"features": about})
     with pytest.raises(BadInput, match=r"other weights than those that made the training features of .* \(mine\)"):
         load_detector(tmp_path / "best.pt", rate=0.05)
-    about["encoder"]["digest"] = load_detector(folder / "best.pt", rate=0.05, encoder=clip).encoder.digest()
+    about["encoder"]["digest"] = right
     checkpoint.save(tmp_path / "best.pt", saved | {"features": about})
     found = load_detector(tmp_path / "best.pt", rate=0.05)
     assert not found.notes
-    assert found.recipe.keep_aspect
+    assert (found.recipe.keep_aspect, found.recipe.stride, found.recipe.crops) == (True, 8, 1)
+    assert "several crops" in load_detector(tmp_path / "best.pt", rate=0.05, crops=5).notes[0]
 
 
 def test_training_records_what_made_the_features(small_sample, tmp_path):
     words = small_sample("xd")
     root = tmp_path / "features"
     root.symlink_to(words[1], target_is_directory=True)
-    about = {"encoder": {"name": "mine", "digest": "0" * 16, "width": 64}, "recipe": {"crops": 10, "keep_aspect": True}}
+    about = {"encoder": {"name": "mine", "digest": "0" * 16, "width": 64}, "recipe": {"crops": 10, "aspect": "keep"}}
     manifest = root / "extract.json"
     try:
         manifest.write_text(json.dumps({**about, "videos": {}}))
@@ -164,6 +171,7 @@ def test_a_video_file_from_end_to_end(detector, tmp_path):
     features = detector.encode([detector.recipe.resize(picture) for picture in grey])
     assert np.allclose(detector.score(features).coarse, found.scores.coarse, atol=0.02)
     late = detector.analyse(path, latency=0.7)
+    assert "as a live stream" in late.notes[-1]
     assert np.allclose(late.scores.coarse, detector.score_delayed(detector_features(detector, path), 0).coarse, atol=1e-6)
 
 

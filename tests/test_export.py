@@ -140,26 +140,19 @@ def test_the_summary_has_the_best_first(tmp_path):
 
 
 def test_what_is_done_is_known_until_something_changes(tmp_path):
-    video, file = tmp_path / "a.mp4", tmp_path / "out.json"
-    video.touch()
-    os.utime(video, (1, 1))
-    about = {"checkpoint": "best.pt", "recipe": {"crops": 10}, "command": "python demo.py a.mp4"}
-    analysis = replace(analysis_of([0.1, 0.9]), path=video, about=about)
-    detector = SimpleNamespace(threshold=0.5, classes=CLASSES, about=about | {"command": "python demo.py --clips a.mp4"})
-    assert export.read_done(file, detector, None, video) is None
+    file = tmp_path / "out.json"
+    about = {"checkpoint": "best.pt", "recipe": {"crops": 10}, "source": {"path": "a.mp4", "bytes": 9, "modified": 1}}
+    analysis = replace(analysis_of([0.1, 0.9]), about=about | {"command": "python demo.py a.mp4"})
+    detector = SimpleNamespace(threshold=0.5, classes=CLASSES)
+    assert export.read_done(file, detector, about) is None
     written = export.write_json(analysis, file)
-    assert export.read_done(file, detector, None, video) == written
-    for changed in ({"threshold": 0.6}, {"classes": ("normal", "x")}, {"about": about | {"recipe": {"crops": 1}}}):
-        assert export.read_done(file, SimpleNamespace(**vars(detector) | changed), None, video) is None
-    assert export.read_done(file, detector, 2.0, video) is None
-    assert export.read_done(file, detector, None, tmp_path / "other" / "a.mp4") is None
-    os.utime(video)  # newer than the result
-    os.utime(file, (2, 2))
-    assert export.read_done(file, detector, None, video) is None
-    os.utime(video, (1, 1))
-    assert export.read_done(file, detector, None, video) == written
+    assert export.read_done(file, detector, about | {"command": "python demo.py --clips a.mp4"}) == written
+    for changed in ({"recipe": {"crops": 1}}, {"source": about["source"] | {"modified": 2}}, {"latency": 2.0}):
+        assert export.read_done(file, detector, about | changed) is None
+    for changed in ({"threshold": 0.6}, {"classes": ("normal", "x")}):
+        assert export.read_done(file, SimpleNamespace(**vars(detector) | changed), about) is None
     file.write_text(file.read_text()[:100])
-    assert export.read_done(file, detector, None, video) is None
+    assert export.read_done(file, detector, about) is None
 
 
 def test_the_table():

@@ -27,7 +27,8 @@ import numpy as np
 from tqdm import tqdm
 
 from utils import overlay
-from utils.decoder import LIMITS, ROOT, THREADS, Limits
+from utils.child import command, end_with_parent, environment, limit_memory
+from utils.decoder import LIMITS, Limits
 from utils.errors import BadInput
 from utils.files import replacing
 from utils.mp4 import FEW_TICKS, MOST, TICKS, Output, Scaler, Sound, paste, split
@@ -37,7 +38,6 @@ from utils.video import NEXT, BrokenVideo, Video
 if TYPE_CHECKING:  # imports much that the child does not need
     from utils.analysis import Analysis
 
-COMMAND = (sys.executable, "-P", "-m", "utils.annotate")
 REPORT = 0.2  # seconds between two lines of progress
 SLACK = 1e-4  # seconds by which stamps that were rounded on their way may differ
 Progress = Callable[[int, int], None]
@@ -105,16 +105,15 @@ def _run(job: dict, analysis: "Analysis", limits: Limits, progress: Progress | N
     """Let a child process do the job, and pass on how far it is. Raises as annotate does; the child does not outlive the call."""
     job |= {"video": os.path.abspath(analysis.path), "name": str(analysis.path), "limits": asdict(limits)}
     job |= {"size": analysis.size, "seconds": analysis.seconds, "fps": analysis.fps, "gap": float(np.diff(analysis.times).max())}
-    folders = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     expired, last = threading.Event(), {}
     with contextlib.ExitStack() as stack:
         errors = stack.enter_context(tempfile.TemporaryFile())
         child = subprocess.Popen(
-            COMMAND,
+            command("utils.annotate"),
             stdin=subprocess.PIPE,  # stays open: the child ends when this process does
             stdout=subprocess.PIPE,
             stderr=errors,
-            env=os.environ | THREADS | {"PYTHONPATH": folders},
+            env=environment(),
             start_new_session=True,  # Ctrl-C reaches only this process, which then kills it
         )
         stack.enter_context(contextlib.suppress(BrokenPipeError))  # closing the pipe to one that is dead
@@ -237,7 +236,7 @@ def work(job: dict, report: Callable[..., None]) -> None:
         for index, frame in enumerate(video.decode()):
             if first is None:
                 first, origin = frame, frame.time or 0.0
-                sound = Sound(job["video"], origin)
+                sound = Sound(job["video"], origin, limits["max_pixels"])
                 draw = Annotated(frame, job) if job["overlay"] else Plain(frame, job)
             seconds = max(seconds, index * step if frame.time is None else frame.time - origin)  # as utils.decoder counts
             if seconds > longest:
@@ -272,11 +271,9 @@ def main() -> None:
         print(json.dumps(said), flush=True)
 
     job = json.loads(sys.stdin.readline())
-    # Nobody is left to listen. (Not sys.stdin.read(): Python aborts where a thread still holds that lock at the end.)
-    threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
+    end_with_parent()
     memory = job["limits"]["memory"]
-    if memory is not None:
-        limit_memory(memory)
+    limit_memory(memory)
     try:
         work(job, report)
     except BrokenVideo as error:
@@ -285,18 +282,6 @@ def main() -> None:
         report(broken=f"{job['name']}: does not fit into {memory} bytes; expected a smaller picture; {NEXT}")
     except OSError as error:
         report(failed=[error.errno, error.strerror])
-
-
-def limit_memory(memory: int) -> None:
-    """At most so many bytes on top of what the process has now, where the system tells."""
-    status = Path("/proc/self/statm")
-    if status.exists():
-        import resource
-
-        import av  # noqa: F401, its libraries take address space, too
-
-        size = int(status.read_text().split()[0]) * resource.getpagesize() + memory
-        resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class Recipe:
 
     def resize(self, picture: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 -> (h, w, 3) uint8, bicubic, once for all crops."""
-        return np.asarray(Image.fromarray(picture).resize(self.shape(picture.shape[1], picture.shape[0]), Image.Resampling.BICUBIC))
+        return np.array(Image.fromarray(picture).resize(self.shape(picture.shape[1], picture.shape[0]), Image.Resampling.BICUBIC))
 
     def cut(self, picture):
         """(3, h, w) uint8 tensor, as `resize` leaves a picture -> (crops, 3, size, size) uint8 tensor on its device."""

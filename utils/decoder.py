@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -22,13 +21,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from utils.child import command, end_with_parent, environment, limit_memory
 from utils.crops import Recipe
 from utils.video import MAX_PIXELS, NEXT, BrokenVideo, Video, to_rgb
 
-ROOT = Path(__file__).resolve().parents[1]
-COMMAND = (sys.executable, "-P", "-m", "utils.decoder")  # -P: no folder of the user's in front of ours
-THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}  # they would only take address space
 THUMBNAILS, THUMBNAIL_HEIGHT = 12, 90  # how many at most; pixels
+FASTEST = 120  # frames per second of the length allowed: time stamps are the file's own, and may say that no time passes
 SLIMMEST = 100  # longer side over shorter one, at most: what is slimmer is no video, and takes memory when its aspect is kept
 
 
@@ -79,14 +77,13 @@ class Decoder:
     def __init__(self, path: Path | str, recipe: Recipe, limits: Limits = LIMITS):
         self.path, self._limits, self._waited = Path(path), limits, 0.0
         job = {"path": os.path.abspath(path), "name": str(path), "recipe": asdict(recipe), "limits": asdict(limits)}
-        folders = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115, closed with the child
         self._process = subprocess.Popen(
-            [*COMMAND, json.dumps(job)],
+            command("utils.decoder", json.dumps(job)),
             stdin=subprocess.PIPE,  # never written to: it ends when this process does, and so does the child
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env=os.environ | THREADS | {"PYTHONPATH": folders},
+            env=environment(),
             bufsize=0,
             pipesize=1 << 20,
         )
@@ -174,7 +171,8 @@ def decode(name: str, path: str, recipe: Recipe, limits: Limits, send) -> None:
 
     with Video(path, max_pixels=limits.max_pixels, name=name) as video:
         start, seconds, step, held, thumbnails, reformatter = None, 0.0, 1 / (video.fps or 25), None, Thumbnails(), VideoReformatter()
-        longest, promised = math.inf if limits.max_seconds is None else limits.max_seconds, (video.expected() or 0) * step
+        longest = math.inf if limits.max_seconds is None else limits.max_seconds
+        promised = video.seconds or (video.expected() or 0) * step
         for index, frame in enumerate(video.decode()):
             if start is None:
                 start = frame.time or 0.0
@@ -184,6 +182,8 @@ def decode(name: str, path: str, recipe: Recipe, limits: Limits, send) -> None:
                     raise BrokenVideo(f"{name}: {size[0]} × {size[1]} pixels; expected sides of at most 1 : {SLIMMEST}; leave it out")
                 send("opened", upright, video.fps, video.expected())
             seconds = max(seconds, index * step if frame.time is None else frame.time - start)  # never back
+            if index >= FASTEST * longest:
+                raise BrokenVideo(f"{name}: more than {FASTEST} frames a second of the {longest:g} allowed; allow more seconds, or {NEXT}")
             if max(seconds, promised - step) > longest:
                 raise BrokenVideo(f"{name}: longer than {longest:g} s; expected at most that; cut it, or allow more seconds")
             if index % recipe.stride == 0:
@@ -201,7 +201,7 @@ def decode(name: str, path: str, recipe: Recipe, limits: Limits, send) -> None:
 
 def main() -> None:
     job, out = json.loads(sys.argv[1]), sys.stdout.buffer
-    threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(1)), daemon=True).start()  # nobody is left to read
+    end_with_parent()
     limits = Limits(**job["limits"])
 
     def send(kind: str, *values, image: np.ndarray | None = None) -> None:
@@ -211,13 +211,7 @@ def main() -> None:
             out.write(np.ascontiguousarray(image))
         out.flush()
 
-    if limits.memory is not None and Path("/proc/self/statm").exists():
-        import resource
-
-        import av  # noqa: F401, its libraries take address space, too
-
-        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + limits.memory
-        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    limit_memory(limits.memory)
     try:
         decode(job["name"], job["path"], Recipe(**job["recipe"]), limits, send)
     except BrokenVideo as error:

@@ -4,6 +4,7 @@ T snippets, K crops, D feature width, C+1 classes (class 0 = normal).
 """
 
 import argparse
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,7 +29,9 @@ from utils.segments import Segment, anomaly_score, carrying
 from utils.text import load_sentence_text
 from utils.video import BrokenVideo
 
-BATCH = 64  # pictures that the encoder sees at a time
+WINDOWS = 64  # snippets whose windows are scored together
+LATE = "Scored as a live stream, which sees little of what follows; the threshold was measured on whole videos."
+CROPPED = "The mean of several crops; the threshold was measured on one."
 
 
 @dataclass
@@ -69,9 +72,9 @@ class Detector:
         t + ahead, or with the last one. So it sees `ahead` < `length` snippets of its future, at most.
         """
         total, rows = len(features), []
-        for at in range(0, total, BATCH):
+        for at in range(0, total, WINDOWS):
             windows, places = [], []
-            for t in range(at, min(at + BATCH, total)):
+            for t in range(at, min(at + WINDOWS, total)):
                 end = min(t + ahead + 1, total)
                 start = max(0, end - self.length)
                 more = () if captions is None else (captions[start:end],)
@@ -106,7 +109,6 @@ class Detector:
             self.recipe,
             device=self.device,
             precision=self.precision,
-            batch_size=BATCH,
             limits=limits or Limits(),
             progress=progress,
         )
@@ -114,13 +116,22 @@ class Detector:
             raise video
         return self.of_features(video, captions, latency)
 
+    def about_video(self, path: Path, captions: VideoCaptions | None, latency: float | None) -> dict:
+        """What the analysis of a file depends on: Analysis.about."""
+        source = {"path": str(path.resolve())}
+        if path.exists():
+            source |= {"bytes": path.stat().st_size, "modified": path.stat().st_mtime_ns}
+        if captions is not None:
+            source["captions"] = f"{zlib.crc32(repr(captions.captions).encode(errors='replace')):08x}"
+        return self.about | {"source": source} | ({} if latency is None else {"latency": latency})
+
     def of_features(self, video: Extracted, captions: VideoCaptions | None = None, latency: float | None = None) -> Analysis:
         """The analysis of a video whose features are there."""
         features = torch.from_numpy(video.features)
         rows = None
         if self.caption_encoder is not None:
             rows = self.caption_features(captions, len(features))
-        fps = video.fps or (SNIPPET * len(features) / video.times[-1] if video.times[-1] > 0 else 25.0)
+        fps = video.fps or (self.recipe.stride * len(features) / video.times[-1] if video.times[-1] > 0 else 25.0)
         scores = (
             self.score(features, rows)
             if latency is None
@@ -143,8 +154,8 @@ class Detector:
             threshold_from=self.threshold_from,
             segments=segments,
             thumbnails=video.thumbnails,
-            notes=list(self.notes),
-            about=self.about | ({} if latency is None else {"latency": latency}),
+            notes=self.notes + [LATE] * (latency is not None),
+            about=self.about_video(path, captions, latency),
         )
 
     def caption_features(self, captions: VideoCaptions, rows: int) -> Tensor:
@@ -183,7 +194,7 @@ def pick_threshold(saved: dict, path: Path, rate: float) -> tuple[float, str]:
         raise BadInput(
             f"{path}: no threshold for --false-positives {rate:g}, {there}; train with --select val, or give the threshold: --threshold 0.5"
         )
-    source = f"{known['snippets']:,} snippets of {known['videos']} normal videos held out of training"
+    source = f"{known['snippets']:,} snippets of {known['videos']} normal videos held out of training, scored whole"
     return known["rates"][str(rate)], f"reached by at most {100 * rate:g} % of the {source}"
 
 
@@ -232,7 +243,11 @@ def load_detector(
         )
     made = check_features(saved, images, path, notes)
     value, source = (threshold, "--threshold") if threshold is not None else pick_threshold(saved, path, rate)
-    recipe = Recipe(crops=crops, keep_aspect=made.get("keep_aspect", False) if keep_aspect is None else keep_aspect, size=images.size)
+    if crops != 1 and threshold is None:
+        notes.append(CROPPED)
+    if keep_aspect is None:
+        keep_aspect = made.get("aspect") == "keep"
+    recipe = Recipe(crops=crops, stride=made.get("stride", SNIPPET), keep_aspect=keep_aspect, size=images.size)
     with torch.inference_mode(), engine.autocast(place, precision):
         text = model.eval().text_features()
     return Detector(

@@ -94,21 +94,17 @@ def write_json(analysis: Analysis, path: Path | str) -> dict:
     return value
 
 
-def read_done(path: Path, detector, latency: float | None, video: Path | None = None) -> dict | None:
-    """What `write_json` wrote to `path` for the same video, checkpoint and settings; None where it is to be made (anew).
+def read_done(path: Path, detector, about: dict) -> dict | None:
+    """What `write_json` wrote to `path` where it is of the same video and settings; None where it is to be made (anew).
 
-    detector: its classes, threshold and `about` (the command left out) count; the video counts as another where it is newer than the file.
+    detector: its classes and threshold count; about: what Analysis.about would be (Detector.about_video), the command left out.
     """
     try:
         done = json.loads(path.read_text(encoding="utf-8"))
-        source = Path(done["video"])
-        about = detector.about | ({} if latency is None else {"latency": latency})
         wanted = {"threshold": detector.threshold, "classes": detector.classes, "about": about}
-        same = all(_settled(done[key]) == _settled(_plain(value)) for key, value in wanted.items())
-        same &= source.stat().st_mtime_ns <= path.stat().st_mtime_ns and (video is None or Path(video) == source)
+        return done if all(_settled(done[key]) == _settled(_plain(value)) for key, value in wanted.items()) else None
     except (OSError, ValueError, KeyError, TypeError):  # not there, not ours, or half of an older version
         return None
-    return done if same else None
 
 
 def _settled(value):

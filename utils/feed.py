@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from utils.crops import Recipe
 from utils.stream import Connection, Opened, Snippet, Source
+from utils.video import MAX_PIXELS
 
 BATCH = 8  # snippets of a recording that are taken together
 MOST = 64  # snippets that wait, at most: 16 MB
@@ -36,10 +37,19 @@ class Feed:
     """
 
     def __init__(
-        self, source: Source, recipe: Recipe, *, patience: float, wait: bool | None, reconnect: bool, attempts: int | None, timeout: float
+        self,
+        source: Source,
+        recipe: Recipe,
+        *,
+        patience: float,
+        wait: bool | None,
+        reconnect: bool,
+        attempts: int | None,
+        timeout: float,
+        max_pixels: int = MAX_PIXELS,
     ):
         self.patience, self.wait = patience, wait
-        self._source, self._recipe, self._timeout = source, recipe, timeout
+        self._source, self._recipe, self._timeout, self._max_pixels = source, recipe, timeout, max_pixels
         self._attempts, self._reconnect = attempts, reconnect
         self._items: deque = deque()
         self._snippets = 0
@@ -110,7 +120,7 @@ class Feed:
         number = failures = 0
         wait = self.wait
         while not self._closed.is_set():
-            self.connection = Connection(self._source, self._recipe, first=number, timeout=self._timeout)
+            self.connection = Connection(self._source, self._recipe, first=number, timeout=self._timeout, max_pixels=self._max_pixels)
             if self._closed.is_set():  # __exit__ may have looked before it was there
                 self.connection.kill()
             again, before = self._reconnect and not self._source.piped, number
@@ -124,6 +134,6 @@ class Feed:
             failures = 0 if number > before else failures + 1
             if not again or not number or (self._attempts is not None and failures >= self._attempts):
                 return
-            seconds = min(2.0**failures, LONGEST_WAIT)
+            seconds = min(2.0 ** min(failures, 10), LONGEST_WAIT)
             self._put(Retry(failures + 1, seconds))
             self._closed.wait(seconds)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import zlib
 from pathlib import Path
 
 from utils.errors import BadInput
@@ -28,14 +29,16 @@ def replacing(path: Path | str):
     if path.exists() and not path.is_file():  # a folder, or a device, which renaming would replace
         raise BadInput(f"{path}: is no regular file; name a file to write")
     make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    name = path.name if len(path.name) < 60 else f"{zlib.crc32(path.name.encode(errors='surrogateescape')):08x}{path.name[-50:]}"
+    temporary = path.with_name(f".{name}.{os.getpid()}.tmp")  # a name may have 255 bytes
     try:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
         raise BadInput(f"{path}: cannot be written ({error.strerror}); free some space or name another place") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def write_json(path: Path | str, value, indent: int | None = 1) -> None:

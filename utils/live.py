@@ -28,6 +28,7 @@ from utils.feed import Feed, Over, Retry
 from utils.scores import Scores
 from utils.segments import anomaly_score
 from utils.stream import PIPE, Cut, Opened, Snippet, parse_source
+from utils.video import MAX_PIXELS
 
 POLL = 0.2  # seconds
 
@@ -201,11 +202,13 @@ def run(
     attempts: int | None = None,
     wait: bool | None = None,
     timeout: float = 10.0,
+    max_pixels: int = MAX_PIXELS,
 ) -> None:
     """Follow `source` (utils.stream) until it ends, and write a JSON line to `out` (standard output) for all that is found.
 
     latency: seconds; record: a file that the lines are appended to; reconnect: connect again where a live source breaks off, after 1, 2,
-    4 … 30 seconds, `attempts` times in a row at most (None: always); wait: see Feed; timeout: seconds without data that count as a cut.
+    4 … 30 seconds, `attempts` times in a row at most (None: always); wait: see Feed; timeout: seconds without data that count as a cut;
+    max_pixels: of a picture.
     Raises BadInput where there is no such stream, and KeyboardInterrupt after SIGINT or SIGTERM, when what is pending has been scored.
     """
     if not 0 < latency < math.inf:
@@ -215,7 +218,8 @@ def run(
     place = parse_source(source)
     if place.piped and sys.stdin is not None and sys.stdin.isatty():
         raise BadInput("-: standard input is a terminal; pipe a video in: ffmpeg … -f mpegts - | python demo.py -")
-    feed = Feed(place, detector.recipe, patience=latency, wait=wait, reconnect=reconnect, attempts=attempts, timeout=timeout)
+    limits = {"timeout": timeout, "max_pixels": max_pixels}
+    feed = Feed(place, detector.recipe, patience=latency, wait=wait, reconnect=reconnect, attempts=attempts, **limits)
     with Lines(sys.stdout if out is None else out, record) as lines, stop_signals() as stopped, feed:
         follower = Follower(detector, lines, place.shown, latency=latency)
         with contextlib.suppress(OutputClosed):

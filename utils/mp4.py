@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from utils.video import FORMATS, BrokenVideo
+from utils.video import BrokenVideo, packets_of, safe_options
 
 TICKS = 90_000  # a second, as MPEG counts: any camera's stamps fit
 FEW_TICKS = 1000  # a second, for frames far apart
@@ -65,11 +65,11 @@ class Sound:
     origin: time stamp of the video's first frame, in seconds.
     """
 
-    def __init__(self, path: str, origin: float):
+    def __init__(self, path: str, origin: float, max_pixels: int):
         import av
 
         self.origin, self.time, self.stream = origin, -math.inf, None
-        container = av.open(f"file:{path}", options={"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"})
+        container = av.open(f"file:{path}", options=safe_options(max_pixels))
         streams = [stream for stream in container.streams.audio if stream.codec_context.name in COPIED]
         if streams:
             self.stream = streams[0]
@@ -91,16 +91,6 @@ class Sound:
                     self.time = float(self.packet.pts * self.packet.time_base) - self.origin
         except (StopIteration, self.damaged):
             self.time = math.inf
-
-
-def packets_of(container, stream) -> Iterator:
-    """PyAV stops with an IndexError at a packet of a stream that began after the file was opened, as those of MPEG-TS may: it goes on."""
-    while True:
-        try:
-            yield from container.demux(stream)
-            return
-        except IndexError:
-            continue
 
 
 class Output:

@@ -19,13 +19,13 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from utils.child import command, environment, limit_memory
 from utils.crops import Recipe
-from utils.decoder import SLIMMEST, THREADS
+from utils.decoder import SLIMMEST
 from utils.errors import BadInput
 from utils.video import FORMATS, MAX_PIXELS, to_rgb
 
@@ -130,12 +130,11 @@ class Connection:
         limits = {"timeout": timeout, "max_pixels": max_pixels, "memory": memory}
         task = {"source": asdict(source), "recipe": asdict(recipe), "limits": limits}
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "utils.stream", json.dumps(task)],
+            command("utils.stream", json.dumps(task)),
             stdin=None if source.piped else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             bufsize=1 << 18,
-            cwd=Path(__file__).parents[1],
-            env=os.environ | THREADS,
+            env=environment(),
         )
 
     @property
@@ -314,15 +313,6 @@ def read(source: Source, recipe: Recipe, send, *, timeout: float, max_pixels: in
     except (av.FFmpegError, OSError, BadInput) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
     send(b"e", json.dumps({"reason": reason, "jumps": clock.jumps if clock else 0}).encode())
-
-
-def limit_memory(size: int) -> None:
-    """Let this process take `size` more bytes of address space, where the system can say what it has."""
-    if Path("/proc/self/statm").exists():
-        import resource
-
-        size += int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ class Video:
     """An open video file, to be used in a `with` statement. Times in seconds.
 
     frames: how many the header promises (int), or None where it does not say; fps: frames per second on average, or None; width, height:
-    as stored, before rotation; decoded: how many have been decoded so far.
+    as stored, before rotation; seconds: as the header says, or None; decoded: how many frames have been decoded so far.
     Raises BrokenVideo naming the file (as `name`, if that is given) where it is missing, no video of FORMATS, has no video stream, or more
     than `max_pixels` a picture.
     """
@@ -45,9 +45,8 @@ class Video:
         self._name = name or str(path)
         if not self.path.is_file():
             raise BrokenVideo(f"{self._name}: no such video file; name an existing one")
-        limits = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file", "max_pixels": str(max_pixels)}
         try:
-            self._container = av.open(f"file:{self.path}", options=limits)
+            self._container = av.open(f"file:{self.path}", options=safe_options(max_pixels))
         except (av.FFmpegError, ValueError) as error:
             raise self._wrong(f"cannot be opened as a video ({_reason(error)})", f"one of {', '.join(FORMATS)}") from None
         try:
@@ -64,7 +63,7 @@ class Video:
             self.fps = float(rate) if rate and 0 < rate <= 1000 else None
             hidden = sum(entry.is_discard for entry in stream.index_entries)  # before the start that an edit list sets
             self.frames = stream.frames - hidden if stream.frames > hidden else None
-            self._seconds = self._promised_seconds()
+            self.seconds = self._promised_seconds()
         except BaseException:
             self._container.close()
             raise
@@ -77,8 +76,8 @@ class Video:
 
     def expected(self) -> int | None:
         """How many frames there should be: the header's number, else its duration × fps; None where it has neither."""
-        if self.frames is None and self._seconds and self.fps:
-            return round(self._seconds * self.fps)
+        if self.frames is None and self.seconds and self.fps:
+            return round(self.seconds * self.fps)
         return self.frames
 
     def decode(self) -> Iterator:
@@ -90,7 +89,7 @@ class Video:
         import av
 
         try:
-            for packet in self._container.demux(self._stream):
+            for packet in packets_of(self._container, self._stream):
                 try:
                     frames = packet.decode()
                 except av.error.InvalidDataError:
@@ -115,11 +114,11 @@ class Video:
         if self.frames:
             if self.frames - self.decoded > max(LOST_FRAMES, LOST * self.frames):
                 raise self._wrong(f"only {self.decoded:,} frames", f"{self.frames:,} as its header says: it is cut or damaged")
-        elif self._seconds and self.fps:
-            lost = self._seconds - (self._end - self._start() + 1 / self.fps)
-            if lost > max(LOST_FRAMES / self.fps, LOST * self._seconds):
+        elif self.seconds and self.fps:
+            lost = self.seconds - (self._end - self._start() + 1 / self.fps)
+            if lost > max(LOST_FRAMES / self.fps, LOST * self.seconds):
                 found = f"its last frame is at {self._end - self._start():.1f} s"
-                raise self._wrong(found, f"{self._seconds:.1f} s as its header says: it is cut or damaged")
+                raise self._wrong(found, f"{self.seconds:.1f} s as its header says: it is cut or damaged")
 
     def _start(self) -> float:
         return float((self._stream.start_time or 0) * (self._stream.time_base or 0))
@@ -139,6 +138,21 @@ class Video:
 
     def _wrong(self, found: str, expected: str) -> BrokenVideo:
         return BrokenVideo(f"{self._name}: {found}; expected {expected}; {NEXT}")
+
+
+def safe_options(max_pixels: int) -> dict[str, str]:
+    """FFmpeg's options for opening anybody's file: containers of FORMATS alone, no other file than itself, no larger pictures."""
+    return {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file", "max_pixels": str(max_pixels)}
+
+
+def packets_of(container, stream) -> Iterator:
+    """PyAV stops with an IndexError at a packet of a stream that began after the file was opened, as those of MPEG-TS may: it goes on."""
+    while True:
+        try:
+            yield from container.demux(stream)
+            return
+        except IndexError:
+            continue
 
 
 def to_rgb(frame, longest: int | None = None, size: tuple[int, int] | None = None, reformatter=None) -> np.ndarray:

@@ -88,7 +88,9 @@ def class_texts(model: nn.Module, texts: list[str]) -> Tensor:
         try:
             start, body, end = encoder.tokens(text)
         except RuntimeError:  # openai-clip: too long for context length
-            raise BadInput(f"--classes {text!r}: longer than CLIP's {encoder.max_length} tokens; say it in fewer words") from None
+            raise BadInput(
+                f"--classes, --normal: {text!r} is longer than CLIP's {encoder.max_length} tokens; say it in fewer words"
+            ) from None
         tokens.append([*start, *body, *end])
     longest = max(map(len, tokens))
     prompts = torch.stack([encoder.embed(ids + [0] * (longest - len(ids))) for ids in tokens])
