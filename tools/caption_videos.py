@@ -31,7 +31,7 @@ from utils.errors import BadInput, exit_code
 from utils.files import make_folder
 from utils.scores import SNIPPET
 from utils.video import BrokenVideo, Video, middles, windows
-from utils.video_files import find_videos, share
+from utils.video_files import find_videos, share, wait_for_others
 
 LONGEST = 768  # pixels of a picture's longer side: what no captioner looks at is not kept in memory
 SLIMMEST = 100  # longer side over shorter one, at most: processors refuse what is much slimmer
@@ -212,6 +212,7 @@ def main(argv=None) -> None:
                 raise BadInput(f"{target}: cannot be written ({error.strerror or error}); free some space and start again") from None
     print(f"{output}: {len(todo) - len(broken)} videos captioned, {len(videos) - len(todo)} were there")
     warn_of_empty(target for path, target in videos.items() if path not in broken)
+    wait_for_others(options.shard)
     if broken:
         names = ", ".join(str(path) for path in broken[:5]) + (", …" if len(broken) > 5 else "")
         raise BadInput(f"{len(broken)} of {len(videos)} videos are broken ({names}), why see above; the others are captioned")

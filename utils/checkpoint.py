@@ -4,6 +4,7 @@ Frozen encoders (utils/text.py: Frozen) are left out; their fingerprints go in, 
 """
 
 import io
+import pickle
 import subprocess
 from pathlib import Path
 
@@ -93,6 +94,8 @@ def load(path: Path | str) -> dict:
         raise BadInput(f"{path}: no such checkpoint; train one, or name another with --checkpoint") from None
     except Exception as error:  # torch raises half a dozen kinds for a damaged file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        if isinstance(error, pickle.UnpicklingError):  # torch advises to load it unsafely
+            reason = "no weights, or more than weights"
         raise BadInput(f"{path}: not a readable checkpoint ({reason}); it may be cut short: train again or name another") from None
     if isinstance(content, dict):
         if {"weights", "options", "classes"} <= content.keys():

@@ -5,6 +5,7 @@ K prompts of at most L tokens, token embeddings of width W, text features of wid
 
 import hashlib
 import os
+import pickle
 import warnings
 from pathlib import Path
 
@@ -177,5 +178,7 @@ def has_normalize(name_or_path: str) -> bool:
 
 
 def _line(error: Exception) -> str:
-    """The first line of an exception, for a message of one line."""
+    """The first line of an exception, for a message of one line; not torch's advice to load a file unsafely."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "no weights, or more than weights"
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200].replace(os.path.expanduser("~"), "~")
