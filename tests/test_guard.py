@@ -10,6 +10,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from utils import guard as guard_module
 from utils.guard import MAX_EVENT, MULTIPART, Guard
 
 MAX = 1000
@@ -96,6 +97,25 @@ def test_any_name_on_an_open_address(home):
     assert TestClient(guard, base_url="http://page.example").get("/").status_code == 200
 
 
+@pytest.mark.parametrize("path", ["upload", "queue/join", "run/predict", "cancel", "reset"])
+def test_what_another_web_site_sends_is_refused(client, path):
+    def status(origin):
+        return client.post(f"/gradio_api/{path}", content=b"{}", headers={"origin": origin}).status_code
+
+    for origin in (
+        "http://evil.example",
+        "null",
+        "",
+        "https://127.0.0.1:7860",
+        "http://127.0.0.1",
+        "http://127.0.0.1:7861",
+        "http://localhost:7860",
+    ):
+        assert status(origin) == 403
+    assert status("http://127.0.0.1:7860") == 200
+    assert client.post(f"/gradio_api/{path}", content=b"{}").status_code == 200  # by no browser
+
+
 def test_every_answer_has_the_headers(client):
     for path in ("/", "/docs", "/gradio_api/file=/etc/passwd"):
         headers = client.get(path).headers
@@ -160,7 +180,7 @@ def test_uploads_up_to_the_limit(client):
 def test_an_upload_that_is_announced_too_large_is_not_read(home):
     guard = Guard(None, folder=home, max_bytes=MAX, max_stored=MULTIPART + 3 * MAX, keep=1, host="127.0.0.1")
     headers = [(b"host", b"127.0.0.1"), (b"content-length", str(MAX + MULTIPART + 1).encode())]
-    scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": headers}
+    scope = {"type": "http", "method": "POST", "scheme": "http", "path": "/gradio_api/upload", "headers": headers}
     sent = []
 
     async def receive():
@@ -191,6 +211,109 @@ def test_a_full_folder(client, home):
     assert upload(client, bytes(MAX)).status_code == 507
     (home / "more.mp4").unlink()
     assert upload(client, bytes(MAX)).status_code == 200
+
+
+def upload_scope(size):
+    headers = [(b"host", b"127.0.0.1"), (b"content-length", str(size).encode())]
+    return {"type": "http", "method": "POST", "scheme": "http", "path": "/gradio_api/upload", "headers": headers}
+
+
+async def reading(scope, receive, send):
+    """An application that reads what comes, and waits for the client to go when all has come."""
+    while (await receive()).get("more_body"):
+        pass
+    await receive()
+    await PlainTextResponse("passed")(scope, receive, send)
+
+
+def test_uploads_that_bring_nothing_do_not_keep_others_out(home):
+    guard = Guard(reading, folder=home, max_bytes=MAX, max_stored=MULTIPART + 3 * MAX, keep=3600, host="127.0.0.1")
+    statuses = []
+
+    async def send(message):
+        statuses.append(message.get("status"))
+
+    async def honest():
+        messages = [{"type": "http.request", "body": bytes(MAX)}, {"type": "http.disconnect"}]
+
+        async def receive():
+            return messages.pop(0)
+
+        await guard(upload_scope(MAX), receive, send)
+
+    async def both():
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(guard, upload_scope(MAX), anyio.sleep_forever, send)
+            await anyio.wait_all_tasks_blocked()
+            await honest()
+            group.cancel_scope.cancel()
+
+    anyio.run(both)
+    assert statuses[0] == 200
+
+
+def test_an_upload_that_brings_nothing_is_ended(home, monkeypatch):
+    monkeypatch.setattr(guard_module, "IDLE", 0.01)
+    guard = Guard(reading, folder=home, max_bytes=MAX, max_stored=MULTIPART + 3 * MAX, keep=3600, host="127.0.0.1")
+    messages, statuses = [{"type": "http.request", "body": b"x", "more_body": True}], []
+
+    async def receive():
+        return messages.pop() if messages else await anyio.sleep_forever()
+
+    async def send(message):
+        statuses.append(message.get("status"))
+
+    anyio.run(guard, upload_scope(MAX), receive, send)
+    assert statuses[0] == 408
+
+
+def test_one_that_has_come_may_take_its_time(home, monkeypatch):
+    monkeypatch.setattr(guard_module, "IDLE", 0.01)
+    guard = Guard(reading, folder=home, max_bytes=MAX, max_stored=MULTIPART + 3 * MAX, keep=3600, host="127.0.0.1")
+    messages, statuses = [{"type": "http.request", "body": b"x"}], []
+
+    async def receive():
+        if messages:
+            return messages.pop()
+        await anyio.sleep(0.1)
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        statuses.append(message.get("status"))
+
+    anyio.run(guard, upload_scope(1), receive, send)
+    assert statuses[0] == 200
+
+
+def test_uploads_at_the_same_time_do_not_fill_more_than_there_is(home):
+    """Each of the three fits when it begins; two halves more than there is room for follow."""
+    guard = Guard(reading, folder=home, max_bytes=MAX, max_stored=2 * MAX + 100, keep=3600, host="127.0.0.1")
+    statuses, begun = [], []
+
+    async def upload(all_begun):
+        messages = [{"type": "http.disconnect"}, *({"type": "http.request", "body": bytes(MAX // 2), "more_body": more} for more in (0, 1))]
+
+        async def receive():
+            begun.append(1)
+            if len(begun) == 3:
+                all_begun.set()
+            await all_begun.wait()
+            return messages.pop()
+
+        async def send(message):
+            statuses.append(message.get("status"))
+
+        await guard(upload_scope(MAX), receive, send)
+
+    async def three():
+        all_begun = anyio.Event()
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(upload, all_begun)
+
+    anyio.run(three)
+    assert sorted(filter(None, statuses)) == [200, 507, 507]
 
 
 def test_web_sockets_are_refused(client):

@@ -1,16 +1,19 @@
 """utils/page.py: what is drawn and listed, and what it refuses to start with. In a browser: tests/test_page_browser.py."""
 
+import json
 import os
 import socket
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from utils import page
 from utils.analysis import Analysis, find_segments
+from utils.decoder import Limits
 from utils.errors import BadInput
 from utils.scores import Scores
 
@@ -88,6 +91,158 @@ def test_thresholds_are_cut_to_what_a_score_can_be(given, kept):
 def test_sizes_in_words():
     assert [page.megabytes(size) for size in (999, 20_000_000, 5_000_000_000)] == ["1 kB", "20 MB", "5,000 MB"]
     assert [page.duration(seconds) for seconds in (20, 90, 1800)] == ["20 seconds", "1.5 minutes", "30 minutes"]
+
+
+class Steps:
+    """A detector that reports ten steps; `between` is called after each."""
+
+    def __init__(self, between=lambda step: None):
+        self.between, self.steps = between, 0
+
+    def analyse(self, path, *, limits, progress):
+        for step in range(1, 11):
+            progress(path, step, 10)
+            self.steps = step
+            self.between(step)
+        return analysis([0.1, 0.6, 0.9, 0.1], path=path)
+
+
+class Page:
+    """What `build` makes, its functions by name, called as by one visitor."""
+
+    def __init__(self, folder, detector, *, deadline=1800.0, max_stored=10_000):
+        self.home, self.visitor = folder / "home", SimpleNamespace(session_hash="visitor")
+        self.home.mkdir()
+        (self.home / "a b.mp4").write_bytes(b"video")
+        caps = {"deadline": deadline, "max_bytes": 1000, "max_stored": max_stored, "queue_size": 2}
+        self.blocks = page.build(detector, home=self.home, folder=None, limits=Limits(max_seconds=60), **caps)
+        self.functions = {one.name: one.fn for one in self.blocks.fns.values()}
+
+    def call(self, name, *values):
+        return {component.elem_id or "state": value for component, value in self.functions[name](*values).items()}
+
+    def upload(self):
+        return self.call("uploaded", str(self.home / "a b.mp4"), self.visitor, lambda *_, **__: None)
+
+    def make(self, state, threshold=0.5):
+        return self.call("annotated", state, threshold, self.visitor, lambda *_, **__: None)
+
+    def files(self):
+        return sorted(file.name for file in self.home.rglob("*") if file.is_file())
+
+
+DOWNLOADS = ["a b.mp4", "a_b.csv", "a_b.json", "a_b.snippets.csv"]
+
+
+def test_a_threshold_that_moves_leaves_no_files_behind(tmp_path):
+    made = Page(tmp_path, Steps())
+    state = made.upload()["state"]
+    assert made.files() == DOWNLOADS
+    folders, addresses = len(list(made.home.rglob("*"))), set()
+    for threshold in np.linspace(0, 1, 20):
+        changed = made.call("changed", state, threshold)
+        addresses.add(changed["json"])
+        assert json.loads(Path(changed["json"]).read_text())["threshold"] == pytest.approx(threshold, abs=1e-6)
+    made.call("back", state)
+    assert made.files() == DOWNLOADS
+    assert len(list(made.home.rglob("*"))) == folders
+    assert len(addresses) == 20  # what a browser has kept of one is not taken for another
+
+
+def test_a_full_page_takes_no_more_work(tmp_path, monkeypatch):
+    from utils import annotate
+
+    made = Page(tmp_path, Steps())
+    state = made.upload()["state"]
+    (made.home / "other.mp4").write_bytes(bytes(10_001))
+    refused = made.upload()
+    assert refused["status"] == {"kind": "bad", "text": page.FULL}
+    assert refused["state"] is None
+    monkeypatch.setattr(annotate, "annotate", None)  # not reached
+    assert made.make(state) == {"status": {"kind": "bad", "text": page.FULL}}
+    assert made.files() == [*DOWNLOADS, "other.mp4"]
+    assert "json" in made.call("changed", state, 0.3)  # in the place of the earlier ones
+
+
+def test_annotated_copies_take_the_place_of_earlier_ones_and_end_when_the_page_is_full(tmp_path, monkeypatch):
+    from utils import annotate
+
+    written = 500
+
+    def write(_, path, *, limits, progress):
+        path.write_bytes(bytes(written))
+        progress(1, 2)
+        progress(2, 2)
+
+    monkeypatch.setattr(annotate, "annotate", write)
+    made = Page(tmp_path, Steps())
+    state = made.upload()["state"]
+    first, second = made.make(state), made.make(state, 0.3)
+    assert second["status"]["kind"] == "good"
+    assert first["video"]["value"] != second["video"]["value"]
+    assert made.files() == sorted([*DOWNLOADS, "a_b.annotated.mp4"])
+    written = 10_000
+    assert made.make(state) == {"status": {"kind": "bad", "text": page.FULL}}
+    assert Path(second["video"]["value"]).stat().st_size == 500  # it stays
+    assert len(list(made.home.rglob("video/*"))) == 1
+
+
+def test_work_ends_at_the_deadline(tmp_path, monkeypatch):
+    from utils import annotate
+
+    now = 0.0
+
+    def later(_):
+        nonlocal now
+        now += 30
+
+    monkeypatch.setattr(page.time, "monotonic", lambda: now)
+    detector = Steps(later)
+    made = Page(tmp_path, detector, deadline=90.0)
+    ended = made.upload()
+    assert ended["status"] == {"kind": "bad", "text": "a b.mp4: takes longer than 1.5 minutes here; expected at most that; cut it"}
+    assert ended["state"] is None
+    assert detector.steps == 4
+
+    detector.between = lambda step: None
+    state = made.upload()["state"]
+
+    def slow(_, path, *, limits, progress):
+        later(1)
+        progress(1, 9)
+        later(1)
+        later(1)
+        later(1)
+        progress(2, 9)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(annotate, "annotate", slow)
+    assert "takes longer than 1.5 minutes" in made.make(state)["status"]["text"]
+    assert made.files() == DOWNLOADS
+
+
+def test_work_ends_when_its_visitor_has_gone(tmp_path):
+    detector = Steps(lambda step: made.functions["left"](SimpleNamespace(session_hash="visitor" if step == 5 else "another")))
+    made = Page(tmp_path, detector)
+    assert made.upload()["status"] == {"kind": "bad", "text": "a b.mp4: its visitor has gone"}
+    assert detector.steps == 5
+    detector.between = lambda step: None
+    assert made.upload()["status"]["kind"] == "good"
+
+
+@pytest.mark.parametrize(("timeout", "given", "deadline"), [(None, None, 1800), (60, None, 1800), (7200, None, 7200), (7200, 300, 300)])
+@pytest.mark.usefixtures("environment")
+def test_the_deadline_is_half_an_hour_unless_more_is_allowed(monkeypatch, timeout, given, deadline):
+    asked = []
+
+    def build(*_, **options):
+        asked.append((options["deadline"], options["limits"].timeout))
+        raise BadInput("enough")
+
+    monkeypatch.setattr(page, "build", build)
+    with pytest.raises(BadInput, match="enough"):
+        page.serve(object(), limits=Limits(timeout=timeout), deadline=given)
+    assert asked == [(deadline, timeout or 1800)]
 
 
 @pytest.fixture

@@ -53,15 +53,18 @@ def test_no_file_outside_the_own_folder(http_client, server, videos):
         assert connection.makefile("rb").read(12) == b"HTTP/1.1 403"
 
 
-def ask(client, target, data) -> str:
-    """All that the server says to an event sent by hand: `data` for the function behind the component with the id `target`."""
+def event(client, target, data, session) -> dict:
+    """An event by hand: `data` for the function behind the component with the id `target`."""
     config = client.get("config").json()
     ids = {one["props"].get("elem_id"): one["id"] for one in config["components"]}
     function = next(one["id"] for one in config["dependencies"] if ids[target] in [place[0] for place in one["targets"]])
-    session = os.urandom(6).hex()
-    answer = client.post(
-        "gradio_api/queue/join", json={"data": data, "fn_index": function, "session_hash": session, "trigger_id": ids[target]}
-    )
+    return {"data": data, "fn_index": function, "session_hash": session, "trigger_id": ids[target]}
+
+
+def ask(client, target, data, session=None) -> str:
+    """All that the server says to an event sent by hand."""
+    session = session or os.urandom(6).hex()
+    answer = client.post("gradio_api/queue/join", json=event(client, target, data, session))
     if answer.status_code != 200:
         return f"{answer.status_code} {answer.text}"
     with client.stream("GET", "gradio_api/queue/data", params={"session_hash": session}) as stream:
@@ -140,6 +143,37 @@ def test_an_oversized_upload_by_hand_leaves_nothing(http_client, server):
         answer = http_client.post("gradio_api/upload", files={"files": ("big.mp4", bytes(size))})
         assert answer.status_code == 413
     assert sum(file.stat().st_size for file in server.home().rglob("*.mp4")) == before
+
+
+def test_a_slider_moved_by_hand_does_not_fill_the_disk(http_client, server):
+    assert "street.mp4: 2 segments" in ask(http_client, "go", ["street.mp4"], "mover")
+    before = len(list(server.home().rglob("*")))
+    for step in range(20):
+        answer = http_client.post("gradio_api/run/predict", json=event(http_client, "threshold", [None, step / 20], "mover"))
+        assert '"threshold":' in answer.text
+    assert len(list(server.home().rglob("*"))) == before
+
+
+def test_the_work_of_a_visitor_who_has_gone_is_ended(http_client):
+    session = os.urandom(6).hex()
+    with http_client.stream("GET", f"gradio_api/heartbeat/{session}") as alive:
+        beats = alive.iter_lines()  # as long as this iterator lives, so does the connection
+        next(beats)
+        assert http_client.post("gradio_api/queue/join", json=event(http_client, "go", ["endless.mp4"], session)).status_code == 200
+        with http_client.stream("GET", "gradio_api/queue/data", params={"session_hash": session}) as stream:
+            lines = stream.iter_lines()
+            assert any('"progress"' in line for line in lines)
+    assert "street.mp4: 2 segments" in ask(http_client, "go", ["street.mp4"])  # there is one worker
+
+
+def test_another_web_site_sends_nothing(http_client, server):
+    other = {"origin": "http://evil.example", "sec-fetch-site": "cross-site"}
+    before = len(list(server.home().rglob("*")))
+    assert http_client.post("gradio_api/upload", files={"files": ("a.mp4", b"evil")}, headers=other).status_code == 403
+    assert (
+        http_client.post("gradio_api/queue/join", json=event(http_client, "go", ["street.mp4"], "evil"), headers=other).status_code == 403
+    )
+    assert len(list(server.home().rglob("*"))) == before
 
 
 def test_the_folder_is_its_owner_s_alone(http_client, server):

@@ -186,7 +186,7 @@ def test_a_video_of_the_folder(visit):
     tab = visit()
     tab.click("#listed input")
     offered = tab.eval_on_selector_all("[role=option]", "options => options.map(one => one.innerText.trim().replace(/^✓\\s*/, ''))")
-    names = ("crash", "cut", "dark", "large", "long", "slow", "sound", "street", "text")
+    names = ("crash", "cut", "dark", "endless", "large", "long", "slow", "sound", "street", "text")
     assert offered == sorted([MARKUP, "old.avi", *(f"{name}.mp4" for name in names)])
     tab.keyboard.press("Escape")
     tab.click("#go")

@@ -91,6 +91,17 @@ def test_tidying_goes_on_until_it_is_over(tmp_path, monkeypatch):
     assert list(waits) == []
 
 
+def test_only_the_latest_version_is_kept(tmp_path):
+    first = shelf.new_folder(tmp_path / "key" / "tables")
+    (first / "a.json").write_text("1")
+    other = shelf.new_folder(tmp_path / "key" / "video")
+    second = shelf.new_folder(tmp_path / "key" / "tables")
+    shelf.keep_only(second)
+    assert not first.exists()
+    assert second.is_dir()
+    assert other.is_dir()
+
+
 @given(st.text())
 def test_safe_names(text):
     name = shelf.safe_name(text)

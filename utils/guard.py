@@ -3,7 +3,8 @@
 Gradio serves many more addresses than one page needs (proxies to other hosts, component code, an editor, monitoring), and takes from a
 request the path, or the web address, of a file to read. So: a list of addresses; files only from the page's own folder, symbolic links
 resolved; a limit for a request's size and for what the folder holds; on a loopback address, only its own names as Host, so that another
-web site whose name is made to point here gets nothing; and a content security policy under which the browser asks no other host.
+web site whose name is made to point here gets nothing; nothing sent by a page of another web site; and a content security policy under
+which the browser asks no other host.
 """
 
 import json
@@ -20,7 +21,7 @@ from starlette.responses import PlainTextResponse
 
 from utils.errors import BadInput
 from utils.plots import BLUE
-from utils.shelf import tidy
+from utils.shelf import FULL, tidy
 
 READ = re.compile(
     r"/|/(assets|static)/.*|/(theme\.css|favicon\.ico|robots\.txt|manifest\.json|config)"
@@ -30,6 +31,7 @@ WRITE = re.compile(r"/gradio_api/(upload|queue/join|run/predict|cancel|reset)/?"
 FILE, UPLOAD = "/gradio_api/file=", "/gradio_api/upload"
 MAX_EVENT = 64 << 10  # bytes of what a button or slider sends
 MULTIPART = 64 << 10  # bytes around the file in an upload
+IDLE = 30  # seconds for which an upload may bring nothing
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 POLICY = (  # Gradio's page is made of inline scripts, and its templates are compiled in the browser
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
@@ -90,7 +92,7 @@ class Guard:
     def __init__(self, app, *, folder: Path, max_bytes: int, max_stored: int, keep: float, host: str):
         self.app, self.folder, self.max_bytes, self.max_stored, self.keep = app, folder.resolve(), max_bytes, max_stored, keep
         self.names = LOOPBACK if host in LOOPBACK else None
-        self.coming = 0  # bytes of uploads under way
+        self.stored = 0  # bytes in the folder: as counted last, and what has come since
 
     async def __call__(self, scope, receive, send):
         if scope["type"] == "lifespan":
@@ -118,6 +120,9 @@ class Guard:
         path, headers = scope["path"], {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if self.names and urlsplit(f"//{headers.get('host', '')}").hostname not in self.names:
             raise HTTPException(421, "This page answers only under the address it was started on.")
+        own = f"{scope['scheme']}://{headers.get('host', '')}".lower()
+        if scope["method"] == "POST" and headers.get("origin", own).lower() != own:
+            raise HTTPException(403, "Sent by another web site.")
         wanted = {"GET": READ, "HEAD": READ, "POST": WRITE}.get(scope["method"])
         if wanted is None or not wanted.fullmatch(path):
             raise HTTPException(404, "Not here.")
@@ -171,24 +176,28 @@ class Guard:
         expected = int(announced) if announced and announced.isdecimal() else allowed
         if expected > allowed:
             raise HTTPException(413, f"Larger than the {self.max_bytes} bytes that this page takes.")
-        self.coming += expected
-        try:
-            stored = await anyio.to_thread.run_sync(tidy, self.folder, self.keep)
-            if stored + self.coming > self.max_stored:
-                raise HTTPException(507, "The page holds as many videos as it may; old ones are removed, so try again later.")
-            received = 0
+        self.stored = await anyio.to_thread.run_sync(tidy, self.folder, self.keep)
+        if self.stored + expected > self.max_stored:
+            raise HTTPException(507, FULL)
+        received, whole = 0, False
 
-            async def counted():
-                nonlocal received
-                message = await receive()
-                received += len(message.get("body", b""))
-                if received > allowed:  # of a request that did not announce its length
-                    raise HTTPException(413, f"Larger than the {self.max_bytes} bytes that this page takes.")
-                return message
+        async def counted():
+            nonlocal received, whole
+            try:
+                with anyio.fail_after(None if whole else IDLE):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, f"Nothing came for {IDLE} seconds.") from None
+            size, whole = len(message.get("body", b"")), not message.get("more_body")
+            received += size
+            if received > allowed:  # of a request that did not announce its length
+                raise HTTPException(413, f"Larger than the {self.max_bytes} bytes that this page takes.")
+            if size and self.stored + size > self.max_stored:  # others came at the same time; what they announce takes no room, so
+                raise HTTPException(507, FULL)  # that nobody keeps others out by announcing much
+            self.stored += size
+            return message
 
-            return await self.app(scope, counted, send)
-        finally:
-            self.coming -= expected
+        return await self.app(scope, counted, send)
 
 
 def _paths(value) -> list:

@@ -6,9 +6,11 @@ file is served. A video of the owner's folder is copied there before it is shown
 
 import os
 import secrets
+import shutil
 import signal
 import tempfile
 import threading
+import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +22,8 @@ from utils.analysis import Analysis, find_segments
 from utils.decoder import Limits
 from utils.errors import BadInput
 from utils.segments import clean, clock, shorten
-from utils.shelf import keep_tidy, new_folder, safe_name, take, tidy, videos
-from utils.video import SUFFIXES
+from utils.shelf import FULL, keep_only, keep_tidy, new_folder, safe_name, take, tidy, videos
+from utils.video import SUFFIXES, BrokenVideo
 
 KEEP = 3600  # seconds for which uploads and results stay
 OLDEST = (6, 20)  # of Gradio: up to 6.15 requests lead out of the page's folder, up to 6.16 the browser asks other hosts
@@ -31,11 +33,12 @@ HERE = Path(__file__).parent
 SLOT = '<div class="slot"></div>'
 
 
-def build(detector, *, home: Path, folder: Path | None, limits: Limits, max_bytes: int, max_stored: int, queue_size: int):
+def build(detector, *, home: Path, folder: Path | None, limits: Limits, deadline: float, max_bytes: int, max_stored: int, queue_size: int):
     """The page as gr.Blocks, which `serve` launches.
 
     detector: see utils/detector.py; home: the page's own folder; folder: whose videos are offered by name; limits: of decoding, with
-    max_seconds; max_bytes: of a video; max_stored: bytes that home may hold; queue_size: visitors that may wait while one is served.
+    max_seconds; deadline: seconds that one visitor's work may take in all; max_bytes: of a video; max_stored: bytes that home may hold;
+    queue_size: visitors that may wait while one is served.
     """
     gr = import_gradio()
     caps = f"at most {megabytes(max_bytes)} and {duration(limits.max_seconds)}"
@@ -49,14 +52,35 @@ def build(detector, *, home: Path, folder: Path | None, limits: Limits, max_byte
         hidden = gr.update(visible=False)
         return {status: said("bad", text), state: None, player: gr.update(value=None, copy=None), found: None, more: hidden}
 
-    def analyse(path: Path, name: str, progress) -> dict:
-        def report(_, done: int, expected: int | None):
-            progress((min(done, expected), expected) if expected else None, desc=shorten(name, 24), unit="snippets")
+    served, writing = None, threading.Lock()  # the visitor whose work is under way, one at a time
 
+    def reporter(visitor: str, path: Path, progress, **shown):
+        """A callback that shows how far the work has come, and stops it when its time is over or nobody waits for it: BrokenVideo."""
+        nonlocal served
+        served, end = visitor, time.monotonic() + deadline
+
+        def report(done: int, expected: int | None):
+            if served != visitor:
+                raise BrokenVideo(f"{path}: its visitor has gone")
+            if time.monotonic() > end:
+                raise BrokenVideo(f"{path}: takes longer than {duration(deadline)} here; expected at most that; cut it")
+            progress((min(done, expected), expected) if expected else None, **shown)
+
+        return report
+
+    def left(request: gr.Request):
+        nonlocal served
+        if request.session_hash == served:
+            served = None
+
+    def analyse(path: Path, name: str, visitor: str, progress) -> dict:
+        if tidy(home, KEEP) > max_stored:
+            return failed(FULL)
+        report = reporter(visitor, path, progress, desc=shorten(name, 24), unit="snippets")
         try:
             progress(None, desc=shorten(name, 24))
             path.touch()  # it stays for KEEP from now on
-            analysis = detector.analyse(path, limits=limits, progress=report)
+            analysis = detector.analyse(path, limits=limits, progress=lambda _, done, expected: report(done, expected))
         except BadInput as error:
             return failed(str(error).replace(str(path), name))
         except Exception:
@@ -74,13 +98,15 @@ def build(detector, *, home: Path, folder: Path | None, limits: Limits, max_byte
         }
 
     def results(analysis: Analysis, key: str) -> dict:
-        """What depends on the threshold."""
+        """What depends on the threshold. The files take the place of the earlier ones; at a new address, as a browser may know the old."""
         from utils import export
 
-        place = new_folder(home) / safe_name(analysis.name)
         told = public(analysis)
-        export.write_json(told, place.with_name(f"{place.name}.json"))
-        export.write_csv(told, place.with_name(f"{place.name}.csv"))
+        with writing:
+            place = new_folder(home / key / "tables") / safe_name(analysis.name)
+            export.write_json(told, place.with_name(f"{place.name}.json"))
+            export.write_csv(told, place.with_name(f"{place.name}.csv"))
+            keep_only(place.parent)
         return {
             found: for_segments(analysis, key),
             as_json: str(place.with_name(f"{place.name}.json")),
@@ -90,10 +116,12 @@ def build(detector, *, home: Path, folder: Path | None, limits: Limits, max_byte
             as_video: gr.update(value=None, visible=False),
         }
 
-    def uploaded(file: str | None, progress=gr.Progress()):  # noqa: B008 (that is how Gradio hands it over)
-        return failed("No video was uploaded.") if file is None else analyse(Path(file), clean(Path(file).name), progress)
+    def uploaded(file: str | None, request: gr.Request, progress=gr.Progress()):  # noqa: B008 (that is how Gradio hands it over)
+        if file is None:
+            return failed("No video was uploaded.")
+        return analyse(Path(file), clean(Path(file).name), request.session_hash, progress)
 
-    def chosen(name: str | None, progress=gr.Progress()):  # noqa: B008
+    def chosen(name: str | None, request: gr.Request, progress=gr.Progress()):  # noqa: B008
         if not name:
             return failed("Choose a video of the list first.")
         name, file = clean(str(name)), videos(folder).get(str(name))
@@ -104,8 +132,8 @@ def build(detector, *, home: Path, folder: Path | None, limits: Limits, max_byte
             if size > max_bytes:
                 return failed(f"{name}: {megabytes(size)}; expected {caps}.")
             if tidy(home, KEEP) + size > max_stored:
-                return failed("The page holds as many videos as it may; old ones are removed, so try again later.")
-            return analyse(take(file, home), name, progress)
+                return failed(FULL)
+            return analyse(take(file, home), name, request.session_hash, progress)
         except OSError as error:
             return failed(f"{name}: cannot be read ({error.strerror}).")
 
@@ -115,21 +143,27 @@ def build(detector, *, home: Path, folder: Path | None, limits: Limits, max_byte
     def back(kept: dict | None) -> dict:
         return {} if kept is None else {threshold: kept["analysis"].threshold, **results(kept["analysis"], kept["key"])}
 
-    def annotated(kept: dict | None, value: float, progress=gr.Progress()):  # noqa: B008
+    def annotated(kept: dict | None, value: float, request: gr.Request, progress=gr.Progress()):  # noqa: B008
         if kept is None:
             return failed("The results are gone, as they stay for an hour; look at the video once more.")
         from utils.annotate import annotate
 
         analysis = at_threshold(kept["analysis"], value)
-        copy = new_folder(home) / f"{safe_name(analysis.name)}.annotated.mp4"
+        report = reporter(request.session_hash, analysis.path, progress, desc="annotated video", unit="frames")
+        stored = tidy(home, KEEP)
+        copy = new_folder(home / kept["key"] / "video") / f"{safe_name(analysis.name)}.annotated.mp4"
 
-        def report(done: int, expected: int):
-            progress((min(done, expected), expected), desc="annotated video", unit="frames")
+        def measured(done: int, expected: int):
+            if stored + tidy(copy.parent, KEEP) > max_stored:
+                raise BadInput(FULL)
+            report(done, expected)
 
         try:
-            progress(None, desc="annotated video")
-            annotate(analysis, copy, limits=limits, progress=report)
+            measured(0, analysis.frames)
+            annotate(analysis, copy, limits=limits, progress=measured)
+            keep_only(copy.parent)
         except BadInput as error:
+            shutil.rmtree(copy.parent, ignore_errors=True)
             return {status: said("bad", str(error).replace(str(analysis.path), clean(analysis.path.name)))}
         return {
             make: gr.update(visible=False),
@@ -171,6 +205,7 @@ def build(detector, *, home: Path, folder: Path | None, limits: Limits, max_byte
         upload.upload(uploaded, upload, everything, **work)
         threshold.input(changed, [state, threshold], by_threshold, trigger_mode="always_last", **light)
         reset.click(back, state, [threshold, *by_threshold], **light)
+        page.unload(left)
         make.click(annotated, [state, threshold], [make, as_video, player, status, state, found, more], **work)
         if folder is not None:
             go.click(chosen, listed, everything, **work)
@@ -187,10 +222,12 @@ def serve(
     limits: Limits | None = None,
     max_bytes: int = 500_000_000,
     max_seconds: float | None = None,
+    deadline: float | None = None,
     max_stored: int = 10_000_000_000,
     queue_size: int = 8,
 ) -> None:
-    """Serve the page until it is interrupted. See `build`. Unless limits say so, a video may last an hour, and take half an hour to decode.
+    """Serve the page until it is interrupted. See `build`. Unless limits say so, a video may last an hour, and take half an hour to decode;
+    the deadline is half an hour, too, or as long as decoding may take.
 
     To be called once a process, from its main thread: it changes the working directory to an empty one and Gradio's environment variables.
     Raises BadInput where Gradio is missing, the folder is none, or the port is taken.
@@ -201,6 +238,7 @@ def serve(
         raise BadInput(f"{folder}: no such folder; expected one with videos; name it, or leave it out")
     limits = limits or Limits()
     limits = replace(limits, max_seconds=max_seconds or limits.max_seconds or 3600, timeout=limits.timeout or 1800)
+    deadline = deadline or max(1800, limits.timeout)
     before = os.getcwd()
     earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder is removed then, too
     with tempfile.TemporaryDirectory(prefix="anomaly-page-", ignore_cleanup_errors=True) as place:
@@ -218,6 +256,7 @@ def serve(
             home=home,
             folder=folder,
             limits=limits,
+            deadline=deadline,
             max_bytes=max_bytes,
             max_stored=max_stored,
             queue_size=queue_size,

@@ -14,6 +14,7 @@ from utils.segments import clean
 from utils.video import SUFFIXES
 
 LISTED = 1000  # videos of a folder that are offered
+FULL = "The page holds as many videos as it may; old ones are removed, so try again later."
 
 
 def tidy(folder: Path, keep: float) -> int:
@@ -75,8 +76,15 @@ def take(file: Path, home: Path) -> Path:
 def new_folder(home: Path) -> Path:
     """A new folder below `home`, whose name nobody guesses."""
     place = home / secrets.token_hex(16)
-    place.mkdir()
+    place.mkdir(parents=True)
     return place
+
+
+def keep_only(folder: Path) -> None:
+    """Remove what lies beside a folder: earlier versions of what it holds."""
+    for other in folder.parent.iterdir():
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def safe_name(text: str) -> str:
