@@ -169,7 +169,7 @@ def test_a_threshold_changes_the_segments_and_nothing_is_scored_again(visit, vid
     assert "the highest score is 0.81" in tab.inner_text("#segments")
     tab.click("#reset")
     tab.wait_for_selector("text=2 segments")
-    assert tab.input_value(number) == "0.5"
+    tab.wait_for_function("number => document.querySelector(number).value === '0.5'", arg=number)  # drawn after the segments
     tab.focus("#threshold input[type=range]")
     tab.keyboard.press("ArrowRight")
     tab.wait_for_selector("text=Found at the threshold 0.501")
