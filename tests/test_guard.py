@@ -227,7 +227,7 @@ async def reading(scope, receive, send):
 
 
 def test_uploads_that_bring_nothing_do_not_keep_others_out(home):
-    guard = Guard(reading, folder=home, max_bytes=MAX, max_stored=MULTIPART + 3 * MAX, keep=3600, host="127.0.0.1")
+    guard = Guard(reading, folder=home, max_bytes=MAX, max_stored=3 * MAX, keep=3600, host="127.0.0.1")
     statuses = []
 
     async def send(message):
