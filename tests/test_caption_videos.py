@@ -443,7 +443,8 @@ def test_the_same_model_may_lie_elsewhere(run, captioners, tmp_path):
 @pytest.mark.parametrize("by_torchrun", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_work_is_shared(run, monkeypatch, by_torchrun):
     whole = contents(run(output="whole"))
-    made = []
+    made, waited = [], []
+    monkeypatch.setattr(caption_videos, "wait_for_others", waited.append)  # two real processes meet there: test_extract_features.py
     for i in range(2):
         if by_torchrun:
             monkeypatch.setenv("RANK", str(i))
@@ -451,6 +452,7 @@ def test_work_is_shared(run, monkeypatch, by_torchrun):
         folder = run(*([] if by_torchrun else ["--shard", f"{i + 1}/2"]))
         made.append(len(contents(folder)))
     assert made == [1, 2]
+    assert waited == ([None] * 2 if by_torchrun else ["1/2", "2/2"])
     assert contents(folder) == whole
 
 

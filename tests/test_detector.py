@@ -86,6 +86,13 @@ def test_a_stream_s_scores_are_those_of_literal_windows(detector, length, ahead,
     assert np.allclose(detector.score_delayed(features, ahead).coarse[t], scores.coarse[t], atol=1e-5)
 
 
+def test_frames_that_the_header_promises_and_are_not_there_are_told(detector):
+    video = extracted(torch.randn(6, 1, 64))
+    assert detector.of_features(video._replace(promised=98)).notes == detector.notes
+    note = "3 of the 99 frames that its header promises are missing."
+    assert detector.of_features(video._replace(promised=99)).notes == [*detector.notes, note]
+
+
 def test_captions_are_quoted_with_segments(detector):
     features = torch.randn(6, 1, 64)
     found = detector.of_features(extracted(features))

@@ -121,6 +121,7 @@ def test_the_manifest(videos, whole, clip):
         name = Path(key).name
         assert (entry["file"], entry["bytes"]) == (f"{name}.mp4", (videos / f"{key}.mp4").stat().st_size)
         assert (entry["frames"], entry["fps"], entry["snippets"]) == (30 * ROWS[name], 30, SNIPPETS[name])
+        assert entry["header_frames"] == entry["frames"]
         assert len(entry["features"]) == 10
         for file, digest in entry["features"].items():
             assert hashlib.sha256((whole / file).read_bytes()).hexdigest() == digest

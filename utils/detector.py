@@ -27,7 +27,7 @@ from utils.options import TABLE
 from utils.scores import SNIPPET, Scores
 from utils.segments import Segment, anomaly_score, carrying
 from utils.text import load_sentence_text
-from utils.video import BrokenVideo
+from utils.video import LOST_FRAMES, BrokenVideo
 
 WINDOWS = 64  # snippets whose windows are scored together
 LATE = "Scored as a live stream, which sees little of what follows; the threshold was measured on whole videos."
@@ -140,6 +140,8 @@ class Detector:
         segments = find_segments(scores, video.times, self.classes, self.threshold)
         if captions is not None:
             segments = [with_caption(one, scores, video.frames, captions, self.recipe.stride) for one in segments]
+        lost = (video.promised or 0) - video.frames
+        missing = [f"{lost} of the {video.promised:,} frames that its header promises are missing."] if lost > LOST_FRAMES else []
         path = Path(video.path)
         return Analysis(
             path=path,
@@ -154,7 +156,7 @@ class Detector:
             threshold_from=self.threshold_from,
             segments=segments,
             thumbnails=video.thumbnails,
-            notes=self.notes + [LATE] * (latency is not None),
+            notes=self.notes + [LATE] * (latency is not None) + missing,
             about=self.about_video(path, captions, latency),
         )
 

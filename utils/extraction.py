@@ -32,6 +32,7 @@ class Extracted(NamedTuple):
     fps: float | None
     size: tuple[int, int]
     thumbnails: list[tuple[float, np.ndarray]]
+    promised: int | None = None  # frames as the header says
 
 
 class _Job:
@@ -44,7 +45,7 @@ class _Job:
     def result(self) -> Extracted:
         times = np.array([*self.times, max(self.ended.seconds, self.times[-1])])
         frames, _, thumbnails = self.ended
-        return Extracted(self.path, np.stack(self.rows), times, frames, self.opened.fps, self.opened.size, thumbnails)
+        return Extracted(self.path, np.stack(self.rows), times, frames, self.opened.fps, self.opened.size, thumbnails, self.opened.frames)
 
     def expected(self, recipe: Recipe) -> int | None:
         return self.opened.frames and max(1, self.opened.frames // recipe.stride)

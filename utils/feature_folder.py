@@ -67,6 +67,7 @@ class FeatureFolder:
         else:
             files = {target.with_name(f"{target.stem}__{crop}.npy"): features[:, crop] for crop in range(features.shape[1])}
         entry = {"file": found.path.name, "bytes": found.path.stat().st_size, "frames": found.frames, "fps": found.fps}
+        entry |= {"header_frames": found.promised}
         entry |= {"snippets": len(features), "features": {}}
         with self._locked() as manifest:
             for file, array in files.items():
