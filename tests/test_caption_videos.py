@@ -14,6 +14,7 @@ import pytest
 import torch
 from test_video import make_video
 
+from tools import caption_videos
 from tools.caption_videos import main
 from utils.captioner import Captioner
 from utils.captions import read_caption_file, read_captions
