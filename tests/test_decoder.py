@@ -193,7 +193,7 @@ def test_memory_is_limited(tmp_path):
 
 
 def stub(monkeypatch, program):
-    monkeypatch.setattr(decoder, "command", lambda *_: [sys.executable, "-c", program])
+    monkeypatch.setattr(decoder, "command", lambda _, *words: [sys.executable, "-c", program, *words])
 
 
 def is_gone(pid) -> bool:
