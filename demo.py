@@ -85,7 +85,7 @@ def parse(argv) -> argparse.Namespace:
     cap = parser.add_argument_group("limits on a video")
     add(cap, "--max-pixels", type=int, default=limits.max_pixels, metavar="N", help="of a picture")
     add(cap, "--max-seconds", type=float, metavar="S", help="length [a day; with --web an hour]")
-    add(cap, "--timeout", type=float, metavar="S", help="time for decoding one video [an hour; with --web 30 minutes]")
+    add(cap, "--timeout", type=float, metavar="S", help="time for decoding one video [an hour; with --web 30 minutes, for all of it]")
     options = parser.parse_args(argv)
     check(options, {name for name, value in vars(options).items() if value != parser.get_default(name)})
     return options
