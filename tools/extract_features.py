@@ -63,7 +63,7 @@ def parse(argv) -> argparse.Namespace:
     add("--layout", choices=("files", "one"), help="a file per crop, or one per video (default: files, of one crop one)")
     add("--dtype", choices=("float16", "float32"), default="float16", help="of the files (default: %(default)s)")
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="of the encoder (default: %(default)s)")
-    add("--batch-size", type=positive, metavar="N", help="crops at a time (default: 60 on a GPU, 20 elsewhere)")
+    add("--batch-size", type=positive, metavar="N", help="crops at a time (default: 60 on a GPU, elsewhere a megapixel, 20 of 224)")
     add("--workers", type=positive, metavar="N", help="videos decoded at a time (default: half the CPU cores, at most 8)")
     add("--shard", metavar="i/n", help="only every n-th video, from the i-th on, i = 1 … n")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="of the encoder (default: %(default)s)")

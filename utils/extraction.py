@@ -66,15 +66,14 @@ def extract(
     """Features of the videos `paths`, each as soon as it is done; a BrokenVideo with its `path` in place of one that is none, or is above
     `limits`.
 
-    batch_size: crops in a batch, at least those of one picture; None: 60 on a GPU, elsewhere 20, which stay in the cache. Every batch
-    has the same shape, the last one is filled up with zeros, so that a video's features do not depend on its neighbours. workers: videos
-    decoded at a time, each in a process of its own.
+    batch_size: crops in a batch, at least those of one picture; None: default_batch. Every batch has the same shape, the last one is
+    filled up with zeros, so that a video's features do not depend on its neighbours. workers: videos decoded at a time, each in a process
+    of its own.
     progress(path, snippets encoded, snippets expected or None) is called in this thread. The encoder is moved to `device`.
     """
     if recipe.size != encoder.size:
         raise ValueError(f"{encoder.name} takes pictures of {encoder.size} pixels, the recipe gives {recipe.size}")
-    batch_size = batch_size or (60 if torch.device(device).type == "cuda" else 20)
-    encoder, frames = encoder.to(device), max(1, batch_size // recipe.crops)
+    encoder, frames = encoder.to(device), max(1, (batch_size or default_batch(encoder.size, device)) // recipe.crops)
     batch: list[tuple[_Job, np.ndarray]] = []
 
     def flush() -> Iterator[Extracted]:
@@ -110,6 +109,11 @@ def extract(
                     job.broken = True
                     yield event
         yield from flush()
+
+
+def default_batch(size: int, device: torch.device | str) -> int:
+    """Crops of size × size pixels in a batch: 60 on a GPU, elsewhere as many as a megapixel, which stays in the cache (20 of 224)."""
+    return 60 if torch.device(device).type == "cuda" else min(200, max(1, 1_000_000 // size**2))
 
 
 def encode(pictures: list[np.ndarray], encoder: ImageEncoder, recipe: Recipe, frames: int, precision: str = "fp32") -> np.ndarray:
