@@ -225,6 +225,7 @@ def main(argv=None) -> None:
         from utils.detector import LATE
         from utils.live import run
 
+        detector.notes.append(LATE)
         print(f"note: {LATE}", file=sys.stderr)
         more = {"record": options.record, "reconnect": options.reconnect, "wait": options.every_snippet or None}
         run(detector, options.sources[0], latency=options.latency or 5.0, max_pixels=options.max_pixels, **more)

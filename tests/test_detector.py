@@ -18,7 +18,9 @@ from utils.crops import Recipe
 from utils.detector import load_detector
 from utils.encoder import CLIPEncoder
 from utils.errors import BadInput
+from utils.export import to_dict
 from utils.extraction import Extracted
+from utils.page import public
 from utils.scores import load_scores
 from utils.text import openai_clip
 from utils.zero_shot import NORMAL, text_detector
@@ -219,3 +221,10 @@ def test_by_text_alone_is_clip_s_own_classification(small_clip, clip_file):
 def test_events_that_make_no_sense(clip_file, events):
     with pytest.raises(BadInput, match="--classes"):
         text_detector(clip_file, events)
+
+
+def test_the_page_tells_strangers_no_folder_of_this_computer(detector, tmp_path):
+    path = make_video(tmp_path / "own.mp4", frames=20)
+    detector.about["command"], whole = f"python demo.py {tmp_path} --web", detector.analyse(path)
+    assert str(tmp_path) in json.dumps(to_dict(whole))
+    assert str(tmp_path) not in json.dumps(to_dict(public(whole)))

@@ -157,6 +157,5 @@ def test_rows_say_seconds_and_whether_the_class_is_annotated_there():
     }  # fmt: skip
 
 
-def test_shorten_and_clock():
+def test_shorten():
     assert [segments.shorten("one two", width) for width in (7, 6, 5)] == ["one two", "one t…", "one…"]
-    assert [segments.clock(seconds) for seconds in (0, 59.9, 3661)] == ["0:00", "0:59", "61:01"]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.scores import Scores
-from utils.segments import anomaly_score
+from utils.segments import ANOMALY, anomaly_score
 
 RATES = (0.001, 0.01, 0.05, 0.1, 0.2)  # false-positive rates that training saves a threshold for
 
@@ -65,12 +65,10 @@ class Analysis:
         return float(self.times[-1])
 
 
-def find_segments(
-    scores: Scores, times: np.ndarray, classes: tuple[str, ...], threshold: float, *, bridge: int = 1, anomaly_name: str = "anomaly"
-) -> list[Found]:
+def find_segments(scores: Scores, times: np.ndarray, classes: tuple[str, ...], threshold: float, *, bridge: int = 1) -> list[Found]:
     """The runs of snippets whose anomaly score is at least `threshold`, by time; runs with at most `bridge` lower snippets between are one.
 
-    A segment's class is that of the highest mean probability in it, class 0 left out, or `anomaly_name` where the system knows no classes;
+    A segment's class is that of the highest mean probability in it, class 0 left out, or "anomaly" where the system knows no classes;
     its score is its highest anomaly score.
     """
     values = anomaly_score(scores)
@@ -79,7 +77,7 @@ def find_segments(
     for run in np.split(above, np.flatnonzero(np.diff(above) > bridge + 1) + 1) if len(above) else []:
         first, last = int(run[0]), int(run[-1]) + 1
         fine = scores.fine
-        label = anomaly_name if fine is None else classes[1 + int(fine[first:last, 1:].mean(0).argmax())]
+        label = ANOMALY if fine is None else classes[1 + int(fine[first:last, 1:].mean(0).argmax())]
         found.append(Found(first, last, float(times[first]), float(times[last]), label, float(values[first:last].max())))
     return found
 

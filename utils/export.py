@@ -23,17 +23,22 @@ from utils.segments import clean, shorten
 COLUMNS = ("start", "end", "first_snippet", "last_snippet", "class", "score", "caption")  # of a segment
 
 
-def to_dict(analysis: Analysis) -> dict:
-    """What the JSON file says: plain numbers, text and None. The snippets of a segment are first_snippet to last_snippet, both included.
-
-    Raises BadInput where a score or time is no finite number.
-    """
+def check(analysis: Analysis) -> None:
+    """Raise BadInput where a score, time or probability is no finite number."""
     for what, values in (("score", analysis.anomaly), ("time", analysis.times), ("probability", analysis.scores.fine)):
         if values is not None and not np.isfinite(values).all():
             at = int(np.argwhere(~np.isfinite(values))[0][0])
             raise BadInput(
                 f"{analysis.path}: the {what} of snippet {at} is {np.ravel(values[at])[0]}; expected finite numbers; check the model"
             )
+
+
+def to_dict(analysis: Analysis) -> dict:
+    """What the JSON file says: plain numbers, text and None. The snippets of a segment are first_snippet to last_snippet, both included.
+
+    Raises BadInput as `check` does.
+    """
+    check(analysis)
     width, height = analysis.size
     return _plain(
         {
@@ -193,5 +198,5 @@ def plot(analysis: Analysis, path: Path | str) -> None:
     """A PNG of the score over time (utils/timeline.py)."""
     from utils.timeline import draw  # matplotlib is slow to import, and not needed by the others
 
-    to_dict(analysis)  # raises where a number is not finite
+    check(analysis)
     draw(analysis, Path(path))

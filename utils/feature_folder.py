@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.crops import MANIFEST
 from utils.errors import BadInput
 from utils.extraction import Extracted
 from utils.files import make_folder, read_json, replacing, write_json
 
-MANIFEST, LOCK = "extract.json", ".extract.lock"
+LOCK = ".extract.lock"
 LEFT = re.compile(r"\.(.+\.npy|extract\.json)\.\d+\.tmp")  # what utils.files.replacing leaves when it is killed
 OTHER = "name another folder with --output"
 

@@ -21,7 +21,8 @@ import numpy as np
 from utils.analysis import Analysis, find_segments
 from utils.decoder import Limits
 from utils.errors import BadInput
-from utils.segments import clean, clock, shorten
+from utils.overlay import clock
+from utils.segments import clean, shorten
 from utils.shelf import FULL, keep_only, keep_tidy, new_folder, safe_name, take, tidy, videos
 from utils.video import SUFFIXES, BrokenVideo
 
@@ -303,7 +304,7 @@ def public(analysis: Analysis) -> Analysis:
     about = {
         key: Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
         for key, value in analysis.about.items()
-        if key != "command"
+        if key not in ("command", "source")
     }
     return replace(analysis, path=Path(analysis.path.name), about=about)
 

@@ -20,9 +20,10 @@ from sklearn.metrics import auc, precision_recall_curve, roc_curve
 from utils.files import replacing
 from utils.ground_truth import GroundTruth
 from utils.labels import Dataset
+from utils.overlay import clock
 from utils.report import frame_labels
 from utils.scores import to_frames
-from utils.segments import Segment, clock
+from utils.segments import Segment
 
 BLUE, AMBER, VERMILLION, GREEN, GREY = "#0072B2", "#E69F00", "#D55E00", "#009E73", "#999999"
 STYLES = {"coarse": (BLUE, "-"), "fine": (AMBER, (0, (4, 1.5))), "online": (GREEN, "-.")}  # part of the scores: colour, line style

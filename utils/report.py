@@ -12,8 +12,9 @@ from utils.ground_truth import GroundTruth
 from utils.intervals import RESAMPLES, interval, over_seeds, resampled
 from utils.labels import DATASETS, Dataset
 from utils.metrics import PROTOCOLS, class_figures, frame_figures, frame_metrics, segment_figures
+from utils.overlay import clock
 from utils.scores import Scores, to_frames
-from utils.segments import clock, shorten
+from utils.segments import shorten
 
 FEATURES = {
     "sample": "built-in sample: simulated features; these figures say nothing about {}",

@@ -135,8 +135,3 @@ def clean(text: str) -> str:
 def shorten(text: str, width: int) -> str:
     """At most `width` characters, the last an ellipsis where something was cut."""
     return text if len(text) <= width else f"{text[: width - 1].rstrip()}…"
-
-
-def clock(seconds: float) -> str:
-    """m:ss, rounded down."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

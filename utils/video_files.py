@@ -17,13 +17,15 @@ def find_videos(paths: list[str], output: Path, suffix: str, *, by_name: bool = 
     Raises BadInput where one does not exist, there is none, or two have the same name (the same output).
     """
     targets: dict[Path, Path] = {}
+    results = output.resolve()
     for path in map(Path, paths):
         if not path.exists():
             raise BadInput(f"{path}: no such file or folder; name videos, or a folder of videos")
-        files, inside = [path], path.resolve() in output.resolve().parents
+        files = [path]
         if path.is_dir():
             files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
-            files = [file for file in files if not (inside and output.resolve() in file.resolve().parents)]
+            if path.resolve() in results.parents:
+                files = [file for file in files if results not in file.resolve().parents]
         for file in files:
             folder = file.parent.relative_to(path) if path.is_dir() else Path()
             targets[file] = output / folder / f"{video_name(file.stem) if by_name else file.stem}{suffix}"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from utils import experiment
 from utils.crops import Recipe
 from utils.detector import Detector
-from utils.encoder import CLIPEncoder
+from utils.encoder import CLIPEncoder, short_name
 from utils.errors import BadInput
 from utils.scores import Scores
 from utils.text import CLIPText, load_clip
@@ -45,7 +45,7 @@ def text_detector(
     model, place = load_clip(clip), experiment.pick_device(device)
     texts = class_texts(model, [*normal, *(TEMPLATE.format(event) for event in events)])
     scale = float(model.logit_scale.exp())
-    images = CLIPEncoder(model, name=clip)
+    images = CLIPEncoder(model, short_name(clip))
 
     def scorer(videos) -> dict:
         found = {}
