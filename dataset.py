@@ -21,9 +21,9 @@ import torch
 from torch.nn.functional import pad
 
 from utils.errors import BadInput
-from utils.labels import Dataset, class_indices, multi_hot
+from utils.labels import CROPS, Dataset, class_indices, multi_hot
 
-CROPS = 10
+MANIFEST = "extract.json"  # beside features that tools.extract_features wrote: what made them
 # What NumPy says of a file that it cannot map -> what is wrong with it.
 DAMAGE = {
     "No data left": "empty file",
@@ -249,7 +249,7 @@ def same_content(videos: Sequence[Video], others: Sequence[Video]) -> list[tuple
 
 class FeatureDataset(torch.utils.data.Dataset):
     """Training samples, one per video and crop: features (length, D) float32, valid rows, target (C+1,) float32, and with `captions`
-    (utils/caption_tree.py) the caption features (length, E) float32, brought to `length` as the features are.
+    (utils/captions/tree.py) the caption features (length, E) float32, brought to `length` as the features are.
 
     An index is a number, or with captions (number, version), the version one of theirs. `abnormal[i]` says whether sample i is of an
     abnormal video. Raises BadInput as load_features does.
@@ -284,7 +284,7 @@ class FeatureDataset(torch.utils.data.Dataset):
 
 def test_videos(videos: Sequence[Video], width: int, crop: int, captions=None) -> Iterator[tuple]:
     """Name and features (T, D) float32 of each video: of the one crop that its list names, else of crop `crop`; with `captions`
-    (utils/caption_tree.py) their source (T, E), too.
+    (utils/captions/tree.py) their source (T, E), too.
 
     A file of one crop is taken as it is. Raises BadInput where there is no such crop, and as load_features does.
     """

@@ -20,7 +20,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from utils.errors import BadInput, exit_code
+from utils.errors import BadInput, Parser, exit_code
 
 STREAM = re.compile(r"[a-z][a-z0-9+.]+://|-$|\d+$", re.IGNORECASE)
 DAY, HOUR = 86_400.0, 3600.0  # seconds
@@ -38,9 +38,8 @@ def is_stream(source: str) -> bool:
 
 
 def parse(argv) -> argparse.Namespace:
-    from utils.analysis import RATES
-    from utils.decoder import Limits
-    from utils.options import Parser
+    from utils.evaluation.segments import RATE, RATES
+    from utils.video.decoder import Limits
 
     parser = Parser("demo.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     limits = Limits()
@@ -56,7 +55,7 @@ def parse(argv) -> argparse.Namespace:
     add(what, "--normal", nargs="+", metavar="TEXT", help="with --classes: what it looks like when nothing happens")
     add(what, "--threshold", type=float, metavar="SCORE", help="score from which on a snippet belongs to a segment [the checkpoint's]")
     rate = "share of normal snippets that may reach the threshold; the checkpoint knows it from its held-out videos"
-    add(what, "--false-positives", type=float, choices=RATES, default=0.01, help=rate)
+    add(what, "--false-positives", type=float, choices=RATES, default=RATE, help=rate)
     add(what, "--latency", type=float, metavar="SECONDS", help="a stream's score is final after so long [5]; a file's is as if it were one")
     model = parser.add_argument_group("model files")
     add(model, "--encoder", metavar="NAME_OR_FILE", help="image encoder of the features [the checkpoint's CLIP]")
@@ -128,11 +127,11 @@ def make_detector(options):
     shared = {"crops": options.crops, "keep_aspect": options.aspect and options.aspect == "keep", "threshold": options.threshold}
     shared |= {"device": options.device, "precision": options.precision}
     if options.classes:
-        from utils.zero_shot import NORMAL, text_detector
+        from app.zero_shot import NORMAL, text_detector
 
         detector = text_detector(options.clip or "ViT-B/16", options.classes, normal=options.normal or NORMAL, **shared)
     else:
-        from utils.detector import load_detector
+        from app.detector import load_detector
         from utils.restore import newest_checkpoint
 
         path = Path(options.checkpoint) if options.checkpoint else newest_checkpoint({})
@@ -160,7 +159,7 @@ def is_whole(target: Path, done: dict, options) -> bool:
 
 def find(options) -> dict[Path, Path]:
     """The video files, each with the path of its JSON. Raises BadInput where there are none, or they lie where the results go."""
-    from utils.video_files import find_videos
+    from utils.video.files import find_videos
 
     videos = find_videos(options.sources, Path(options.output), ".json", by_name=False)
     for path, target in videos.items():
@@ -171,10 +170,10 @@ def find(options) -> dict[Path, Path]:
 
 def analyse_files(detector, videos: dict[Path, Path], options, limits) -> None:
     """Analyse video files. Raises BadInput at the end where some were broken."""
-    from utils import annotate, export
-    from utils.captions import read_captions
+    from app import annotate, export
+    from utils.captions.formats import read_captions
     from utils.files import make_folder
-    from utils.scores import video_name
+    from utils.labels import video_name
 
     output = make_folder(options.output)
     captions = read_captions([options.captions], 30)[0] if options.captions else {}
@@ -211,19 +210,19 @@ def analyse_files(detector, videos: dict[Path, Path], options, limits) -> None:
 def main(argv=None) -> None:
     options = parse(argv)
     options.argv = sys.argv[1:] if argv is None else argv
-    from utils.decoder import Limits
+    from utils.video.decoder import Limits
 
     live = not options.web and is_stream(options.sources[0])
     videos = {} if live or options.web else find(options)  # before any model is loaded
     detector = make_detector(options)
     if options.web:
-        from utils import page
+        from app.web import page
 
         limits = Limits(max_pixels=options.max_pixels, max_seconds=options.max_seconds, timeout=options.timeout)
         page.serve(detector, folder=options.sources[0] if options.sources else None, host=options.host, port=options.port, limits=limits)
     elif live:
-        from utils.detector import LATE
-        from utils.live import run
+        from app.detector import LATE
+        from app.live.follower import run
 
         detector.notes.append(LATE)
         print(f"note: {LATE}", file=sys.stderr)

@@ -1,23 +1,190 @@
-"""The systems, composed from utils/: SYSTEMS is the only place where a name becomes a model.
+"""ReFLIP-VAD (IEEE TCSVT 2024, doi 10.1109/TCSVT.2024.3482007), whole, and `build_model`, which makes any system by its name.
 
-B videos, T snippets, D feature width, C+1 classes (class 0 = normal), N prompt tokens.
+B videos, T snippets, D feature width, C+1 classes (class 0 = normal), N prompt tokens. In the paper's words: Feature Intensify Module (eq.
+1-2), Glimpse (3-5), Emphasize (6-7), classification block (8), V-prompt (9-10), alignment map (11), losses (12-18); the prompts are
+utils/prompt.py. Every temporal module takes x (B, T, D) and mask (B, T), True = valid snippet; what it gives at valid snippets does not
+depend on the padding, nor on how much of it there is. The other systems are utils/systems/, one file each.
 """
 
 import inspect
+import pkgutil
+from dataclasses import dataclass
 from importlib import import_module
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils import trclip
+from utils import systems
 from utils.errors import BadInput
 from utils.losses import magnitude_separability, mil_align, mil_classification, text_separation
-from utils.prompt import PositionPrompt, PromptEncoder, check_features, cosine, text_encoder
-from utils.system import Output, Published, System
-from utils.temporal import FeedForward, LocalGraph, QuickGELU, TemporalNetwork, enter_autocast
+from utils.prompt import PROMPTS, PromptEncoder, check_features, cosine, text_encoder
+from utils.systems.base import Output, PromptSettings, Settings, System, WindowSettings, option
+from utils.temporal import GCN, FeedForward, QuickGELU, TemporalTransformer, enter_autocast, from_windows, to_windows
 
 BLOCKS = ("both", "cls", "vta")
+# What the paper reports of segment mAP; by which protocol, it does not say.
+MAP_PATHS = [("map", "official", key) for key in ("0.1", "0.2", "0.3", "0.4", "0.5", "avg")]
+TEMPORAL = ("none", "global", "local", "gcn", "local+global", "global+gcn", "local+gcn", "eg", "ee", "ge-fusion", "ge")
+
+
+@dataclass(kw_only=True)
+class ReFLIPSettings(Settings, WindowSettings, PromptSettings):
+    """ReFLIP-VAD's hyperparameters; dropout (ours) acts in the feed-forward networks and before the CLS block."""
+
+    temporal: str = option("ge", "temporal network (table V)", choices=TEMPORAL, tried="all of them")
+    window_length: int = option(64, "window of Emphasize's convolution, in snippets", low=1, tried="16 32 64 128 256")
+    ge_skip: bool = option(True, "residual connection round the whole GE block (ours)")
+    blocks: str = option(
+        "both", "classification block, video-text alignment block, or both (table VI)", choices=BLOCKS, tried="all of them"
+    )
+    v_prompt: bool = option(True, "multimodal prompt: class embeddings see the video (eq. 9-10)", tried="on, off")
+    prompt: str = option("reparameterized", "what stands round the class name (table X)", choices=PROMPTS, tried="all of them")
+    template: str = option("a video of", "words before the class name with --prompt template", tried='"a video of", "a long video of"')
+    distilbert: str = option(
+        "distilbert-base-uncased",
+        "transformers name or folder of the frozen encoder behind the reparameterized prompt",
+        group="text",
+        tried="table VIII: with and without",
+    )
+    lambda_magnitude: float = option(0.001, "λ2, weight of feature-magnitude separability", group="training")
+    margin: float = option(10.0, "margin between normal and abnormal ‖G_visual‖₂ (ours; the paper prints none)", group="training")
+
+
+class FeatureIntensify(nn.Module):
+    """Feature Intensify Module, eq. 1–2: g + α·Conv1d(‖g‖₂), the convolution running over time and mapping 1 -> D channels (MGFN: kernel
+    3, α = 0.1).
+    """
+
+    def __init__(self, width: int, alpha: float = 0.1):
+        super().__init__()
+        self.alpha, self.conv = alpha, nn.Conv1d(1, width, 3, padding=1)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        norm = x.norm(dim=-1).masked_fill(~mask, 0)
+        return x + self.alpha * self.conv(norm[:, None]).transpose(1, 2)
+
+
+class Glimpse(nn.Module):
+    """Global, eq. 3–5: attention over all T snippets with 1-D convolutions for Q, K, V, no 1/√d, one head, no positions; then a feed-
+    forward network.
+
+    Padding is masked (ours); normalisation before and a residual connection round either sub-block as in MGFN.
+    """
+
+    def __init__(self, width: int, dropout: float = 0.0):
+        super().__init__()
+        self.norm_1, self.norm_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv = nn.Conv1d(width, 3 * width, 1)
+        self.ffn = FeedForward(width, 4 * width, nn.GELU(), dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        qkv = self.qkv(self.norm_1(x).transpose(1, 2)).transpose(1, 2)
+        q, k, v = qkv[:, None].chunk(3, dim=-1)  # (B, 1, T, D): with four dimensions torch takes its kernel that never stores T × T
+        x = x + F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None], scale=1.0)[:, 0]
+        return x + self.ffn(self.norm_2(x))
+
+
+class Emphasize(nn.Module):
+    """Local, eq. 6–7: batch normalisation and a convolution inside windows; then attention over channels without parameters,
+    out_l = Σ_m g_l·g_m at each snippet; then a feed-forward network.
+
+    Batch statistics are taken over valid snippets only, the convolution does not cross windows (ours), a residual connection goes round
+    each sub-block as in MGFN.
+    """
+
+    def __init__(self, width: int, window: int, kernel: int = 5, dropout: float = 0.0):
+        super().__init__()
+        self.window = window
+        self.norm = nn.BatchNorm1d(width)
+        self.conv = nn.Conv1d(width, width, kernel, padding=kernel // 2)
+        self.norm_ffn = nn.LayerNorm(width)
+        self.ffn = FeedForward(width, 4 * width, nn.GELU(), dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        y = torch.zeros_like(x)
+        y[mask] = self.norm(x[mask]).to(y)
+        y = self.conv(to_windows(y, self.window).transpose(1, 2)).transpose(1, 2)
+        x = x + from_windows(y, *x.shape[:2])
+        x = x + x * x.sum(-1, keepdim=True)
+        return x + self.ffn(self.norm_ffn(x))
+
+
+class GlimpseEmphasize(nn.Module):
+    """The GE network: squeeze D -> width of the first stage, the stages one after the other, widen back to D.
+
+    order "ge", "eg", "ee" (two Emphasize) or "ge-fusion" (the two side by side, concatenated). Glimpse works at D/32, Emphasize at D/16.
+    """
+
+    def __init__(self, width: int, *, order: str, layers: int, window: int, skip: bool, dropout: float = 0.0):
+        super().__init__()
+        self.skip, self.parallel = skip, order == "ge-fusion"
+        sizes = {"g": max(width // 32, 8), "e": max(width // 16, 16)}  # a floor for small D: fewer channels cannot be normalised
+        stages = [letter for letter in order[:2] for _ in range(layers)]
+        self.squeeze, self.stages = nn.ModuleList(), nn.ModuleList()
+        previous = width
+        for index, letter in enumerate(stages):
+            size = sizes[letter]
+            start = self.parallel and index == layers  # the second stack starts from D, too
+            previous = width if start else previous
+            self.squeeze.append(nn.Identity() if previous == size else nn.Linear(previous, size))
+            self.stages.append(Glimpse(size, dropout) if letter == "g" else Emphasize(size, window, dropout=dropout))
+            previous = size
+        self.layers = layers
+        self.widen = nn.Linear(sizes["g"] + sizes["e"] if self.parallel else previous, width)
+
+    def run(self, x: Tensor, mask: Tensor, stages) -> Tensor:
+        for index in stages:
+            x = self.stages[index](self.squeeze[index](x), mask)
+        return x
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        if self.parallel:
+            y = torch.cat([self.run(x, mask, range(self.layers)), self.run(x, mask, range(self.layers, len(self.stages)))], -1)
+        else:
+            y = self.run(x, mask, range(len(self.stages)))
+        y = self.widen(y)
+        return x + y if self.skip else y
+
+
+class TemporalNetwork(nn.Module):
+    """Feature Intensify Module, one of the temporal networks of table V by name, and the linear layer that gives G_visual (for GE it is
+    the widening one).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        width: int,
+        *,
+        length: int,
+        layers: int,
+        heads: int,
+        attn_window: int,
+        window_length: int,
+        skip: bool,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        if name not in TEMPORAL:
+            raise BadInput(f"--temporal {name}: no such network; expected one of {', '.join(TEMPORAL)}")
+        self.fim = FeatureIntensify(width)
+        self.parts = nn.ModuleList()
+        for part in name.split("+"):
+            if part in ("ge", "eg", "ee", "ge-fusion"):
+                self.parts.append(GlimpseEmphasize(width, order=part, layers=layers, window=window_length, skip=skip, dropout=dropout))
+            elif part in ("local", "global"):
+                window = attn_window if part == "local" else None
+                self.parts.append(TemporalTransformer(width, layers=layers, heads=heads, length=length, window=window, dropout=dropout))
+            elif part == "gcn":
+                self.parts.append(GCN(width))
+        self.linear = nn.Identity() if isinstance(self.parts[-1] if self.parts else None, GlimpseEmphasize) else nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = self.fim(x, mask)
+        for part in self.parts:
+            x = part(x, mask)
+        return self.linear(x)
 
 
 class ReFLIPVAD(nn.Module):
@@ -72,127 +239,21 @@ class ReFLIPVAD(nn.Module):
         return Output(coarse, alignment, visual, embeddings, text)
 
 
-def reflip_losses(out: Output, labels: Tensor, lengths: Tensor, options) -> dict[str, Tensor]:
+def losses(out: Output, labels: Tensor, lengths: Tensor, options) -> dict[str, Tensor]:
     """Eq. 18, each term with its weight: L_cga + λ1·L_fga + λ2·L_fms + class-embedding separation. Terms of an absent block are absent."""
-    losses = {}
+    terms = {}
     if out.coarse is not None:
-        losses["coarse"] = mil_classification(out.coarse, labels, lengths, normal_top1=True)
+        terms["coarse"] = mil_classification(out.coarse, labels, lengths, normal_top1=True)
     if out.alignment is not None:
         # With the alignment block alone MIL-Align is the whole loss, so its weight is 1.
         weight = options.lambda_align if out.coarse is not None else 1.0
-        losses["align"] = weight * mil_align(out.alignment, labels, lengths, normal_top1=True)
-        losses["text"] = options.lambda_text * text_separation(out.text)
-    losses["magnitude"] = options.lambda_magnitude * magnitude_separability(out.visual, labels, lengths, margin=options.margin)
-    return losses
+        terms["align"] = weight * mil_align(out.alignment, labels, lengths, normal_top1=True)
+        terms["text"] = options.lambda_text * text_separation(out.text)
+    terms["magnitude"] = options.lambda_magnitude * magnitude_separability(out.visual, labels, lengths, margin=options.margin)
+    return terms
 
 
-class VadCLIP(Published, LocalGraph):
-    """VadCLIP (AAAI 2024; systems.md §3) as published, parameters named as in the authors' checkpoints.
-
-    `prompts` gives (C+1, D) text features. Without `mask_padding` a bag of fewer than `length` snippets is filled up with zeros, as the
-    authors do, and that changes what its snippets get, in the V-prompt too.
-    """
-
-    ignored = ("clipmodel.",)
-
-    def __init__(
-        self,
-        prompts: nn.Module,
-        *,
-        width: int,
-        length: int,
-        layers: int,
-        heads: int,
-        attn_window: int,
-        temperature: float,
-        feature_scale: float,
-        dropout: float,
-        mask_padding: bool,
-    ):
-        super().__init__(
-            width, length=length, layers=layers, heads=heads, attn_window=attn_window, dropout=dropout, mask_padding=mask_padding
-        )
-        self.length, self.temperature, self.feature_scale = length, temperature, feature_scale
-        self.text_prompt_embeddings = prompts
-        self.mlp1, self.mlp2 = (FeedForward(width, 4 * width, QuickGELU(), dropout) for _ in range(2))
-        self.classifier = nn.Linear(width, 1)
-        self.disAdj = nn.ParameterDict({"sigma": torch.full((1,), 0.1)})  # in the authors' checkpoints, used nowhere
-
-    def text_features(self) -> Tensor:
-        """(C+1, D), the same for every video: encode once, pass to `forward` when testing."""
-        return self.text_prompt_embeddings()
-
-    def forward(self, features: Tensor, lengths: Tensor, text: Tensor | None = None) -> Output:
-        """features (B, T, D) float with T <= `length`, rows from `lengths` (B,) int on are padding and taken as zeros -> Output."""
-        snippets = features.shape[1]
-        if snippets > self.length:
-            raise ValueError(f"{snippets} snippets, expected at most {self.length}, one per position; cut the video into chunks")
-        mask = torch.arange(snippets, device=features.device) < lengths[:, None]  # (B, T), True = valid
-        x = self.feature_scale * features.masked_fill(~mask[..., None], 0)
-        if not self.mask_padding:
-            x, mask = (F.pad(part, (*[0] * (2 * part.dim() - 4), 0, self.length - snippets)) for part in (x, mask))
-        visual = self.encode(enter_autocast(x), mask)
-        logits = self.classifier(visual + self.mlp2(visual))[..., 0].float()
-        text = self.text_features() if text is None else text
-        attention = logits * mask if self.mask_padding else logits
-        prompt = F.normalize(attention[:, None] @ visual.float(), dim=-1)  # (B, 1, D), the V-prompt: raw logits, not their sigmoid
-        embeddings = text + prompt
-        embeddings = embeddings + self.mlp1(embeddings)
-        alignment = cosine(visual[:, :snippets], embeddings) / self.temperature
-        logits = logits[:, :snippets]
-        return Output(logits.sigmoid(), alignment, visual[:, :snippets], embeddings, text, coarse_logits=logits)
-
-
-def vadclip_losses(out: Output, labels: Tensor, lengths: Tensor, options) -> dict[str, Tensor]:
-    """BCE of the mean of the top-K scores, MIL-Align, text separation; K = ⌊length/16 + 1⌋ for every bag, normal ones too."""
-    return {
-        "coarse": mil_classification(out.coarse, labels, lengths),
-        "align": options.lambda_align * mil_align(out.alignment, labels, lengths),
-        "text": options.lambda_text * text_separation(out.text),
-    }
-
-
-def build_model(
-    name: str,
-    class_names: list[str],
-    clip_model: nn.Module | None,
-    *,
-    visual_length: int = 512,
-    visual_width: int = 512,
-    visual_layers: int = 1,
-    visual_head: int = 1,
-    attn_window: int = 64,
-    prompt_prefix: int = 12,
-    prompt_postfix: int = 12,
-    **more,
-) -> nn.Module:
-    """Build a model by name, one of SYSTEMS. Of the sizes a system takes those it has.
-
-    clip_model: an OpenAI CLIP, a text encoder of utils/text.py, class text features (C+1, D) as a tensor, or None where no text is used.
-    more: what else the system has, `options_of(name)` (utils/options.py describes each); for "reflip" also distilbert, a `transformers`
-    encoder for the reparameterized prompt. Raises BadInput for an unknown name and for widths that do not fit.
-    """
-    if name not in SYSTEMS:
-        raise BadInput(f"--model {name}: no such model; available models: {', '.join(SYSTEMS)}")
-    sizes = {
-        "visual_length": visual_length,
-        "visual_width": visual_width,
-        "visual_layers": visual_layers,
-        "visual_head": visual_head,
-        "attn_window": attn_window,
-        "prompt_prefix": prompt_prefix,
-        "prompt_postfix": prompt_postfix,
-    }
-    sizes = {size: value for size, value in sizes.items() if size in options_of(name)}
-    return SYSTEMS[name].build(class_names, clip_model, **sizes, **more)
-
-
-def options_of(name: str) -> set[str]:
-    """The keyword parameters of a system's `build`: the model options that it has."""
-    return {key for key, p in inspect.signature(SYSTEMS[name].build).parameters.items() if p.kind is p.KEYWORD_ONLY}
-
-
-def reflip(
+def build(
     class_names, clip_model, *, visual_length, visual_width, visual_layers, visual_head, attn_window, prompt_prefix, prompt_postfix,
     temporal="ge", blocks="both", prompt="reparameterized", template="a video of", distilbert=None, v_prompt=True, feature_scale=1.0,
     temperature=0.07, window_length=64, ge_skip=True, dropout=0.0,
@@ -228,52 +289,67 @@ def reflip(
     return ReFLIPVAD(prompts, width=visual_width, temporal=network, blocks=blocks, v_prompt=v_prompt, **scales)
 
 
-def vadclip(
-    class_names, clip_model, *, visual_length, visual_width, visual_layers, visual_head, attn_window, prompt_prefix, prompt_postfix,
-    feature_scale=1.0, temperature=0.07, dropout=0.0, mask_padding=False,
-) -> VadCLIP:  # fmt: skip
-    """VadCLIP from sizes; see `build_model`. Class text features in place of an encoder leave out its learnable prompt."""
-    if isinstance(clip_model, Tensor):
-        prompts = check_features(clip_model, class_names, visual_width)
-    else:
-        encoder = text_encoder(clip_model, visual_width)
-        prompts = PositionPrompt(class_names, encoder, prefix=prompt_prefix, postfix=prompt_postfix)
-    return VadCLIP(
-        prompts,
-        width=visual_width,
-        length=visual_length,
-        layers=visual_layers,
-        heads=visual_head,
-        attn_window=attn_window,
-        temperature=temperature,
-        feature_scale=feature_scale,
-        dropout=dropout,
-        mask_padding=mask_padding,
-    )
+SYSTEM = System(
+    build,
+    losses,
+    ReFLIPSettings,
+    paper={
+        "ucf": {("coarse", "auc"): "88.57 (CLIP), 89.14 (FLIP)", ("coarse", "ano_auc"): "72.35 (CLIP), 74.72 (FLIP)"}
+        | dict(zip(MAP_PATHS, ["14.23", "10.34", "9.32", "7.54", "6.81", "9.62"], strict=True)),
+        "xd": {("fine", "ap"): "85.81 (CLIP), 86.29 (FLIP)"}
+        | dict(zip(MAP_PATHS, ["39.24", "33.45", "27.71", "20.86", "17.22", "27.36"], strict=True)),
+    },
+    rule="best epoch on test",
+    text=lambda options: options.blocks != "cls",
+    transformers=lambda options: {"distilbert": options.distilbert if options.prompt == "reparameterized" else None},
+    budget=(("temporal", "ffn_cls", "classifier"), "paper, GE: 1.14 M, 0.36 GFLOPs"),
+)
 
 
-# Systems in a file of their own, utils/NAME.py, that ends in SYSTEM = System(…).
-FILES = ("deepmil", "hlnet")
-SYSTEMS = {
-    "reflip": System(reflip, reflip_losses, weights=("lambda_align", "lambda_magnitude", "lambda_text", "margin")),
-    "vadclip": System(
-        vadclip,
-        vadclip_losses,
-        weights=("lambda_align", "lambda_text"),
-        defaults=dict(
-            visual_length=256, prompt_prefix=10, prompt_postfix=10, optimizer="adamw", weight_decay=0.01, max_epoch=10,
-            scheduler="multistep", grad_clip=0, lambda_align=1, seed=234,
-        ),
-    ),
-    "trclip": System(
-        trclip.build,
-        vadclip_losses,
-        weights=("lambda_align", "lambda_text"),
-        defaults=dict(
-            visual_length=256, prompt_prefix=10, prompt_postfix=10, dropout=0.7, optimizer="adamw", weight_decay=0.01, max_epoch=10,
-            scheduler="multistep", grad_clip=0, lambda_align=1, seed=234,
-        ),
-        captions=True,
-    ),
-}  # fmt: skip
-SYSTEMS |= {name: import_module(f"utils.{name}").SYSTEM for name in FILES}
+def find_systems() -> dict[str, System]:
+    """Every system by name: ReFLIP-VAD, and each file of utils/systems/ that ends in SYSTEM = System(…)."""
+    modules = {module.name: import_module(f"{systems.__name__}.{module.name}") for module in pkgutil.iter_modules(systems.__path__)}
+    return {"reflip": SYSTEM} | {name: module.SYSTEM for name, module in modules.items() if hasattr(module, "SYSTEM")}
+
+
+SYSTEMS = find_systems()
+
+
+def options_of(name: str) -> set[str]:
+    """The keyword parameters of a system's `build`: the model options that it has."""
+    return {key for key, p in inspect.signature(SYSTEMS[name].build).parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def build_model(
+    name: str,
+    class_names: list[str],
+    clip_model: nn.Module | None,
+    *,
+    visual_length: int = 512,
+    visual_width: int = 512,
+    visual_layers: int = 1,
+    visual_head: int = 1,
+    attn_window: int = 64,
+    prompt_prefix: int = 12,
+    prompt_postfix: int = 12,
+    **more,
+) -> nn.Module:
+    """Build a model by name, one of SYSTEMS. Of the sizes a system takes those it has.
+
+    clip_model: an OpenAI CLIP, a text encoder of utils/text.py, class text features (C+1, D) as a tensor, or None where no text is used.
+    more: what else the system has, `options_of(name)` (utils/options.py describes each); for "reflip" also distilbert, a `transformers`
+    encoder for the reparameterized prompt. Raises BadInput for an unknown name and for widths that do not fit.
+    """
+    if name not in SYSTEMS:
+        raise BadInput(f"--model {name}: no such model; available models: {', '.join(SYSTEMS)}")
+    sizes = {
+        "visual_length": visual_length,
+        "visual_width": visual_width,
+        "visual_layers": visual_layers,
+        "visual_head": visual_head,
+        "attn_window": attn_window,
+        "prompt_prefix": prompt_prefix,
+        "prompt_postfix": prompt_postfix,
+    }
+    sizes = {size: value for size, value in sizes.items() if size in options_of(name)}
+    return SYSTEMS[name].build(class_names, clip_model, **sizes, **more)

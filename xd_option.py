@@ -5,25 +5,64 @@
     python xd_train.py --model vadclip          another system: trclip, vadclip, hlnet, deepmil
 
 Reported in the paper (best epoch on the test set): frame AP 85.81 with CLIP features, AVG mAP 27.36.
+A line that you delete falls back to the default in the code (--help names it); an option typed wins over what stands here.
 """
 
 from utils.options import parse
 
-# What XD-Violence changes; every other default is in utils/options.py. A command-line option wins over both.
-DEFAULTS = dict(
-    lr=5e-4,
-    lambda_align=1e-4,
-    lambda_magnitude=1e-4,
-    lambda_text=1e-4,
+# For every system.
+COMMON = dict(
+    model="reflip",  # where --model is not typed: reflip vadclip trclip hlnet deepmil
+    feature_root=None,  # your features; None: the built-in sample
+    test_crop=0,  # 0 = centre
+    select="val",  # val last test: which checkpoint is tested
+    val_share=0.1,  # of the training videos, held out with select="val"
+    precision="fp32",  # fp32 bf16
+    device="auto",  # auto cpu cuda mps
+    workers=0,
 )
 
-# What the other systems change, by --model. Settings that their papers have for both datasets are `defaults` in model.py, utils/hlnet.py
-# and utils/deepmil.py; what stands here wins over them.
+# By --model. Of ReFLIP-VAD every hyperparameter; of the others what this dataset changes (what a paper sets on both datasets stands as
+# `defaults` at the end of its file in utils/systems/).
 SYSTEMS = dict(
+    reflip=dict(
+        visual_length=512,  # tried: 64 128 256 512 1024
+        visual_width=512,  # CLIP ViT-B/16
+        feature_scale=1.0,
+        temporal="ge",  # tried: none global local gcn local+global global+gcn local+gcn eg ee ge-fusion ge
+        visual_layers=1,
+        visual_head=1,
+        attn_window=64,  # of the local transformer
+        window_length=64,  # tried: 16 32 64 128 256
+        ge_skip=True,  # ours
+        blocks="both",  # tried: both cls vta
+        v_prompt=True,  # tried: True False
+        prompt="reparameterized",  # tried: class template learnable reparameterized
+        template="a video of",  # tried: "a video of" "a long video of"
+        prompt_prefix=12,  # tried: N = 8 16 20 24 32, N = prefix + postfix
+        prompt_postfix=12,
+        clip="ViT-B/16",
+        distilbert="distilbert-base-uncased",
+        temperature=0.07,  # tried: 0.01 0.03 0.05 0.07 0.09 0.1
+        dropout=0.0,
+        lambda_align=1e-4,  # λ1
+        lambda_magnitude=1e-4,  # λ2
+        lambda_text=1e-4,  # ours; VadCLIP's value
+        margin=10.0,  # ours; the paper prints none
+        max_epoch=50,
+        batch_size=128,
+        sampling="balanced",
+        lr=5e-4,
+        optimizer="adam",
+        weight_decay=0.0,
+        scheduler="cosine",  # ours
+        grad_clip=1.0,  # ours
+        seed=1,
+    ),
     # AAAI 2024; reported: frame AP 84.51 (fine score, best epoch on the test set, crop 0), AVG mAP 24.70.
     vadclip=dict(visual_layers=1, attn_window=64, lr=1e-5, batch_size=96, sampling="shuffle", milestones=(3, 6, 10), lambda_text=1e-4),
-    # Neural Networks 2026, doi 10.1016/j.neunet.2026.108951; reported: frame AP 86.38 (its authors select on the coarse AP of the test
-    # set; --select test takes the fine one, as for the other systems). Captions: --caption-root DIR.
+    # Neural Networks 2026, doi 10.1016/j.neunet.2026.108951; reported: frame AP 86.38 (coarse score, best on the test set). Captions:
+    # --caption-root DIR.
     trclip=dict(visual_layers=1, attn_window=64, lr=5e-6, batch_size=96, sampling="shuffle", milestones=(3, 6, 10), lambda_text=1e-4),
     # ECCV 2020 (XDVioDet); reported: frame AP 78.64 on I3D and audio.
     hlnet=dict(),
@@ -31,7 +70,8 @@ SYSTEMS = dict(
     deepmil=dict(),
 )
 
-# The built-in sample is small, with 64 columns instead of 512. Settings of one system stand under its name.
+# The built-in sample is small, with 64 columns instead of 512: what stands here overrules the above, and the first lines printed say so.
+# Settings of one system stand under its name.
 SAMPLE = dict(
     visual_width=64,
     max_epoch=5,
@@ -43,6 +83,6 @@ SAMPLE = dict(
 )
 
 
-def parse_args(argv=None, testing=False):
+def parse_args(argv=None, testing=False, model=None):
     """Options of xd_train.py, or with `testing` of xd_test.py. Raises BadInput for values that make no sense."""
-    return parse("xd", DEFAULTS, SYSTEMS, SAMPLE, argv, __doc__, testing)
+    return parse("xd", COMMON, SYSTEMS, SAMPLE, argv, __doc__, testing, model)

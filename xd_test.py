@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from utils import checkpoint, experiment, restore
+from utils import checkpoint, loading, restore, sample, testing
 from utils.errors import exit_code
 from xd_option import parse_args
 
@@ -12,11 +12,13 @@ def main(argv=None):
     options = parse_args(argv, testing=True)
     path = Path(options.checkpoint or restore.newest_run(options))
     print(f"checkpoint: {path}")
-    options = restore.tested_options(options, path, checkpoint.load(path))
-    experiment.announce(options)
-    data = experiment.load_data(options, seed=None)
-    model = experiment.load_model(options, options.seed)
-    experiment.test(model, path, data, options, restore.test_folder(options, path))
+    saved = checkpoint.load(path)
+    options = parse_args(argv, testing=True, model=restore.system_of(saved, path, options))
+    options = restore.tested_options(options, path, saved)
+    sample.announce(options)
+    data = loading.load_data(options, seed=None)
+    model = loading.load_model(options, options.seed)
+    testing.test(model, path, data, options, restore.test_folder(options, path))
 
 
 if __name__ == "__main__":

@@ -3,21 +3,21 @@
 import sys
 from pathlib import Path
 
-from utils import experiment
+from utils import loading, sample, testing, training
 from utils.errors import exit_code
 from xd_option import parse_args
 
 
 def main(argv=None):
     options = parse_args(argv)
-    experiment.announce(options)  # your features, or the built-in sample
+    sample.announce(options)  # your features, or the built-in sample
     tested = []
     for seed in options.seeds:
-        data = experiment.load_data(options, seed)  # balanced bags to train on, videos held out, videos to test
-        model = experiment.load_model(options, seed)  # model.py, with its frozen text side
-        best = experiment.train(model, data, options, seed)
-        tested.append(experiment.test(model, best, data, options, best.parent))
-    experiment.summarise(tested, data, Path(options.output))
+        data = loading.load_data(options, seed)  # balanced bags to train on, videos held out, videos to test
+        model = loading.load_model(options, seed)  # model.py, with its frozen text side
+        best = training.train(model, data, options, seed)
+        tested.append(testing.test(model, best, data, options, best.parent))
+    testing.summarise(tested, data, Path(options.output))
 
 
 if __name__ == "__main__":

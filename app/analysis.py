@@ -9,10 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.scores import Scores
-from utils.segments import ANOMALY, anomaly_score
-
-RATES = (0.001, 0.01, 0.05, 0.1, 0.2)  # false-positive rates that training saves a threshold for
+from utils.evaluation.scores import Scores
+from utils.evaluation.segments import BRIDGE, anomaly_score, cut
 
 
 class Found(NamedTuple):
@@ -60,35 +58,20 @@ class Analysis:
         return anomaly_score(self.scores)
 
     @property
+    def length(self) -> str:
+        """The number of frames, in words."""
+        return f"{self.frames:,} frame{'s' if self.frames != 1 else ''}"
+
+    @property
     def seconds(self) -> float:
         """The length of the video."""
         return float(self.times[-1])
 
 
-def find_segments(scores: Scores, times: np.ndarray, classes: tuple[str, ...], threshold: float, *, bridge: int = 1) -> list[Found]:
-    """The runs of snippets whose anomaly score is at least `threshold`, by time; runs with at most `bridge` lower snippets between are one.
-
-    A segment's class is that of the highest mean probability in it, class 0 left out, or "anomaly" where the system knows no classes;
-    its score is its highest anomaly score.
-    """
-    values = anomaly_score(scores)
-    above = np.flatnonzero(values >= threshold)
-    found = []
-    for run in np.split(above, np.flatnonzero(np.diff(above) > bridge + 1) + 1) if len(above) else []:
-        first, last = int(run[0]), int(run[-1]) + 1
-        fine = scores.fine
-        label = ANOMALY if fine is None else classes[1 + int(fine[first:last, 1:].mean(0).argmax())]
-        found.append(Found(first, last, float(times[first]), float(times[last]), label, float(values[first:last].max())))
-    return found
-
-
-def thresholds(normal: dict[str, Scores], rates: tuple[float, ...] = RATES) -> dict:
-    """From the scores of normal videos, per false-positive rate the lowest threshold that at most this share of their snippets reaches.
-
-    Returns {"videos", "snippets", "rates": {"0.01": threshold, …}}, plain numbers for a checkpoint; a rate of less than one snippet is
-    left out, because nothing is known about it. Without normal videos "rates" is empty.
-    """
-    values = np.sort(np.concatenate([anomaly_score(parts) for parts in normal.values()] or [[]]))[::-1]
-    allowed = {rate: int(rate * len(values)) for rate in rates}
-    found = {str(rate): float(np.nextafter(values[count], np.float32(np.inf))) for rate, count in allowed.items() if count}
-    return {"videos": len(normal), "snippets": len(values), "rates": found}
+def find_segments(scores: Scores, times: np.ndarray, classes: tuple[str, ...], threshold: float, *, bridge: int = BRIDGE) -> list[Found]:
+    """The detected segments of a video, by time (the rule: utils/evaluation/segments.py). times: (T+1,) as in Analysis."""
+    runs = cut(scores, threshold, bridge=bridge)
+    return [
+        Found(run.first, run.last + 1, float(times[run.first]), float(times[run.last + 1]), run.label(classes), float(run.score))
+        for run in runs
+    ]

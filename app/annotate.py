@@ -1,11 +1,11 @@
 """An annotated copy of a video, with its score curve burnt in, and clips of its segments: H.264 that browsers play, at the own time stamps.
 
-    annotate(analysis, path)          python -m utils.annotate     (started by the two; it takes its job, JSON, on stdin)
+    annotate(analysis, path)          python -m app.annotate     (started by the two; it takes its job, JSON, on stdin)
     cut_clips(analysis, folder)
 
 The video may be anybody's: it is decoded and encoded in a process of its own, without torch, that is killed when its time is up, or the
 caller is interrupted. Its memory does not grow with the length, but for the index of MP4 (some 100 bytes a frame). Sound is copied
-where MP4 takes it as it is (utils/mp4.py).
+where MP4 takes it as it is (app/mp4.py).
 """
 
 import bisect
@@ -26,17 +26,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from utils import overlay
-from utils.child import command, end_with_parent, environment, limit_memory
-from utils.decoder import LIMITS, Limits
+from app import overlay
+from app.mp4 import FEW_TICKS, MOST, TICKS, Output, Scaler, Sound, paste, split
+from app.overlay import even
 from utils.errors import BadInput
 from utils.files import replacing
-from utils.mp4 import FEW_TICKS, MOST, TICKS, Output, Scaler, Sound, paste, split
-from utils.overlay import even
-from utils.video import NEXT, BrokenVideo, Video
+from utils.video.child import command, end_with_parent, environment, limit_memory
+from utils.video.decoder import LIMITS, Limits
+from utils.video.frames import NEXT, BrokenVideo, Video
 
 if TYPE_CHECKING:  # imports much that the child does not need
-    from utils.analysis import Analysis
+    from app.analysis import Analysis
 
 REPORT = 0.2  # seconds between two lines of progress
 SLACK = 1e-4  # seconds by which stamps that were rounded on their way may differ
@@ -49,8 +49,8 @@ def annotate(analysis: "Analysis", path: Path | str, *, limits: Limits = LIMITS,
     The picture is upright, its longer side at most overlay.LONGEST pixels. progress(frames done, frames in all); without it a bar is shown.
     Raises BrokenVideo where the video cannot be decoded whole within the limits, BadInput where `path` cannot be written.
     """
-    from utils.fonts import font_for
-    from utils.segments import clean
+    from app.fonts import font_for
+    from utils.evaluation.segments import clean
 
     notes = clean(" ".join(analysis.notes))
     segments = [{"start": one.start, "end": one.end, "label": clean(one.label), "score": one.score} for one in analysis.segments]
@@ -109,7 +109,7 @@ def _run(job: dict, analysis: "Analysis", limits: Limits, progress: Progress | N
     with contextlib.ExitStack() as stack:
         errors = stack.enter_context(tempfile.TemporaryFile())
         child = subprocess.Popen(
-            command("utils.annotate"),
+            command("app.annotate"),
             stdin=subprocess.PIPE,  # stays open: the child ends when this process does
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -238,7 +238,7 @@ def work(job: dict, report: Callable[..., None]) -> None:
                 first, origin = frame, frame.time or 0.0
                 sound = Sound(job["video"], origin, limits["max_pixels"])
                 draw = Annotated(frame, job) if job["overlay"] else Plain(frame, job)
-            seconds = max(seconds, index * step if frame.time is None else frame.time - origin)  # as utils.decoder counts
+            seconds = max(seconds, index * step if frame.time is None else frame.time - origin)  # as utils.video.decoder counts
             if seconds > longest:
                 raise BrokenVideo(f"{name}: longer than {limits['max_seconds']:g} s; expected at most that; cut it, or allow more seconds")
             while waiting and waiting[0].start - SLACK <= seconds:

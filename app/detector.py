@@ -1,9 +1,8 @@
-"""Scores of a user's own videos by a trained checkpoint. (utils/zero_shot.py: by text alone.)
+"""Scores of a user's own videos by a trained checkpoint. (app/zero_shot.py: by text alone.)
 
 T snippets, K crops, D feature width, C+1 classes (class 0 = normal).
 """
 
-import argparse
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,21 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils import checkpoint, engine, experiment, restore
-from utils.analysis import Analysis, find_segments
-from utils.captions import VideoCaptions
-from utils.crops import Recipe
-from utils.decoder import Limits
-from utils.encoder import CLIPEncoder, ImageEncoder, load_encoder, short_name
+from app.analysis import Analysis, find_segments
+from app.live.follower import look_ahead
+from model import SYSTEMS
+from utils import checkpoint, engine, loading, restore
+from utils.captions.embedding import caption_features, embed
+from utils.captions.formats import VideoCaptions
 from utils.errors import BadInput
-from utils.extraction import Extracted, encode, extract
-from utils.labels import DATASETS
-from utils.live import look_ahead
-from utils.options import TABLE
-from utils.scores import SNIPPET, Scores
-from utils.segments import Segment, anomaly_score, carrying
+from utils.evaluation.scores import Scores
+from utils.evaluation.segments import RATE, anomaly_score, carrying
+from utils.labels import DATASETS, SNIPPET
 from utils.text import CLIPText, load_sentence_text
-from utils.video import LOST_FRAMES, BrokenVideo
+from utils.video.crops import Recipe
+from utils.video.decoder import Limits
+from utils.video.encoder import CLIPEncoder, ImageEncoder, load_encoder, short_name
+from utils.video.extraction import Extracted, encode, extract
+from utils.video.frames import LOST_FRAMES, BrokenVideo
 
 WINDOWS = 64  # snippets whose windows are scored together
 LATE = "Scored as a live stream, which sees little of what follows; the threshold was measured on whole videos."
@@ -38,7 +38,7 @@ CROPPED = "The mean of several crops; the threshold was measured on one."
 class Detector:
     """What scores videos. `scorer` takes (key, features (T, D)[, captions (T, E)]) of any number of videos and gives {key: Scores}.
 
-    length: snippets that it sees at a time; threshold, notes, about: see utils.analysis.Analysis; caption_encoder: for systems that read
+    length: snippets that it sees at a time; threshold, notes, about: see app.analysis.Analysis; caption_encoder: for systems that read
     captions, else None.
     """
 
@@ -98,7 +98,7 @@ class Detector:
         """Decode, encode and score one video file.
 
         captions: its captions, which a segment is quoted with, and which a system that reads captions needs; latency: score it as a live
-        stream with this delay in seconds would be (`score_delayed`), else as a whole; progress: see utils.extraction.extract.
+        stream with this delay in seconds would be (`score_delayed`), else as a whole; progress: see utils.video.extraction.extract.
         Raises BrokenVideo where it is no sound video, BadInput where captions are missing.
         """
         if self.caption_encoder is not None and captions is None:
@@ -139,7 +139,8 @@ class Detector:
         )
         segments = find_segments(scores, video.times, self.classes, self.threshold)
         if captions is not None:
-            segments = [with_caption(one, scores, video.frames, captions, self.recipe.stride) for one in segments]
+            values, size = anomaly_score(scores), self.recipe.stride
+            segments = [one._replace(caption=carrying(one.first, one.last, values, captions.captions, size)) for one in segments]
         lost = (video.promised or 0) - video.frames
         missing = [f"{lost} of the {video.promised:,} frames that its header promises are missing."] if lost > LOST_FRAMES else []
         path = Path(video.path)
@@ -162,8 +163,6 @@ class Detector:
 
     def caption_features(self, captions: VideoCaptions, rows: int) -> Tensor:
         """(rows, E) float32 of captions, as tools.embed_captions makes them."""
-        from tools.embed_captions import caption_features, embed
-
         texts = sorted({caption.text for caption in captions.captions if caption.text})
         if not texts:
             raise BadInput("--captions: every caption is empty, and the checkpoint reads them; write them anew (tools.caption_videos)")
@@ -180,12 +179,6 @@ def one_row(scores: Scores, row: int) -> Scores:
 def mean_scores(crops: list[Scores]) -> Scores:
     """The mean over crops of the same video."""
     return Scores(*(None if column[0] is None else np.mean(column, axis=0) for column in zip(*crops, strict=True)))
-
-
-def with_caption(found, scores: Scores, frames: int, captions: VideoCaptions, stride: int):
-    """A found segment with the caption that carried it (utils.segments.carrying)."""
-    segment = Segment(found.first * stride, min(found.last * stride, frames), found.label, found.score)
-    return found._replace(caption=carrying(segment, anomaly_score(scores), frames, captions))
 
 
 def pick_threshold(saved: dict, path: Path, rate: float) -> tuple[float, str]:
@@ -208,7 +201,7 @@ def load_detector(
     crops: int = 1,
     keep_aspect: bool | None = None,
     threshold: float | None = None,
-    rate: float = 0.01,
+    rate: float = RATE,
     caption_encoder: str | None = None,
     device: str = "auto",
     precision: str = "fp32",
@@ -224,16 +217,16 @@ def load_detector(
     if "options" not in saved:
         raise BadInput(f"{path}: a released state dict does not say which system and classes it is of; name a best.pt of a run of ours")
     given = {name: value for name, value in (files or {}).items() if value is not None}
-    known = {option.name: option.default for option in TABLE} | saved["options"] | {"device": device, "precision": precision}
-    options = argparse.Namespace(**known | given)
-    if options.branches == "text" and options.model == "trclip":
-        raise BadInput(f"{path}: trained with --branches text, which sees no video; name one that was trained with both branches or visual")
-    if experiment.with_captions(options) and caption_encoder is None:
+    options = restore.saved_options(saved, **given, device=device, precision=precision)
+    reads = SYSTEMS[options.model].inputs(options)
+    if "features" not in reads:
+        raise BadInput(f"{path}: trained on {' and '.join(reads)} alone, sees no video; name one that was trained on features, too")
+    if "captions" in reads and caption_encoder is None:
         raise BadInput(f"{path}: reads captions; name --captions and the sentence encoder of its caption features, --caption-encoder")
-    model = experiment.load_model(options, saved["options"]["seed"])
+    model = loading.load_model(options, saved["options"]["seed"])
     restore.matches(saved, model, path, options)
     checkpoint.load_trained_state(model, saved["weights"], path)
-    place = experiment.pick_device(device)
+    place = engine.pick_device(device)
     notes = []
     if options.sample:
         notes.append("The checkpoint was trained on the built-in sample of simulated features: its scores say nothing about this video.")
@@ -273,7 +266,7 @@ def load_detector(
             "recipe": asdict(recipe),
             "precision": precision,
         },
-        caption_encoder=load_sentence_text(caption_encoder, "--caption-encoder").to(place) if experiment.with_captions(options) else None,
+        caption_encoder=load_sentence_text(caption_encoder, "--caption-encoder").to(place) if "captions" in reads else None,
     )
 
 

@@ -1,24 +1,23 @@
 """What was found in a video, for people and programs: a table for the terminal, JSON, CSV, a picture with thumbnails along the time axis.
 
-All take a utils.analysis.Analysis. Times are seconds from the video's first frame, scores lie in [0, 1]. Names and captions are anybody's
+All take a app.analysis.Analysis. Times are seconds from the video's first frame, scores lie in [0, 1]. Names and captions are anybody's
 text: control characters are left out, and in CSV a cell that a spreadsheet would take for a formula begins with an apostrophe.
-(utils/annotate.py: the annotated video and clips.)
+(app/annotate.py: the annotated video and clips.)
 """
 
 import contextlib
 import csv
 import json
-import unicodedata
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from app.analysis import Analysis, Found
+from app.overlay import columns, cut
 from utils import files
-from utils.analysis import Analysis, Found
 from utils.errors import BadInput
-from utils.overlay import clock, cut
-from utils.segments import clean, shorten
+from utils.evaluation.segments import clean, clock, shorten
 
 COLUMNS = ("start", "end", "first_snippet", "last_snippet", "class", "score", "caption")  # of a segment
 
@@ -152,7 +151,7 @@ def write_summary(rows: list[tuple], path: Path | str) -> None:
 
 def table(analysis: Analysis, width: int = 120) -> str:
     """The segments for a terminal of `width` columns: a head, a line each, then the notes. Captions are cut to fit."""
-    about = f"{clock(analysis.seconds, 1)}, {frames_of(analysis)}, {' × '.join(map(str, analysis.size))}"
+    about = f"{clock(analysis.seconds, 1)}, {analysis.length}, {' × '.join(map(str, analysis.size))}"
     lines = [f"{clean(analysis.name)}: {about}; highest score {analysis.anomaly.max():.2f}"]
     lines += [f"threshold {analysis.threshold:.3f}: {clean(analysis.threshold_from)}"]
     cells = [("start", "end", "score", "class", "caption")]
@@ -173,18 +172,9 @@ def table(analysis: Analysis, width: int = 120) -> str:
     return "\n".join([*lines, *(f"note: {clean(note)}" for note in analysis.notes)])
 
 
-def frames_of(analysis: Analysis) -> str:
-    return f"{analysis.frames:,} frame{'s' if analysis.frames != 1 else ''}"
-
-
-def columns(text: str) -> int:
-    """How many columns of a terminal a text takes: Chinese characters take two, combining marks none."""
-    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
-
-
 @contextlib.contextmanager
 def progress_bar(name: str):
-    """A bar for one video's snippets; yields a function for the `progress` of utils.extraction.extract."""
+    """A bar for one video's snippets; yields a function for the `progress` of utils.video.extraction.extract."""
     with tqdm(desc=shorten(clean(name), 40), unit="snippet", leave=False) as bar:
 
         def progress(_, done: int, expected: int | None) -> None:
@@ -195,8 +185,8 @@ def progress_bar(name: str):
 
 
 def plot(analysis: Analysis, path: Path | str) -> None:
-    """A PNG of the score over time (utils/timeline.py)."""
-    from utils.timeline import draw  # matplotlib is slow to import, and not needed by the others
+    """A PNG of the score over time (app/timeline.py)."""
+    from app.timeline import draw  # matplotlib is slow to import, and not needed by the others
 
     check(analysis)
     draw(analysis, Path(path))

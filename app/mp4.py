@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from utils.video import BrokenVideo, packets_of, safe_options
+from utils.video.frames import BrokenVideo, packets_of, safe_options
 
 TICKS = 90_000  # a second, as MPEG counts: any camera's stamps fit
 FEW_TICKS = 1000  # a second, for frames far apart

@@ -1,11 +1,10 @@
 """What is burnt into an annotated copy of a video: below the picture a strip with the score curve, over it the class of a running segment.
 
-Everything is drawn by PIL as RGB pictures, once or where it changes (a second, a snippet, a segment); utils/annotate.py copies them into
+Everything is drawn by PIL as RGB pictures, once or where it changes (a second, a snippet, a segment); app/annotate.py copies them into
 the frames. No torch and no matplotlib, so that the process that draws starts at once. Sizes in pixels, (width, height); times in seconds
 from the first frame. Colours are Okabe and Ito's, on a dark ground.
 """
 
-import math
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from utils.evaluation.segments import clock
 
 LONGEST, SHORTEST, NARROWEST = 1280, 640, 320  # of a copy's longer side, and of its width, where the text must be readable
 GROUND, WHITE, GREY, SKY, AMBER, VERMILLION = "#15181c", "#ffffff", "#aab2bb", "#56b4e9", "#e69f00", "#d55e00"
@@ -64,13 +65,9 @@ def arrange(size: tuple[int, int], notes: str, pen: "Pen") -> Layout:
     return Layout((width, ground + strip), picture, place, ground, font, axis, tuple(lines))
 
 
-def clock(seconds: float, decimals: int = 0) -> str:
-    """m:ss or h:mm:ss, rounded down, with so many decimals: `clock(83.26, 1)` is 1:23.2."""
-    units = math.floor(round(seconds * 10**decimals, 3))  # 0.3 s are 3 tenths, though 0.3 * 10 may be 2.999…
-    whole, rest = divmod(units, 10**decimals)
-    hours, minutes = whole // 3600, whole // 60 % 60
-    text = f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
-    return f"{text}.{rest:0{decimals}d}" if decimals else text
+def columns(text: str) -> int:
+    """How many columns of a terminal a text takes: Chinese characters take two, combining marks none."""
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
 
 
 def peaks(times: np.ndarray, values: np.ndarray, columns: int) -> np.ndarray:

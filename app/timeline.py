@@ -9,12 +9,11 @@ from matplotlib.lines import Line2D
 from matplotlib.path import Path
 from matplotlib.transforms import Affine2D
 
-from utils.analysis import Analysis, Found
-from utils.export import columns, frames_of
-from utils.fonts import DEFAULT, font_for
-from utils.overlay import clock, cut, fit, peaks, wrap
-from utils.plots import BLUE, VERMILLION, save
-from utils.segments import clean
+from app.analysis import Analysis, Found
+from app.fonts import DEFAULT, font_for
+from app.overlay import columns, cut, fit, peaks, wrap
+from utils.evaluation.plots import BLUE, VERMILLION, save
+from utils.evaluation.segments import clean, clock
 
 LISTED = 6  # segments that are written out, those of the highest scores
 LANES = 8  # classes that have a row of bars
@@ -66,7 +65,7 @@ def draw(analysis: Analysis, path: pathlib.Path) -> None:
     sheet = Sheet(max(analysis.seconds, 0.04), rows)
     sheet.write(0.12, "title", 0.11, cut(clean(analysis.name), columns, 78), fontsize=10, weight="bold")
     size = " × ".join(map(str, analysis.size))
-    sheet.write(WIDTH - 0.12, "title", 0.13, f"{clock(analysis.seconds, 1)} · {frames_of(analysis)} · {size}", ha="right", color=DARK)
+    sheet.write(WIDTH - 0.12, "title", 0.13, f"{clock(analysis.seconds, 1)} · {analysis.length} · {size}", ha="right", color=DARK)
     if notes:
         box = {"boxstyle": "square,pad=0.4", "facecolor": "white", "edgecolor": VERMILLION, "lw": 0.8}
         sheet.write(0.18, "notes", 0.06, "\n".join(notes), color=VERMILLION, weight="bold", bbox=box, linespacing=1.35)

@@ -11,13 +11,13 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 
-from utils import experiment
-from utils.crops import Recipe
-from utils.detector import Detector
-from utils.encoder import CLIPEncoder, short_name
+from app.detector import Detector
+from utils import engine
 from utils.errors import BadInput
-from utils.scores import Scores
+from utils.evaluation.scores import Scores
 from utils.text import CLIPText, load_clip
+from utils.video.crops import Recipe
+from utils.video.encoder import CLIPEncoder, short_name
 
 NORMAL = ("a video of nothing happening", "a video of people walking", "a video of an empty place")
 TEMPLATE = "a video of {}"
@@ -42,7 +42,7 @@ def text_detector(
     events = [" ".join(event.split()) for event in events]
     if not all(events) or len({event.lower() for event in events} | {"normal"}) <= len(events):
         raise BadInput(f"--classes {' '.join(map(repr, events))}: expected different names of events, none of them empty or 'normal'")
-    model, place = load_clip(clip), experiment.pick_device(device)
+    model, place = load_clip(clip), engine.pick_device(device)
     texts = class_texts(model, [*normal, *(TEMPLATE.format(event) for event in events)])
     scale = float(model.logit_scale.exp())
     images = CLIPEncoder(model, short_name(clip))

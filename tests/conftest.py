@@ -39,7 +39,7 @@ def small_sample(tmp_path_factory):
     a test script takes, and with `model` those of another system.
     """
     from model import options_of
-    from tools.make_sample import make_sample
+    from utils.sample.builder import make_sample
 
     made = {}
 

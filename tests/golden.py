@@ -8,7 +8,8 @@ import torch
 
 from utils.text import openai_clip
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
+SHARED = Path(__file__).parents[2] / "shared"
+GOLDEN, REAL = SHARED / "golden", SHARED / "real"
 needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="../shared/golden is not here")
 
 

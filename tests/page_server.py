@@ -17,15 +17,15 @@ import time
 from pathlib import Path
 
 import numpy as np
-
 from tests.test_video import make_video
-from utils.analysis import Analysis, find_segments
-from utils.decoder import Limits
-from utils.page import serve
-from utils.scores import Scores
-from utils.video import BrokenVideo, Video, to_rgb
 
-ROOT = Path(__file__).parents[1]
+from app.analysis import Analysis, find_segments
+from app.web.page import serve
+from utils.evaluation.scores import Scores
+from utils.files import ROOT
+from utils.video.decoder import Limits
+from utils.video.frames import BrokenVideo, Video, to_rgb
+
 MAX_BYTES, MAX_SECONDS = 300_000, 20
 LIMITS = ["--max-bytes", MAX_BYTES, "--max-seconds", MAX_SECONDS, "--queue-size", 2]
 MARKUP = "<img src=x onerror=document.title='hit'>{{value}}${7*7}.mp4"

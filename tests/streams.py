@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from utils.crops import Recipe
-from utils.detector import Detector
-from utils.encoder import ImageEncoder
-from utils.scores import Scores
+from app.detector import Detector
+from utils.evaluation.scores import Scores
+from utils.video.crops import Recipe
+from utils.video.encoder import ImageEncoder
 
 SIZE = (64, 48)
 BITS = 20

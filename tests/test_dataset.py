@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +27,6 @@ from utils.batches import BalancedBatches, ShuffledBatches
 from utils.errors import BadInput
 from utils.labels import UCF, XD, multi_hot
 
-SHARED = Path(__file__).parents[2] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the folder `shared` does not lie beside the project")
 WIDTH = 4
 

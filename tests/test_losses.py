@@ -1,14 +1,12 @@
 """Losses against the released code's values, literal loops and hand-computed cases."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from golden import GOLDEN
 
 from utils.losses import magnitude_separability, mil_align, mil_classification, text_separation, top_k, top_k_mean
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="../shared/golden is not here")
 
 

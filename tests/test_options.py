@@ -8,7 +8,8 @@ import pytest
 import ucf_option
 import xd_option
 from utils.errors import BadInput
-from utils.options import BY_NAME, ROOT
+from utils.files import ROOT
+from utils.options import BY_NAME
 
 
 def test_paper_settings():

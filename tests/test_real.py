@@ -1,19 +1,17 @@
 """On real data and at the sample's real size: what a figure must reach, and what it must fall to."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from golden import REAL
 
 import ucf_option
 import ucf_train
 import xd_option
 import xd_train
-from tools.make_sample import make_sample
-
-REAL = Path(__file__).parents[2] / "shared" / "real"
+from utils.sample.builder import make_sample
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="../shared/real is not here")

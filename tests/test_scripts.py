@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from utils import checkpoint
-from utils.options import ROOT
+from utils.files import ROOT
 
 
 def start(script, words, folder, output=subprocess.PIPE):

@@ -26,13 +26,12 @@ import torch
 from tqdm import tqdm
 
 from tools.evaluate import compare, label
-from utils import report
-from utils.errors import BadInput, exit_code
-from utils.files import make_folder, read_json, replacing, write_json
-from utils.ground_truth import load_ground_truth
+from utils.errors import BadInput, Parser, exit_code
+from utils.evaluation import report
+from utils.evaluation.ground_truth import load_ground_truth
+from utils.evaluation.scores import load_scores
+from utils.files import ROOT, make_folder, read_json, replacing, write_json
 from utils.labels import DATASETS, Dataset
-from utils.options import ROOT, Parser
-from utils.scores import load_scores
 
 
 class Row(NamedTuple):

@@ -3,9 +3,9 @@
     python -m tools.caption_videos VIDEOS --captioner HuggingFaceTB/SmolVLM2-500M-Video-Instruct --output captions/source
     python -m tools.caption_videos VIDEOS --captioner Salesforce/blip-image-captioning-base --every 4 --output captions/source
 
-VIDEOS are files, or folders whose subfolders are kept. Each video becomes NAME.jsonl (utils/captions.py): the model, its revision and all
-settings, then a line per snippet. A video-language model sees --frames pictures of a window of --window frames from the snippet's first on,
-as SwinBERT's dense captioning does (behind the video's end its last frame stands in); an image captioner sees the middle frame.
+VIDEOS are files, or folders whose subfolders are kept. Each video becomes NAME.jsonl (utils/captions/formats.py): the model, its revision
+and all settings, then a line per snippet. A video-language model sees --frames pictures of a window of --window frames from the snippet's
+first on, as SwinBERT's dense captioning does (behind the video's end its last frame stands in); an image captioner sees the middle frame.
 With --every K a caption covers K snippets. Started again, it goes on after the last caption (NAME.jsonl.part) and never redoes a finished
 video; the result is that of an undisturbed run if the batch size is the same. A broken video is named and left out, and the exit code is 2.
 Where a captioner answers nothing, the caption is empty, and a warning says how many are.
@@ -25,13 +25,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from utils.captioner import DTYPES, Captioner
-from utils.captions import Caption, VideoCaptions, caption_line, read_caption_file, write_captions
+from utils.captions.captioner import DTYPES, Captioner
+from utils.captions.formats import Caption, VideoCaptions, caption_line, read_caption_file, write_captions
 from utils.errors import BadInput, exit_code
 from utils.files import make_folder
-from utils.scores import SNIPPET
-from utils.video import BrokenVideo, Video, middles, windows
-from utils.video_files import find_videos, share, wait_for_others
+from utils.labels import SNIPPET
+from utils.video.files import find_videos, share, wait_for_others
+from utils.video.frames import BrokenVideo, Video, middles, windows
 
 LONGEST = 768  # pixels of a picture's longer side: what no captioner looks at is not kept in memory
 SLIMMEST = 100  # longer side over shorter one, at most: processors refuse what is much slimmer
@@ -89,7 +89,9 @@ def read_part(path: Path, batch: int) -> list[Caption]:
 
 
 def caption_video(path: Path, target: Path, captioner: Captioner, header: dict, options, bar) -> None:
-    """Caption one video into `target`, going on where `target`.part ends. Raises BrokenVideo as utils.video does, and for a mere strip."""
+    """Caption one video into `target`, going on where `target`.part ends. Raises BrokenVideo as utils.video.frames does, and for a mere
+    strip.
+    """
     part, length, name = part_of(target), SNIPPET * options.every, target.stem
     captions = read_part(part, options.batch_size) if part.exists() else []
     make_folder(target.parent)

@@ -6,8 +6,8 @@
     python -m tools.embed_captions CAPTIONS_FOLDER --feature-root FEATURES --encoder NAME_OR_PATH --output DIR/source
 
 Captions are a folder of NAME.jsonl as tools.caption_videos and tools.rewrite_captions write them, or files of UCA, LLaVA-Video or SwinBERT
-(utils/captions.py); several are joined. Captions must have as many rows as the features they are paired with: --feature-root takes the
-number from the features themselves; else a video of F frames gets F // 16 rows.
+(utils/captions/formats.py); several are joined. Captions must have as many rows as the features they are paired with: --feature-root takes
+the number from the features themselves; else a video of F frames gets F // 16 rows.
 The encoder is any sentence encoder that `transformers` loads, by hub name or local folder; its tokens are averaged, and the mean is brought
 to unit length if its own pipeline (modules.json) ends in Normalize. The mean over sentences is left as it is: how much shorter than 1 it is
 tells how much they differ. Beside each NAME.npy lies NAME.jsonl with the sentences. Started again, it goes on where it was; embed.json says
@@ -29,66 +29,15 @@ from tqdm import tqdm
 
 from dataset import index_features
 from tools.make_list import read_videos
-from utils.captions import Caption, VideoCaptions, read_captions, write_captions
+from utils.captions.embedding import FILLS, caption_features, embed
+from utils.captions.formats import VideoCaptions, read_captions, write_captions
 from utils.errors import BadInput, exit_code
+from utils.evaluation.ground_truth import load_ground_truth
 from utils.files import make_folder, read_json, replacing, write_json
-from utils.ground_truth import load_ground_truth
-from utils.labels import DATASETS, Dataset
-from utils.scores import SNIPPET
+from utils.labels import DATASETS, SNIPPET, Dataset
 from utils.text import SentenceText, load_sentence_text
 
 GROUP = 64  # videos whose sentences are embedded together, then written
-FILLS = ("zeros", "previous", "nearest")
-
-
-def snippets(start: float, end: float, length: int) -> slice:
-    """The rows that the frames [start, end) overlap: row t is frames [16t, 16t+16). A moment (start = end) falls into one row."""
-    first, last = (round(frame, 3) / SNIPPET for frame in (start, end))
-    row = math.floor(first)
-    return slice(min(row, length), min(max(math.ceil(last), row + 1), length))
-
-
-def caption_features(
-    captions: list[Caption], vectors: dict[str, np.ndarray], *, length: int, width: int, fill: str
-) -> tuple[np.ndarray, int]:
-    """Rows (length, width) float32 of a video, and how many of them a sentence covers.
-
-    The others are zero, or that of the last covered snippet before (`previous`; zero before the first), or of the `nearest`.
-    """
-    total, count = np.zeros((length, width), np.float32), np.zeros(length, np.int64)
-    for start, end, text, _ in captions:
-        if text:
-            rows = snippets(start, end, length)
-            total[rows] += vectors[text]
-            count[rows] += 1
-    features = total / np.maximum(count, 1)[:, None]
-    covered = np.flatnonzero(count)
-    if fill != "zeros" and len(covered):
-        row = np.arange(length)
-        before = covered[np.maximum(np.searchsorted(covered, row, side="right") - 1, 0)]  # last covered row up to this one, else the first
-        after = covered[np.minimum(np.searchsorted(covered, row), len(covered) - 1)]  # first covered row from this one on, else the last
-        if fill == "previous":
-            features = features[before] * (before <= row)[:, None]
-        else:
-            features = features[np.where(np.abs(after - row) < np.abs(row - before), after, before)]
-    return features, len(covered)
-
-
-@torch.inference_mode()
-def embed(sentences: list[str], encoder: SentenceText, *, batch_size: int, precision: str = "fp32") -> np.ndarray:
-    """(n,) sentences -> (n, D) float32, in their order; batches are of like length. Longer ones than the encoder takes are cut."""
-    device = encoder.table.weight.device
-    longest = min(encoder.tokenizer.model_max_length, encoder.max_length)
-    order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
-    result = np.empty((len(sentences), encoder.output_width), np.float32)
-    for at in range(0, len(order), batch_size):
-        batch = order[at : at + batch_size]
-        tokens = encoder.tokenizer(
-            [sentences[i] for i in batch], padding=True, padding_side="right", truncation=True, max_length=longest, return_tensors="pt"
-        ).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            result[batch] = encoder(encoder.table(tokens.input_ids), tokens.attention_mask.sum(1)).float().cpu().numpy()
-    return result
 
 
 def frames_of(video: VideoCaptions) -> int:

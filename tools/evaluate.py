@@ -19,15 +19,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from utils import report
 from utils.errors import BadInput, exit_code
-from utils.files import write_json
-from utils.ground_truth import load_ground_truth
-from utils.intervals import RESAMPLES, difference, interval, over_seeds
+from utils.evaluation import report
+from utils.evaluation.ground_truth import load_ground_truth
+from utils.evaluation.intervals import RESAMPLES, difference, interval, over_seeds
+from utils.evaluation.report import label
+from utils.evaluation.scores import Scores, check_lengths, load_scores
+from utils.files import ROOT, write_json
 from utils.labels import DATASETS, Dataset
-from utils.options import ROOT
-from utils.report import label
-from utils.scores import Scores, check_lengths, load_scores
 
 
 def load_side(paths: list[str], option: str, dataset: Dataset, truth: dict, options) -> list[dict]:
@@ -113,7 +112,7 @@ def main(argv=None) -> None:
     drawn = [[report.resample({n: run[n] for n in shared}, truth, dataset, options.resamples) for run in runs] for runs in sides]
     counts = {"dataset": dataset.key, "scores": options.scores, "against": options.against, "resamples": options.resamples}
     if options.against:
-        rows = report.counted(compare(*drawn), shared, truth)
+        rows = report.counted(compare(*drawn), shared, truth, dataset)
         if not rows:
             raise BadInput("--scores and --against have no figure in common; expected coarse scores in both, or fine ones")
         content = {**counts, "videos": len(shared), "difference": report.nest(rows)}
@@ -126,7 +125,7 @@ def main(argv=None) -> None:
         seeds = tuple(map(len, sides))
         print("\n".join(sentence(path, row, len(shared), seeds) for path, row in shown.items() if path[0] in Scores._fields))
     else:
-        reports = [{"seeds": [index], "checkpoint": path, **report.evaluate({n: runs[n] for n in shared}, truth, part)}
+        reports = [{"seeds": [index], "checkpoint": path, **report.evaluate({n: runs[n] for n in shared}, truth, dataset, part)}
                    for index, (path, runs, part) in enumerate(zip(options.scores, sides[0], drawn[0], strict=True), 1)]  # fmt: skip
         result = report.summarise(reports, drawn[0])
         content = {**counts, **{key: value for key, value in result.items() if key not in ("seeds", "checkpoint")}}

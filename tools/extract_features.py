@@ -22,15 +22,15 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from utils.crops import CROPS, Recipe
-from utils.decoder import LIMITS, Limits
-from utils.encoder import LITE, load_encoder
+from utils.engine import pick_device
 from utils.errors import BadInput, exit_code
-from utils.experiment import pick_device
-from utils.extraction import extract
-from utils.feature_folder import FeatureFolder
-from utils.video import BrokenVideo
-from utils.video_files import find_videos, share, wait_for_others
+from utils.video.crops import COUNTS, Recipe
+from utils.video.decoder import LIMITS, Limits
+from utils.video.encoder import LITE, load_encoder
+from utils.video.extraction import extract
+from utils.video.files import find_videos, share, wait_for_others
+from utils.video.folder import FeatureFolder
+from utils.video.frames import BrokenVideo
 
 BAR = "{l_bar}{bar}| {n:.1f}/{total_fmt} videos [{elapsed}<{remaining}]"
 
@@ -57,7 +57,7 @@ def parse(argv) -> argparse.Namespace:
     add("videos", nargs="+", metavar="VIDEO_OR_FOLDER", help="videos, or folders of them")
     add("--output", required=True, type=Path, metavar="DIR", help="folder of the features, and of extract.json")
     add("--encoder", default="ViT-B/16", metavar="NAME_OR_FILE", help=f"a CLIP, by name or file, or {LITE} (default: %(default)s)")
-    add("--crops", type=int, choices=CROPS, default=10, help="centre; and four corners; and these mirrored (default: %(default)s)")
+    add("--crops", type=int, choices=COUNTS, default=10, help="centre; and four corners; and these mirrored (default: %(default)s)")
     add("--stride", type=positive, default=16, metavar="N", help="frames of a snippet, the first of which is taken (default: %(default)s)")
     add("--aspect", choices=("squash", "keep"), default="squash", help="pictures of 340 × 256, or shorter side 256 (default: %(default)s)")
     add("--layout", choices=("files", "one"), help="a file per crop, or one per video (default: files, of one crop one)")

@@ -21,20 +21,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 import ucf_option
-from utils import experiment
+from utils import engine, loading, testing, training
 from utils.checkpoint import load, load_trained_state
 from utils.errors import BadInput, exit_code
+from utils.evaluation.intervals import interval, over_seeds, resampled
+from utils.evaluation.segments import anomaly_score
 from utils.files import make_folder, replacing, write_json
-from utils.intervals import interval, over_seeds, resampled
-from utils.labels import UCF, class_indices
-from utils.losses import top_k, top_k_mean
-from utils.scores import SNIPPET, video_name
-from utils.segments import anomaly_score
+from utils.labels import SNIPPET, UCF, class_indices, video_name
 
 
 def read_clips(path: Path | str) -> pd.DataFrame:
@@ -82,17 +79,11 @@ def score_fold(clips: pd.DataFrame, test: np.ndarray, folder: Path, words: list[
     files = {"train-list": "train.csv", "test-list": "test.csv", "gt-path": "gt.json"}
     paths = [word for option, file in files.items() for word in (f"--{option}", str(folder / file))]
     options = ucf_option.parse_args([*words, *paths, "--select", "last", "--seed", str(seed), "--output", str(folder)])
-    data, model = experiment.load_data(options, seed), experiment.load_model(options, seed)
-    best = experiment.train(model, data, options, seed)
+    data, model = loading.load_data(options, seed), loading.load_model(options, seed)
+    best = training.train(model, data, options, seed)
     load_trained_state(model, load(best)["weights"], best)
-    scores = experiment.score(model, data.test, options, data.captions)
-    return {name: clip_score(anomaly_score(parts)) for name, parts in scores.items()}
-
-
-def clip_score(values: np.ndarray) -> float:
-    """(T,) -> the mean of the top K snippets, as in training."""
-    lengths = torch.tensor([len(values)])
-    return float(top_k_mean(torch.from_numpy(values)[None], lengths, top_k(torch.zeros(1, 1), lengths, False)))
+    scores = engine.score(model, data.test, options, data.captions)
+    return {name: engine.bag_score(anomaly_score(parts)) for name, parts in scores.items()}
 
 
 def figures(clips: pd.DataFrame, scores: np.ndarray) -> dict[str, np.ndarray]:
@@ -150,7 +141,7 @@ def main(argv=None) -> None:
         values = [float(one[name][0]) for one in drawn]
         spread = {"std": statistics.stdev(values)} if len(values) > 1 else {}
         result[name] = interval(over_seeds([one[name] for one in drawn], seed=0)) | spread | {"by_seed": values}
-    result |= {"command": shlex.join(["python", "-m", "tools.leave_sources_out", *argv]), "versions": experiment.versions()}
+    result |= {"command": shlex.join(["python", "-m", "tools.leave_sources_out", *argv]), "versions": testing.versions()}
     write_json(output / "result.json", result | {"scores": scores})
     print(json.dumps({name: result[name] for name in drawn[0]}, indent=1))
     print(f"{result['clips']} clips, {result['abnormal']} abnormal, {result['sources']} sources: {output / 'result.json'}")

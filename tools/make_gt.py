@@ -17,11 +17,10 @@ import numpy as np
 from dataset import index_features
 from tools.make_list import read_lines, read_videos
 from utils.errors import BadInput, exit_code
+from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
 from utils.files import read_json
-from utils.ground_truth import GroundTruth, write_ground_truth
-from utils.labels import DATASETS, UCF, Dataset, class_indices
+from utils.labels import DATASETS, SNIPPET, UCF, Dataset, class_indices
 
-SNIPPET = 16  # frames a feature row stands for
 SLACK = 16  # frames by which official segments end after a video whose count is a multiple of 16 (protocol.md, Data facts)
 
 Segments = list[tuple[int, int, str]]

@@ -3,7 +3,7 @@
     python -m tools.rewrite_captions data/captions --output data/rewrites --llm Qwen/Qwen3-8B-Base
     python -m tools.rewrite_captions captions.json --output data/rewrites --endpoint http://localhost:8000/v1 --model Qwen/Qwen3-8B-Base
 
-CAPTIONS is what utils/captions.py reads: NAME.jsonl or folders of them, UCA's, VADTree's and SwinBERT's files. The rewrites are
+CAPTIONS is what utils/captions/formats.py reads: NAME.jsonl or folders of them, UCA's, VADTree's and SwinBERT's files. The rewrites are
 DIR/rewrite-1/[folders/]NAME.jsonl, DIR/rewrite-2/…, each with its source, the line numbers of the three pairs of its prompt, its seed, and
 `fallback` where the model gave fewer than two words and the source was taken over.
 
@@ -29,13 +29,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.captions import Caption, VideoCaptions, read_caption_file, read_captions, write_captions
+from utils.captions.formats import Caption, VideoCaptions, read_caption_file, read_captions, write_captions
+from utils.captions.llm import Endpoint, LocalModel, Sampling
+from utils.captions.rewriting import Answers, Request, file_digest, make_request, one_line, read_pairs, rewrite_of
 from utils.errors import BadInput, exit_code
-from utils.files import make_folder, read_json, write_json
-from utils.llm import Endpoint, LocalModel, Sampling
-from utils.rewriting import Answers, Request, file_digest, make_request, one_line, read_pairs, rewrite_of
+from utils.files import ROOT, make_folder, read_json, write_json
 
-POOL = Path(__file__).parents[1] / "list" / "caption_pairs.txt"
+POOL = ROOT / "list" / "caption_pairs.txt"
 
 
 def folders_of(paths: list[str]) -> dict[str, Path]:

@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from utils.errors import BadInput
-from utils.files import replacing
-from utils.options import ROOT
+from utils.files import ROOT, replacing
 from utils.text import Frozen
 
 # What a figure computed by scikit-learn is stored as; VadCLIP's training keeps one beside the weights.

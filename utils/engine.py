@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from dataset import test_videos
 from model import SYSTEMS
 from utils import checkpoint
 from utils.errors import BadInput
+from utils.evaluation.scores import Scores
 from utils.files import replacing
 from utils.losses import top_k, top_k_mean
 from utils.options import PER_MACHINE
-from utils.scores import Scores
 
 STALE = (
     "last.pt",
@@ -35,6 +36,16 @@ STALE = (
 )  # of an earlier run in the same folder
 
 WHOLE = 8192  # snippets, 73 minutes at 30 fps: of longer videos a T × T adjacency does not fit into memory
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` takes CUDA, then MPS, then the CPU. Raises BadInput for a device that is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(device for device, available in there.items() if available))
+    if not there[name]:
+        raise BadInput(f"--device {name}: not available here; expected one of {', '.join(d for d, yes in there.items() if yes)}")
+    return torch.device(name)
 
 
 def autocast(device: torch.device, precision: str):
@@ -50,24 +61,6 @@ def keep_freed_memory() -> None:
         mallopt, (trim_threshold, mmap_max) = ctypes.CDLL(None).mallopt, (-1, -4)  # the constants of malloc.h
         mallopt(trim_threshold, 2**31 - 1)
         mallopt(mmap_max, 0)
-
-
-class WeightAverage:
-    """Exponential average of the trained weights and buffers (`--ema`): w̄ ← d·w̄ + (1 − d)·w after each step, d rising to `decay` from
-    1/11 at the first step.
-    """
-
-    def __init__(self, model: nn.Module, decay: float):
-        self.decay, self.steps = decay, 0
-        self.state = {key: value.clone() for key, value in checkpoint.trained_state(model).items()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        self.steps += 1
-        keep = min(self.decay, self.steps / (self.steps + 10))
-        for key, value in checkpoint.trained_state(model).items():
-            average = self.state[key]
-            average.copy_(average.lerp(value, 1 - keep) if value.is_floating_point() else value)
 
 
 def make_optimizer(model: nn.Module, options) -> torch.optim.Optimizer:
@@ -112,7 +105,6 @@ class Training:
         self.model, self.options = model, options
         self.optimizer = make_optimizer(model, options)
         self.scheduler = make_scheduler(self.optimizer, options)
-        self.average = WeightAverage(model, options.ema) if options.ema else None
         self.epoch, self.best, self.log = 0, -math.inf, []
         encoders = {name: part.digest() for name, part in checkpoint.frozen_parts(model).items()}
         about = {"dataset": options.dataset, "classes": list(classes), "commit": checkpoint.commit(), "encoders": encoders}
@@ -130,8 +122,6 @@ class Training:
         checkpoint.load_trained_state(self.model, state["weights"], folder / "last.pt")
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        if self.average:
-            self.average.state, self.average.steps = state["average"], state["steps"]
         checkpoint.set_random_state(state["random"])
         self.epoch, self.best = state["epoch"], state["best"]
         lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
@@ -142,17 +132,12 @@ class Training:
         self.epoch += 1
         line |= {"lr": self.scheduler.get_last_lr()[0]}
         self.scheduler.step()
-        current = {key: value.clone() for key, value in checkpoint.trained_state(self.model).items()}
-        weights = self.average.state if self.average else current
         if figure:
-            checkpoint.load_trained_state(self.model, weights, folder)
             line["val"] = figure(self.model)
-            checkpoint.load_trained_state(self.model, current, folder)
-        about = {**self.about, "epoch": self.epoch}
+        about = {**self.about, "epoch": self.epoch, "weights": checkpoint.trained_state(self.model)}
         if figure is None or line["val"] > self.best:
             self.best = line.get("val", self.best)
-            checkpoint.save(folder / "best.pt", {**about, "weights": weights, "figure": line.get("val")})
-        average = {"average": self.average.state, "steps": self.average.steps} if self.average else {}
+            checkpoint.save(folder / "best.pt", {**about, "figure": line.get("val")})
         states = {
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
@@ -161,7 +146,7 @@ class Training:
         self.log.append({"epoch": self.epoch, **line})
         with replacing(folder / "log.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in self.log))
-        checkpoint.save(folder / "last.pt", {**about, "weights": current, "best": self.best, **states, **average})
+        checkpoint.save(folder / "last.pt", {**about, "best": self.best, **states})
 
 
 def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.device, classes, figure=None) -> dict:
@@ -196,8 +181,6 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
                 values = step(model, batch, run.optimizer, options, device)
                 if not math.isfinite(values["loss"]):
                     raise BadInput(not_finite(values, epoch, number, [train.name(index) for index in indices]))
-                if run.average:
-                    run.average.update(model)
                 sums.update(values)
             line = {name: value / len(batches) for name, value in sums.items()}
             trained = round(time.perf_counter() - start, 3)
@@ -213,7 +196,7 @@ def saved_options(options) -> dict:
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in vars(options).items()
-        if name not in PER_MACHINE | {"typed", "seeds"}
+        if name not in PER_MACHINE | {"typed", "overruled", "seeds"}
     }
 
 
@@ -271,18 +254,22 @@ def predict(
     }
 
 
-def video_figure(scores: dict[str, Scores], abnormal: dict[str, bool], metric: str, by: str = "video") -> float:
+def score(model: nn.Module, videos: list, options, captions=None) -> dict[str, Scores]:
+    """Scores of listed videos (dataset.Video), one crop each, with their source captions where the system reads some."""
+    listed = test_videos(videos, options.visual_width, options.test_crop, captions)
+    return predict(model, listed, options, pick_device(options.device), len(videos))
+
+
+def bag_score(values: np.ndarray) -> float:
+    """(T,) scores of a video's snippets -> its own: the mean of the K largest, K = ⌊T/16 + 1⌋, as in training."""
+    lengths = torch.tensor([len(values)])
+    return float(top_k_mean(torch.from_numpy(values)[None], lengths, top_k(torch.zeros(1, 1), lengths, False)))
+
+
+def video_figure(scores: dict[str, Scores], abnormal: dict[str, bool], metric: str) -> float:
     """AUC or AP of held-out training videos, the selection figure: needs no frame labels. The score is the coarse one, fine where there is
     no coarse.
-
-    by "video": a video's score is the top-K mean over its snippets, K = ⌊T/16 + 1⌋; "snippet": each snippet counts, with its video's label.
     """
-    values, labels = [], []
-    for name, parts in scores.items():
-        rows = torch.from_numpy(1 - parts.fine[:, 0] if parts.coarse is None else parts.coarse)
-        if by == "video":
-            lengths = torch.tensor([len(rows)])
-            rows = top_k_mean(rows[None], lengths, top_k(torch.zeros(1, 1), lengths, False))
-        values += rows.tolist()
-        labels += [abnormal[name]] * len(rows)
+    values = [bag_score(1 - parts.fine[:, 0] if parts.coarse is None else parts.coarse) for parts in scores.values()]
+    labels = [abnormal[name] for name in scores]
     return float({"auc": roc_auc_score, "ap": average_precision_score}[metric](labels, values))

@@ -1,10 +1,19 @@
 """How bad input ends: one line on stderr and exit code 2, never a traceback (contract: Errors)."""
 
+import argparse
 import sys
 
 
 class BadInput(ValueError):
     """Something the user can put right. The message names the file or option, what was found, what was expected and the next step."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line whose usage errors are one line and exit code 2, the usage being what --help is for."""
+
+    def error(self, message):
+        print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
+        sys.exit(2)
 
 
 def exit_code(main) -> int:

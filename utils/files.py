@@ -8,6 +8,8 @@ from pathlib import Path
 
 from utils.errors import BadInput
 
+ROOT = Path(__file__).resolve().parents[1]  # of this project
+
 
 def make_folder(path: Path | str) -> Path:
     """Create an output folder and make sure that it can be written. Raises BadInput where it cannot."""

@@ -1,10 +1,16 @@
-"""The classes of each dataset, in the order of the papers (systems.md): class 0 is normal."""
+"""What lists, features, captions, ground truth and scores share: a video's name, its snippets and crops, and the classes of each dataset in
+the order of the papers (systems.md), class 0 being normal.
+"""
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 
 from utils.errors import BadInput
+
+SNIPPET = 16  # frames that a row of features or scores stands for
+CROPS = 10  # of a frame, in VadCLIP's published order: centre, four corners, and these five mirrored
 
 
 @dataclass(frozen=True)
@@ -16,6 +22,10 @@ class Dataset:
     fps: int
     labels: tuple[str, ...]
     names: tuple[str, ...]
+
+    def name(self, label: str) -> str:
+        """The name of one label's class: `B1` -> `fighting`."""
+        return self.names[self.labels.index(label)]
 
 
 UCF = Dataset(
@@ -55,3 +65,8 @@ def multi_hot(label: str, dataset: Dataset) -> np.ndarray:
     target = np.zeros(len(dataset.labels), np.float32)
     target[class_indices(label, dataset)] = 1
     return target
+
+
+def video_name(text: str) -> str:
+    """`test/Abuse028_x264__9.npy`, `Abuse028_x264.mp4` -> `Abuse028_x264`."""
+    return re.sub(r"(__\d)?(\.npy|\.mp4|\.avi|\.mkv)?$", "", text.replace("\\", "/").rpartition("/")[2])

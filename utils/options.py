@@ -1,143 +1,175 @@
-"""One table of options: default, type, help, choices, and the values that the paper ablates. The option files state only what a dataset changes."""
+"""The options of the scripts, as typed dataclasses: what all systems share stands here, what one system has in its settings (model.py,
+utils/systems/). The option files state values; `parse` resolves them.
+"""
 
 import argparse
-import sys
-from dataclasses import dataclass
-from pathlib import Path
+import math
+import types
+from dataclasses import dataclass, fields, make_dataclass
+from functools import cache
+from typing import get_args, get_origin, get_type_hints
 
-from model import BLOCKS, SYSTEMS, options_of
-from utils.caption_tree import source_folder
-from utils.errors import BadInput
-from utils.prompt import PROMPTS
-from utils.temporal import TEMPORAL
-from utils.trclip import BRANCHES, STACKS
-
-ROOT = Path(__file__).parents[1]
+from model import SYSTEMS
+from utils.errors import BadInput, Parser
+from utils.files import ROOT
+from utils.systems.base import option
 
 
-@dataclass(frozen=True)
-class Option:
-    """A line of the table. `type` bool gives --name / --no-name; `many` takes several values; `tried` are the values in the paper's tables."""
+@dataclass(kw_only=True)
+class Shared:
+    """What every system is trained and tested with."""
 
-    group: str
-    name: str
-    default: object
-    type: type
-    help: str
-    choices: tuple | None = None
-    tried: str = ""
-    many: bool = False
+    feature_root: str | None = option(None, "folder with NAME__0.npy … or NAME.npy; without it the built-in sample is used", group="data")
+    train_list: str | None = option(None, "CSV path,label of the training videos (list/ holds the official ones)", group="data")
+    test_list: str | None = option(None, "CSV path,label of the test videos", group="data")
+    gt_path: str | None = option(None, "ground truth as JSON (tools.make_gt)", group="data")
+    test_crop: int = option(
+        0, "crop that is tested, 0 = centre; a list that names its crop wins (VadCLIP: 5 on UCF, 0 on XD)", group="data", low=0
+    )
+    allow_length_mismatch: int = option(
+        0, "accept videos whose features and ground truth differ by up to so many snippets", group="data", low=0
+    )
+    workers: int = option(0, "processes that load features", group="data", low=0)
+    model: str = option("reflip", "which system", choices=tuple(SYSTEMS))
+    clip: str = option("ViT-B/16", "CLIP name (downloaded on first use) or a file in OpenAI's format", group="text")
+    sentence_encoder: str | None = option(
+        None, "transformers name or folder of a sentence encoder, as text side for features that live in its space", group="text"
+    )
+    text_features: str | None = option(
+        None, ".npy of (C+1, D) class text features computed elsewhere; no text encoder is loaded then", group="text"
+    )
+    max_epoch: int = option(50, "epochs", group="training", low=1)
+    batch_size: int = option(128, "bags in a batch", group="training", low=2)
+    sampling: str = option(
+        "balanced", "batches half normal, half abnormal, or one shuffle of all bags", group="training", choices=("balanced", "shuffle")
+    )
+    lr: float = option(3e-4, "learning rate", group="training", above=0)
+    optimizer: str = option("adam", "optimizer", group="training", choices=("adam", "adamw", "adagrad"))
+    weight_decay: float = option(0.0, "weight decay", group="training", low=0)
+    scheduler: str = option("cosine", "learning rate over the epochs (ours)", group="training", choices=("none", "cosine", "multistep"))
+    milestones: tuple[int, ...] = option((4, 8), "epochs after which multistep multiplies the rate by 0.1", group="training")
+    grad_clip: float = option(1.0, "largest gradient norm; 0 = no clipping (ours)", group="training", low=0)
+    seed: int = option(1, "seed of one run", group="training", low=0)
+    seeds: tuple[int, ...] | None = option(None, "several seeds: one run each, then mean ± std", group="training")
+    device: str = option("auto", "where to compute", group="training", choices=("auto", "cpu", "cuda", "mps"))
+    precision: str = option("fp32", "bf16 = autocast of the forward pass; losses stay in fp32", group="training", choices=("fp32", "bf16"))
+    resume: bool = option(False, "go on from OUTPUT/seed-K/last.pt", group="training")
+    select: str = option(
+        "val",
+        "checkpoint that is tested: best on held-out training videos, last, or best on test (as the papers did)",
+        group="evaluation",
+        choices=("val", "last", "test"),
+    )
+    val_share: float = option(0.1, "share of the training videos held out with --select val", group="evaluation", low=0, high=0.9)
+    checkpoint: str | None = option(None, "checkpoint to test; without it the newest run of the dataset (test scripts)", group="evaluation")
+    output: str | None = option(None, "folder of the runs (default: runs/DATASET-MODEL)", group="output")
+    save_scores: str | None = option(None, "write the scores behind the figures to this .npz (test scripts)", group="output")
+    json: str | None = option(None, "write the report to this file (test scripts)", group="output")
 
-    @property
-    def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
+
+@dataclass(kw_only=True)
+class Resolved(Shared):
+    """All options of a run, with where they come from. typed: what stood on the command line; overruled: name -> what the option file says
+    where the sample says something else.
+    """
+
+    dataset: str
+    sample: bool
+    typed: dict
+    overruled: dict
 
 
-TABLE = [
-    Option("data", "feature_root", None, str, "folder with NAME__0.npy … or NAME.npy; without it the built-in sample is used"),
-    Option("captions", "caption_root", None, str, "caption features (trclip): DIR/source, DIR/rewrite-1, … with NAME.npy (T, E) each, or the source alone in DIR (tools.embed_captions)"),
-    Option("captions", "caption_choice", "random", str, "version of the captions in training: one drawn each time a video is loaded, or always the same; testing takes the source", ("random", "source", "rewrite-1", "rewrite-2")),
-    Option("captions", "missing_captions", "error", str, "what becomes of a video without captions", ("error", "zeros")),
-    Option("data", "train_list", None, str, "CSV path,label of the training videos (list/ holds the official ones)"),
-    Option("data", "test_list", None, str, "CSV path,label of the test videos"),
-    Option("data", "gt_path", None, str, "ground truth as JSON (tools.make_gt)"),
-    Option("data", "test_crop", 0, int, "crop that is tested, 0 = centre; a list that names its crop wins (VadCLIP: 5 on UCF, 0 on XD)"),
-    Option("data", "allow_length_mismatch", 0, int, "accept videos whose features and ground truth differ by up to so many snippets"),
-    Option("data", "workers", 0, int, "processes that load features"),
-    Option("model", "model", "reflip", str, "which system", tuple(SYSTEMS)),
-    Option("model", "visual_length", 512, int, "snippets T of a training bag and (reflip, vadclip, trclip) of a test chunk", tried="64 128 256 512 1024"),
-    Option("model", "visual_width", 512, int, "feature width D (CLIP ViT-B/16: 512)"),
-    Option("model", "feature_scale", 1.0, float, "features are multiplied by this: CLIP's have norm 10, a sentence encoder's norm 1 wants 10 (ours)"),
-    Option("model", "visual_layers", 1, int, "blocks in each stage of the temporal network"),
-    Option("model", "visual_head", 1, int, "attention heads of the local and global transformer"),
-    Option("model", "attn_window", 64, int, "window of the local transformer, in snippets"),
-    Option("model", "temporal", "ge", str, "temporal network (table V)", TEMPORAL, tried="all of them"),
-    Option("model", "window_length", 64, int, "window of Emphasize's convolution, in snippets", tried="16 32 64 128 256"),
-    Option("model", "ge_skip", True, bool, "residual connection round the whole GE block (ours)"),
-    Option("model", "blocks", "both", str, "classification block, video-text alignment block, or both (table VI)", BLOCKS, tried="all of them"),
-    Option("model", "v_prompt", True, bool, "multimodal prompt: class embeddings see the video (eq. 9-10)", tried="on, off"),
-    Option("model", "prompt", "reparameterized", str, "what stands round the class name (table X)", PROMPTS, tried="all of them"),
-    Option("model", "template", "a video of", str, "words before the class name with --prompt template", tried='"a video of", "a long video of"'),
-    Option("model", "prompt_prefix", 12, int, "prompt tokens before the class name; N = prefix + postfix", tried="N = 8 16 20 24 32"),
-    Option("model", "prompt_postfix", 12, int, "prompt tokens after the class name"),
-    Option("model", "branches", "both", str, "trclip: visual branch, branch of captions, or both", BRANCHES),
-    Option("model", "caption_width", 768, int, "trclip: width E of the caption features (SimCSE: 768)"),
-    Option("model", "caption_scale", 1.0, float, "trclip: caption features are multiplied by this; an encoder of norm 1 wants 10 (ours)"),
-    Option("model", "stack", "mamba", str, "trclip: what follows the graphs of the visual branch; transformer is a global one (ours)", STACKS),
-    Option("model", "text_stack", "none", str, "trclip: the same in the branch of captions, before its MTN (ours; the paper has none)", STACKS),
-    Option("model", "mtn", True, bool, "trclip: multi-scale temporal network at the end of either branch"),
-    Option("model", "d_state", 256, int, "trclip: states a channel of the Mamba blocks"),
-    Option("model", "mamba_width", None, int, "trclip: the narrower of Mamba's two widths; without it half of the branch's (paper: 256 of 512)"),
-    Option("model", "temperature", 0.07, float, "τ of the alignment map", tried="0.01 0.03 0.05 0.07 0.09 0.1"),
-    Option("model", "dropout", 0.0, float, "dropout; reflip, vadclip (ours): in the feed-forward networks, reflip before the CLS block, too; trclip: behind each branch"),
-    Option("model", "mask_padding", False, bool, "padding never reaches a valid snippet (ours; reflip always); without it as published: vadclip, trclip, and hlnet in training, which tests whole videos"),
-    Option("text", "clip", "ViT-B/16", str, "CLIP name (downloaded on first use) or a file in OpenAI's format"),
-    Option("text", "sentence_encoder", None, str, "transformers name or folder of a sentence encoder, as text side for features that live in its space"),
-    Option("text", "text_features", None, str, ".npy of (C+1, D) class text features computed elsewhere; no text encoder is loaded then"),
-    Option("text", "distilbert", "distilbert-base-uncased", str, "transformers name or folder of the frozen encoder behind the reparameterized prompt"),
-    Option("training", "max_epoch", 50, int, "epochs"),
-    Option("training", "batch_size", 128, int, "bags in a batch"),
-    Option("training", "sampling", "balanced", str, "batches half normal, half abnormal, or one shuffle of all bags", ("balanced", "shuffle")),
-    Option("training", "lr", 3e-4, float, "learning rate"),
-    Option("training", "optimizer", "adam", str, "optimizer", ("adam", "adamw", "adagrad")),
-    Option("training", "weight_decay", 0.0, float, "weight decay"),
-    Option("training", "scheduler", "cosine", str, "learning rate over the epochs (ours)", ("none", "cosine", "multistep")),
-    Option("training", "milestones", (4, 8), int, "epochs after which multistep multiplies the rate by 0.1", many=True),
-    Option("training", "grad_clip", 1.0, float, "largest gradient norm; 0 = no clipping (ours)"),
-    Option("training", "ema", 0.0, float, "decay per step of an exponential average of the weights, which is what is then tested; 0 = off (ours)"),
-    Option("training", "lambda_align", 0.01, float, "λ1, weight of MIL-Align"),
-    Option("training", "lambda_magnitude", 0.001, float, "λ2, weight of feature-magnitude separability"),
-    Option("training", "lambda_text", 0.1, float, "weight of class-embedding separation (VadCLIP's: 0.1 on UCF, 1e-4 on XD)"),
-    Option("training", "margin", 10.0, float, "margin between normal and abnormal ‖G_visual‖₂ (ours; the paper prints none)"),
-    Option("training", "seed", 1, int, "seed of one run"),
-    Option("training", "seeds", None, int, "several seeds: one run each, then mean ± std", many=True),
-    Option("training", "device", "auto", str, "where to compute", ("auto", "cpu", "cuda", "mps")),
-    Option("training", "precision", "fp32", str, "bf16 = autocast of the forward pass; losses stay in fp32", ("fp32", "bf16")),
-    Option("training", "resume", False, bool, "go on from OUTPUT/seed-K/last.pt"),
-    Option("evaluation", "select", "val", str, "checkpoint that is tested: best on held-out training videos, last, or best on test (as the papers did)", ("val", "last", "test")),
-    Option("evaluation", "val_share", 0.1, float, "share of the training videos held out with --select val"),
-    Option("evaluation", "val_figure", "video", str, "with --select val: AUC (XD: AP) of the held-out videos, or of their snippets, each with its video's label (ours)", ("video", "snippet")),
-    Option("evaluation", "checkpoint", None, str, "checkpoint to test; without it the newest run of the dataset (test scripts)"),
-    Option("output", "output", None, str, "folder of the runs (default: runs/DATASET-MODEL)"),
-    Option("output", "save_scores", None, str, "write the scores behind the figures to this .npz (test scripts)"),
-    Option("output", "json", None, str, "write the report to this file (test scripts)"),
-]  # fmt: skip
-BY_NAME = {option.name: option for option in TABLE}
 GROUPS = {
     "data": "data",
     "model": "model",
     "text": "model: text side",
-    "captions": "captions (trclip)",
+    "captions": "captions",
     "training": "training",
     "evaluation": "evaluation",
     "output": "output",
 }
 TEST_ONLY = {"checkpoint", "save_scores", "json"}
-TRAIN_ONLY = {option.name for option in TABLE if option.group == "training" and option.name not in ("device", "precision")}
-TRAIN_ONLY |= {"train_list", "select", "val_share", "val_figure"}
+TESTED_TOO = {"device", "precision"}  # of the group "training", what a test script has, too
 PER_MACHINE = {
-    "resume",
-    "output",
-    "device",
-    "workers",
-    "feature_root",
-    "caption_root",
-    "train_list",
-    "test_list",
-    "gt_path",
+    *("resume", "output", "device", "workers", "feature_root", "caption_root", "train_list", "test_list", "gt_path"),
     *TEST_ONLY,
 }
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        """One line and exit code 2 (contract: Errors), the usage being what --help is for."""
-        print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
-        sys.exit(2)
+class Declared:
+    """What is known of an option: its `field`'s name, default and metadata, and its type annotation."""
+
+    def __init__(self, field, hint):
+        self.name, self.default, self.hint = field.name, field.default, hint
+        self.help, self.group, self.choices, self.tried = (field.metadata[key] for key in ("help", "group", "choices", "tried"))
+        self.low, self.high, self.above = (field.metadata[key] for key in ("low", "high", "above"))
+        kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        self.optional = types.NoneType in kinds
+        kind = next(kind for kind in kinds if kind is not types.NoneType)
+        self.many = get_origin(kind) is tuple
+        self.type = get_args(kind)[0] if self.many else kind
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def training(self) -> bool:
+        """Whether only a training script has it."""
+        return (self.group == "training" and self.name not in TESTED_TOO) or self.name in ("train_list", "select", "val_share")
+
+    def check_type(self, value, place: str) -> None:
+        """Raise BadInput, naming `place`, unless the value of an option file is of the option's type."""
+        if value is None and self.optional:
+            return
+        values = value if self.many and isinstance(value, (list, tuple)) else [value]
+        fits = {float: (int, float), int: (int,), str: (str,), bool: (bool,)}[self.type]
+        if not all(type(one) in fits for one in values) or (self.many and values is not value):
+            kind = {float: "a number", int: "a whole number", str: "a text in quotes", bool: "True or False"}[self.type]
+            kind = f"numbers in brackets, {self.default or (1, 2)}" if self.many else kind
+            raise BadInput(f"{place}: {self.name} = {value!r}, of type {type(value).__name__}; expected {kind}; correct that line")
+
+    def check(self, value) -> None:
+        """Raise BadInput unless the value is one of the choices, finite and in its range."""
+        if self.choices and value not in self.choices:
+            raise BadInput(f"{self.flag} {value}: expected one of {', '.join(self.choices)}")
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            if self.type not in (int, float) or one is None:
+                continue
+            if not math.isfinite(one):
+                raise BadInput(f"{self.flag} {one}: expected a finite number")
+            if self.above is not None and not one > self.above:
+                raise BadInput(f"{self.flag} {one}: expected a value above {self.above}")
+            if self.low is not None and self.high is not None and not self.low <= one <= self.high:
+                raise BadInput(f"{self.flag} {one}: expected a value from {self.low} to {self.high}")
+            if self.low is not None and one < self.low:
+                raise BadInput(f"{self.flag} {one}: expected {self.low} or more")
 
 
-def parser(dataset: str, defaults: dict, doc: str, testing: bool) -> argparse.ArgumentParser:
-    """The command line of a dataset's scripts; unset options are absent from the result, so that what was typed can be told from a default."""
+@cache
+def options_class(system: str) -> type:
+    """The dataclass of all options of a run of `system`."""
+    return make_dataclass("Options", [], bases=(Resolved, SYSTEMS[system].settings), kw_only=True)
+
+
+@cache
+def declared(system: str) -> dict[str, Declared]:
+    """The options of a system by name."""
+    kind = options_class(system)
+    hints = get_type_hints(kind)
+    return {field.name: Declared(field, hints[field.name]) for field in fields(kind) if "help" in field.metadata}
+
+
+def every_option() -> dict[str, Declared]:
+    """The options of all systems by name."""
+    return {name: one for system in reversed(SYSTEMS) for name, one in declared(system).items()}
+
+
+def command_line(system: str, defaults: dict, doc: str, testing: bool) -> argparse.ArgumentParser:
+    """The command line of a dataset's scripts; unset options are absent from the result, so that what was typed can be told from a default.
+
+    --help shows what `system` has; the others' options are taken, too, to be refused by name.
+    """
     result = Parser(
         description=doc,
         argument_default=argparse.SUPPRESS,
@@ -145,111 +177,109 @@ def parser(dataset: str, defaults: dict, doc: str, testing: bool) -> argparse.Ar
         allow_abbrev=False,
     )
     groups = {key: result.add_argument_group(title) for key, title in GROUPS.items()}
-    for option in TABLE:
-        if option.name in (TRAIN_ONLY if testing else TEST_ONLY):
+    own = declared(system)
+    for one in (own | every_option()).values():
+        if one.training if testing else one.name in TEST_ONLY:
             continue
-        default = defaults.get(option.name, option.default)
-        shown = " ".join(map(str, default)) if option.many and default else default
-        text = option.help.replace("%", "%%")
-        notes = ([] if default is None else [f"default {shown}"]) + ([f"paper tried {option.tried}"] if option.tried else [])
-        text += f" [{'; '.join(notes)}]" if notes else ""
-        if option.type is bool:
-            groups[option.group].add_argument(option.flag, action=argparse.BooleanOptionalAction, help=text)
+        default = defaults.get(one.name, one.default)
+        shown = " ".join(map(str, default)) if one.many and default else default
+        notes = ([] if default is None else [f"default {shown}"]) + ([f"paper tried {one.tried}"] if one.tried else [])
+        text = one.help.replace("%", "%%") + (f" [{'; '.join(notes)}]" if notes else "")
+        about = {"help": text if one.name in own else argparse.SUPPRESS}
+        if one.type is bool:
+            groups[one.group].add_argument(one.flag, action=argparse.BooleanOptionalAction, **about)
         else:
-            groups[option.group].add_argument(option.flag, type=option.type, choices=option.choices, nargs="+" if option.many else None, help=text,
-                                              metavar=None if option.choices else option.type.__name__.upper())  # fmt: skip
+            metavar = None if one.choices else one.type.__name__.upper()
+            nargs = "+" if one.many else None
+            groups[one.group].add_argument(one.flag, type=one.type, choices=one.choices, nargs=nargs, metavar=metavar, **about)
     return result
 
 
-def parse(dataset: str, defaults: dict, systems: dict, sample: dict, argv, doc: str, testing: bool) -> argparse.Namespace:
-    """Resolve all options: table < option file < what the system states < the option file's settings for the system, then for the
-    sample < command line; `typed` holds the names given on the command line.
+def parse(dataset: str, common: dict, systems: dict, sample: dict, argv, doc: str, testing: bool, model: str | None = None) -> Resolved:
+    """Resolve all options: the dataclasses' defaults < `common` < what the system's paper sets (System.defaults) < the option file's
+    settings for the system < those for the sample < command line.
 
-    systems: settings by --model; sample: settings of the built-in sample, by --model where a value is a dict. Raises BadInput for
+    common: settings for all systems; systems: settings by system; sample: settings of the built-in sample, by system where a value is a
+    dict; model: the system, where a checkpoint names it. Raises BadInput for unknown names, values of another type or out of range, and
     combinations that make no sense.
     """
+    file = f"{dataset}_option.py"
     first = Parser(add_help=False, allow_abbrev=False)  # the system decides the defaults that --help shows
-    first.add_argument("--model", default=defaults.get("model", BY_NAME["model"].default))
-    name = first.parse_known_args(argv)[0].model
-    if name in SYSTEMS:  # else the parser below names the ones there are
-        defaults = defaults | SYSTEMS[name].defaults | systems.get(name, {})
-    typed = vars(parser(dataset, defaults, doc, testing).parse_args(argv))
-    sample = {key: value for key, value in sample.items() if not isinstance(value, dict)} | sample.get(name, {})
-    unknown = [name for name in {**defaults, **sample} if name not in BY_NAME]
-    if unknown:
-        raise BadInput(f"{dataset}_option.py: unknown option {unknown[0]!r}; the names are in utils/options.py")
-    options = {option.name: option.default for option in TABLE} | defaults
-    given = options | typed
-    captioned = name in SYSTEMS and SYSTEMS[name].captions and given["branches"] == "text" and given["feature_root"] is None
-    if captioned and given["caption_root"] is not None:  # captions are all there is: they tell which videos there are, and how long
-        options |= {"feature_root": str(source_folder(given["caption_root"])), "visual_width": given["caption_width"]}
-    use_sample = "feature_root" not in typed and options["feature_root"] is None
+    first.add_argument("--model", default=model or common.get("model", "reflip"))
+    system = first.parse_known_args(argv)[0].model
+    for name in {*systems, *(name for name, value in sample.items() if isinstance(value, dict))}:
+        if name not in SYSTEMS:
+            raise BadInput(f"{file}: {name!r} is no system; available: {', '.join(SYSTEMS)}")
+    name = system if system in SYSTEMS else next(iter(SYSTEMS))  # else the command line below names the ones there are
+    known = declared(name)
+    own_sample = {key: value for key, value in sample.items() if not isinstance(value, dict)} | sample.get(name, {})
+    for settings in (common, systems.get(name, {}), own_sample):
+        for key, value in settings.items():
+            if key not in known:
+                raise BadInput(f"{file}: unknown option {key!r}; --model {name} has {', '.join(sorted(known))}")
+            known[key].check_type(value, file)
+    stated = common | SYSTEMS[name].defaults | systems.get(name, {})
+    typed = vars(command_line(name, stated, doc, testing).parse_args(argv))
+    values = {key: one.default for key, one in known.items()} | stated | {"model": system}
+    given = values | typed
+
+    reads = SYSTEMS[name].inputs(argparse.Namespace(**given))
+    if reads == ("captions",) and given["feature_root"] is None and given["caption_root"] is not None:
+        from utils.captions.tree import source_folder  # captions are all there is: they tell which videos there are, and how long
+
+        values |= {"feature_root": str(source_folder(given["caption_root"])), "visual_width": given["caption_width"]}
+    use_sample = "feature_root" not in typed and values["feature_root"] is None
+    overruled = {}
     if use_sample:
-        folder = ROOT / "data" / "sample" / dataset
-        files = {
-            "feature_root": "features",
-            "caption_root": "captions",
-            "train_list": "train.csv",
-            "test_list": "test.csv",
-            "gt_path": "gt.json",
-            "clip": "clip.pt",
-            "distilbert": "distilbert",
-        }
-        options |= {name: str(folder / file) for name, file in files.items()} | sample
+        overruled = {key: values[key] for key, value in own_sample.items() if key not in typed and values[key] != value}
+        values |= {key: path for key, path in sample_files(dataset).items() if key in known} | own_sample
     else:
         lists = {"train_list": "ReFLIP_rgb.csv", "test_list": "ReFLIP_rgbtest.csv", "gt_path": "gt.json"}
-        options |= {name: str(ROOT / "list" / f"{dataset}_{file}") for name, file in lists.items() if options[name] is None}
-    options |= typed
-    options["output"] = options["output"] or str(ROOT / "runs" / f"{dataset}-{options['model']}")
-    options["seeds"] = options["seeds"] or [options["seed"]]
-    check(options)
+        values |= {key: str(ROOT / "list" / f"{dataset}_{end}") for key, end in lists.items() if values[key] is None}
+    values |= {key: value for key, value in typed.items() if key in known}
+    values["output"] = values["output"] or str(ROOT / "runs" / f"{dataset}-{values['model']}")
+    values["seeds"] = list(values["seeds"] or [values["seed"]])
     if {"seed", "seeds"} <= typed.keys():
         raise BadInput("--seed and --seeds: give one of them")
-    if not testing:  # else the checkpoint names the system
+    if not testing or model:  # else the checkpoint names the system
         check_system(typed, name)
-    if options["text_features"] and "prompt" in typed:
-        raise BadInput(f"--text-features and --prompt {typed['prompt']}: features computed elsewhere have no prompt; give one of them")
-    return argparse.Namespace(dataset=dataset, sample=use_sample, typed=sorted(typed), **options)
+    for key, one in known.items():
+        one.check(values[key])
+    check_together(values, typed, reads)
+    return options_class(name)(dataset=dataset, sample=use_sample, typed=typed, overruled=overruled, **values)
 
 
-def check_system(typed, name: str) -> None:
-    """Raise BadInput where an option of models or losses was typed that the system `name` does not have. Bags have a length whatever the
-    system.
-    """
-    own = {"model", "visual_length", *options_of(name), *SYSTEMS[name].weights}
-    weights = {option for system in SYSTEMS.values() for option in system.weights}
-    if SYSTEMS[name].captions:
-        own |= {option.name for option in TABLE if option.group == "captions"}
-    for option in typed:
-        if (BY_NAME[option].group in ("model", "captions") or option in weights) and option not in own:
-            raise BadInput(f"{BY_NAME[option].flag}: --model {name} has no such option; leave it out")
+def sample_files(dataset: str) -> dict[str, str]:
+    """The options that name files, for the built-in sample of a dataset."""
+    files = {
+        "feature_root": "features",
+        "caption_root": "captions",
+        "train_list": "train.csv",
+        "test_list": "test.csv",
+        "gt_path": "gt.json",
+        "clip": "clip.pt",
+        "distilbert": "distilbert",
+    }
+    return {name: str(ROOT / "data" / "sample" / dataset / file) for name, file in files.items()}
 
 
-def check(options: dict) -> None:
-    """Raise BadInput for values out of range, or in an option file none of the choices."""
-    for option in TABLE:
-        if option.choices and options[option.name] not in option.choices:
-            raise BadInput(f"{option.flag} {options[option.name]}: expected one of {', '.join(option.choices)}")
-    least = {"caption_width": 1, "d_state": 1, "visual_length": 1, "visual_width": 1, "visual_layers": 1, "attn_window": 1, "window_length": 1, "max_epoch": 1, "batch_size": 2, "visual_head": 1,
-             "prompt_prefix": 0, "prompt_postfix": 0, "workers": 0, "grad_clip": 0, "allow_length_mismatch": 0, "test_crop": 0, "weight_decay": 0}  # fmt: skip
-    for name, low in least.items():
-        if options[name] < low:
-            raise BadInput(f"{BY_NAME[name].flag} {options[name]}: expected {low} or more")
-    for name, (low, high) in {"val_share": (0, 0.9), "dropout": (0, 0.99), "ema": (0, 0.9999)}.items():
-        if not low <= options[name] <= high:
-            raise BadInput(f"{BY_NAME[name].flag} {options[name]}: expected a value from {low} to {high}")
-    for name in ("lr", "temperature", "feature_scale", "caption_scale"):
-        if not options[name] > 0:
-            raise BadInput(f"{BY_NAME[name].flag} {options[name]}: expected a value above 0")
-    if options["mamba_width"] is not None and options["mamba_width"] < 1:
-        raise BadInput(f"--mamba-width {options['mamba_width']}: expected 1 or more")
-    system = SYSTEMS[options["model"]]
-    if system.captions and options["branches"] != "visual" and options["caption_root"] is None:
+def check_system(typed, system: str) -> None:
+    """Raise BadInput where an option was typed that `system` does not have."""
+    for name in typed:
+        if name not in declared(system):
+            raise BadInput(f"{every_option()[name].flag}: --model {system} has no such option; leave it out")
+
+
+def check_together(values: dict, typed, reads: tuple) -> None:
+    """Raise BadInput for values that do not go together. reads: what the system reads of a video."""
+    if "captions" in reads and values["caption_root"] is None:
         raise BadInput(
-            f"--model {options['model']} --branches {options['branches']}: needs --caption-root, the folder of caption features "
-            f"(README, Captions); or train the visual branch alone: --branches visual"
+            f"--model {values['model']}: reads captions; name the folder of caption features with --caption-root (docs/captions.md), "
+            f"or leave them out with --branches visual"
         )
-    if options["sampling"] == "balanced" and options["batch_size"] % 2:
-        raise BadInput(f"--batch-size {options['batch_size']}: expected an even number, half of a batch is normal")
-    if options["select"] == "val" and options["val_share"] == 0:
+    if values["sampling"] == "balanced" and values["batch_size"] % 2:
+        raise BadInput(f"--batch-size {values['batch_size']}: expected an even number, half of a batch is normal")
+    if values["select"] == "val" and values["val_share"] == 0:
         raise BadInput("--val-share 0: --select val needs held-out videos; give a share, or --select last")
+    if values["text_features"] and "prompt" in typed:
+        raise BadInput(f"--text-features and --prompt {typed['prompt']}: features computed elsewhere have no prompt; give one of them")

@@ -1,14 +1,15 @@
 """From a checkpoint back to what made it: which one is meant, whose data it is tested on, and whether it fits."""
 
-import argparse
+from dataclasses import replace
 from pathlib import Path
 
+from model import SYSTEMS
 from utils import checkpoint
-from utils.caption_tree import source_folder
+from utils.captions.tree import source_folder
 from utils.errors import BadInput
-from utils.files import make_folder, read_json
+from utils.files import ROOT, make_folder, read_json
 from utils.labels import DATASETS
-from utils.options import BY_NAME, ROOT, check_system
+from utils.options import Resolved, check_system, declared, options_class
 
 
 def matches(saved: dict, model, path, options) -> None:
@@ -47,40 +48,60 @@ def newest_checkpoint(wanted: dict) -> Path | None:
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
-def tested_options(options, path: Path, saved: dict):
+def system_of(saved: dict, path: Path, options) -> str:
+    """The system of a checkpoint. Of a released one nothing is known: the system is what was typed.
+
+    Raises BadInput where nothing was, or where it is none of ours.
+    """
+    if "options" in saved:
+        name = saved["options"]["model"]
+        if name not in SYSTEMS:
+            raise BadInput(f"{path}: trained with --model {name}, which is not here; available models: {', '.join(SYSTEMS)}")
+        return name
+    if "model" not in options.typed or options.sample:
+        raise BadInput(
+            f"{path}: a state dict without options, as authors release them; name its system with --model and your features "
+            f"with --feature-root"
+        )
+    return options.model
+
+
+def saved_options(saved: dict, **more) -> Resolved:
+    """The options that a checkpoint of ours was trained with; `more` wins. Files of the machine (PER_MACHINE) are unknown."""
+    system = saved["options"]["model"]
+    known = {key: value for key, value in saved["options"].items() if key in declared(system)}
+    about = {"dataset": saved["dataset"], "sample": saved["options"]["sample"], "typed": {}, "overruled": {}}
+    return options_class(system)(**about | known | more)
+
+
+def tested_options(options: Resolved, path: Path, saved: dict) -> Resolved:
     """Options of a test: the checkpoint's for the model, the run's own files (options.json beside it) for the data, then what was typed.
 
-    Of a released checkpoint nothing is known: system, features and sizes are what was typed or the option file's.
-    Raises BadInput where a typed model option contradicts the checkpoint (masking the padding needs no other weights).
+    options: parsed for the checkpoint's system (`system_of`). Of a released checkpoint features and sizes are what was typed or the option
+    file's. Raises BadInput where a typed model option contradicts the checkpoint (masking the padding needs no other weights).
     """
     if "options" not in saved:
-        if "model" not in options.typed or options.sample:
-            raise BadInput(
-                f"{path}: a state dict without options, as authors release them; name its system with --model and your features "
-                f"with --feature-root"
-            )
-        check_system(options.typed, options.model)
         return options
-    check_system(options.typed, saved["options"]["model"])
+    check_system(options.typed, options.model)
+    own = declared(options.model)
     for name in options.typed:
-        if BY_NAME[name].group == "model" and name != "mask_padding" and saved["options"].get(name) not in (None, getattr(options, name)):
-            raise BadInput(
-                f"{path}: trained with {BY_NAME[name].flag} {saved['options'][name]}, found {getattr(options, name)}; leave the option out"
-            )
+        one, trained = own[name], saved["options"].get(name)
+        if one.group == "model" and name != "mask_padding" and trained not in (None, getattr(options, name)):
+            raise BadInput(f"{path}: trained with {one.flag} {trained}, found {getattr(options, name)}; leave the option out")
     beside = path.parent / "options.json"
     files = read_json(beside, "--checkpoint") if beside.exists() else {}
     known = {
         name: value
         for name, value in {**files, **saved["options"]}.items()
-        if name in BY_NAME and name not in ("device", "output", "seeds", *options.typed)
+        if name in own and name not in ("device", "output", "seeds", *options.typed)
     }
+    reads = SYSTEMS[options.model].inputs(replace(options, **known))
+    if reads == ("captions",) and "caption_root" in options.typed and "feature_root" not in options.typed:
+        known["feature_root"] = str(source_folder(options.caption_root))  # captions are all there is
     sample = options.sample and saved["options"]["sample"]
-    merged = {**vars(options), **known, "sample": sample}
-    if merged["branches"] == "text" and "caption_root" in options.typed and "feature_root" not in options.typed:
-        known["feature_root"] = merged["feature_root"] = str(source_folder(options.caption_root))
     if options.sample and not sample and "feature_root" not in known:
         raise BadInput(f"{path}: trained on your own features; name them with --feature-root")
-    return argparse.Namespace(**merged)
+    return replace(options, **known, sample=sample)
 
 
 def test_folder(options, path: Path) -> Path:

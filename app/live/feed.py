@@ -7,9 +7,9 @@ import time
 from collections import deque
 from typing import NamedTuple
 
-from utils.crops import Recipe
-from utils.stream import Connection, Opened, Snippet, Source
-from utils.video import MAX_PIXELS
+from app.live.stream import Connection, Opened, Snippet, Source
+from utils.video.crops import Recipe
+from utils.video.frames import MAX_PIXELS
 
 BATCH = 8  # snippets of a recording that are taken together
 MOST = 64  # snippets that wait, at most: 16 MB

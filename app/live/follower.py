@@ -22,13 +22,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from app.live.events import Events, Place, Scored, number, utc
+from app.live.feed import Feed, Over, Retry
+from app.live.stream import PIPE, Cut, Opened, Snippet, parse_source
 from utils.errors import BadInput
-from utils.events import Events, Place, Scored, number, utc
-from utils.feed import Feed, Over, Retry
-from utils.scores import Scores
-from utils.segments import anomaly_score
-from utils.stream import PIPE, Cut, Opened, Snippet, parse_source
-from utils.video import MAX_PIXELS
+from utils.evaluation.scores import Scores
+from utils.evaluation.segments import anomaly_score
+from utils.video.frames import MAX_PIXELS
 
 POLL = 0.2  # seconds
 
@@ -204,7 +204,7 @@ def run(
     timeout: float = 10.0,
     max_pixels: int = MAX_PIXELS,
 ) -> None:
-    """Follow `source` (utils.stream) until it ends, and write a JSON line to `out` (standard output) for all that is found.
+    """Follow `source` (app.live.stream) until it ends, and write a JSON line to `out` (standard output) for all that is found.
 
     latency: seconds; record: a file that the lines are appended to; reconnect: connect again where a live source breaks off, after 1, 2,
     4 … 30 seconds, `attempts` times in a row at most (None: always); wait: see Feed; timeout: seconds without data that count as a cut;

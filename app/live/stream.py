@@ -1,4 +1,4 @@
-"""A live stream read in a child process that can be killed: `python -m utils.stream`, which knows nothing of torch and so starts fast.
+"""A live stream read in a child process that can be killed: `python -m app.live.stream`, which knows nothing of torch and so starts fast.
 
 A source is an rtsp, rtmp, http, tcp, udp or srt address, the number of a webcam, or "-", a pipe on standard input. Whoever sends it is not
 trusted: FFmpeg may open network protocols only (of a pipe, nothing but the pipe), and of the formats only those that hold a video
@@ -23,11 +23,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.child import command, environment, limit_memory
-from utils.crops import Recipe
-from utils.decoder import SLIMMEST
 from utils.errors import BadInput
-from utils.video import FORMATS, MAX_PIXELS, to_rgb
+from utils.video.child import command, environment, limit_memory
+from utils.video.crops import Recipe
+from utils.video.decoder import SLIMMEST
+from utils.video.frames import FORMATS, MAX_PIXELS, to_rgb
 
 SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "tcp", "udp", "srt")
 NETWORK = "rtsp,rtsps,rtmp,rtmps,rtmpt,http,https,httpproxy,tcp,udp,srt,rtp,srtp,tls"  # protocols that may call one another
@@ -130,7 +130,7 @@ class Connection:
         limits = {"timeout": timeout, "max_pixels": max_pixels, "memory": memory}
         task = {"source": asdict(source), "recipe": asdict(recipe), "limits": limits}
         self._child = subprocess.Popen(
-            command("utils.stream", json.dumps(task)),
+            command("app.live.stream", json.dumps(task)),
             stdin=None if source.piped else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             bufsize=1 << 18,

@@ -1,4 +1,4 @@
-"""What stands between strangers and Gradio: an ASGI middleware that lets through only what the page (utils/page.py) uses.
+"""What stands between strangers and Gradio: an ASGI middleware that lets through only what the page (app/web/page.py) uses.
 
 Gradio serves many more addresses than one page needs (proxies to other hosts, component code, an editor, monitoring), and takes from a
 request the path, or the web address, of a file to read. So: a list of addresses; files only from the page's own folder, symbolic links
@@ -19,9 +19,10 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
+from app.web.shelf import FULL, tidy
 from utils.errors import BadInput
-from utils.plots import BLUE
-from utils.shelf import FULL, tidy
+from utils.evaluation.plots import BLUE
+from utils.files import ROOT
 
 READ = re.compile(
     r"/|/(assets|static)/.*|/(theme\.css|favicon\.ico|robots\.txt|manifest\.json|config)"
@@ -57,7 +58,7 @@ def open_server(
 ) -> None:
     """Start the page's server, in threads, with a Guard and all of Gradio's extras off. Raises BadInput where the port is taken."""
     limits = {"folder": home, "max_bytes": max_bytes, "max_stored": max_stored, "keep": keep, "host": host}
-    closed = [place for place in (Path.home(), Path(__file__).parents[1], folder) if place and not home.is_relative_to(place)]
+    closed = [place for place in (Path.home(), ROOT, folder) if place and not home.is_relative_to(place)]
     theme = gradio.themes.Default(primary_hue="blue", spacing_size="sm", **FONTS).set(
         **{f"button_primary_background_fill{mode}": BLUE for mode in ("", "_dark")},
         **{f"button_primary_background_fill_hover{mode}": DARK for mode in ("", "_dark")},

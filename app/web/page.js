@@ -1,4 +1,4 @@
-// The parts of the page that are ours, in three functions; utils/page.py attaches each to a gr.HTML. `element` is its element, `props.value`
+// The parts of the page that are ours, in three functions; app/web/page.py attaches each to a gr.HTML. `element` is its element, `props.value`
 // what the server sent, `watch` calls back when that changes. What the server sends are data (a file's name is anybody's text): they become
 // text nodes, never markup. The parts talk by events on `document`: "page:segments", "page:seek" and "page:time".
 

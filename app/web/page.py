@@ -1,4 +1,4 @@
-"""The web page: a video in, its scores, segments and downloads out. Gradio shows it; utils/guard.py stands before it.
+"""The web page: a video in, its scores, segments and downloads out. Gradio shows it; app/web/guard.py stands before it.
 
 A folder of the page's own, made anew at each start and removed at its end, holds what visitors upload and what is made for them; no other
 file is served. A video of the owner's folder is copied there before it is shown.
@@ -18,13 +18,12 @@ from urllib.parse import quote
 
 import numpy as np
 
-from utils.analysis import Analysis, find_segments
-from utils.decoder import Limits
+from app.analysis import Analysis, find_segments
+from app.web.shelf import FULL, keep_only, keep_tidy, new_folder, safe_name, take, tidy, videos
 from utils.errors import BadInput
-from utils.overlay import clock
-from utils.segments import clean, shorten
-from utils.shelf import FULL, keep_only, keep_tidy, new_folder, safe_name, take, tidy, videos
-from utils.video import SUFFIXES, BrokenVideo
+from utils.evaluation.segments import clean, clock, shorten
+from utils.video.decoder import Limits
+from utils.video.frames import SUFFIXES, BrokenVideo
 
 KEEP = 3600  # seconds for which uploads and results stay
 OLDEST = (6, 20)  # of Gradio: up to 6.15 requests lead out of the page's folder, up to 6.16 the browser asks other hosts
@@ -37,7 +36,7 @@ SLOT = '<div class="slot"></div>'
 def build(detector, *, home: Path, folder: Path | None, limits: Limits, deadline: float, max_bytes: int, max_stored: int, queue_size: int):
     """The page as gr.Blocks, which `serve` launches.
 
-    detector: see utils/detector.py; home: the page's own folder; folder: whose videos are offered by name; limits: of decoding, with
+    detector: see app/detector.py; home: the page's own folder; folder: whose videos are offered by name; limits: of decoding, with
     max_seconds; deadline: seconds that one visitor's work may take in all; max_bytes: of a video; max_stored: bytes that home may hold;
     queue_size: visitors that may wait while one is served.
     """
@@ -100,7 +99,7 @@ def build(detector, *, home: Path, folder: Path | None, limits: Limits, deadline
 
     def results(analysis: Analysis, key: str) -> dict:
         """What depends on the threshold. The files take the place of the earlier ones; at a new address, as a browser may know the old."""
-        from utils import export
+        from app import export
 
         told = public(analysis)
         with writing:
@@ -147,7 +146,7 @@ def build(detector, *, home: Path, folder: Path | None, limits: Limits, deadline
     def annotated(kept: dict | None, value: float, request: gr.Request, progress=gr.Progress()):  # noqa: B008
         if kept is None:
             return failed("The results are gone, as they stay for an hour; look at the video once more.")
-        from utils.annotate import annotate
+        from app.annotate import annotate
 
         analysis = at_threshold(kept["analysis"], value)
         report = reporter(request.session_hash, analysis.path, progress, desc="annotated video", unit="frames")
@@ -250,7 +249,7 @@ def serve(
             del os.environ[name]  # none may open what is closed here
         os.environ |= {"GRADIO_TEMP_DIR": str(home), "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False"}
         import_gradio()  # reads them
-        from utils.guard import open_server
+        from app.web.guard import open_server
 
         page = build(
             detector,
@@ -320,7 +319,7 @@ def address(path: Path) -> str:
 
 
 def for_player(analysis: Analysis, key: str, name: str) -> dict:
-    """What utils/page.js draws; of many classes, those STRIPS with the highest probabilities."""
+    """What app/web/page.js draws; of many classes, those STRIPS with the highest probabilities."""
     fine, classes = analysis.scores.fine, []
     if fine is not None:
         drawn = sorted(np.argsort(-fine.max(0), kind="stable")[:STRIPS])
@@ -336,7 +335,7 @@ def for_player(analysis: Analysis, key: str, name: str) -> dict:
 
 
 def for_segments(analysis: Analysis, key: str) -> dict:
-    """What utils/page.js lists."""
+    """What app/web/page.js lists."""
     return {
         "key": key,
         "threshold": analysis.threshold,

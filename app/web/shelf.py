@@ -10,8 +10,8 @@ import threading
 import time
 from pathlib import Path
 
-from utils.segments import clean
-from utils.video import SUFFIXES
+from utils.evaluation.segments import clean
+from utils.video.frames import SUFFIXES
 
 LISTED = 1000  # videos of a folder that are offered
 FULL = "The page holds as many videos as it may; old ones are removed, so try again later."

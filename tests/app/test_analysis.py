@@ -6,8 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.analysis import RATES, find_segments, thresholds
-from utils.scores import Scores
+from app.analysis import find_segments
+from utils.evaluation.scores import Scores
+from utils.evaluation.segments import RATES, thresholds
 
 CLASSES = ("normal", "fighting", "arson")
 

@@ -1,4 +1,4 @@
-"""utils/annotate.py: copies and clips that play everywhere, at the video's own times, from a process that does not outlive its caller."""
+"""app/annotate.py: copies and clips that play everywhere, at the video's own times, from a process that does not outlive its caller."""
 
 import io
 import pickle
@@ -14,15 +14,15 @@ import pytest
 from PIL import Image
 from test_video import SHARED, cut, make_video, with_a_hole
 
-from utils import annotate, overlay
-from utils.analysis import Analysis, find_segments
-from utils.annotate import cut_clips, file_name
-from utils.child import ROOT
-from utils.decoder import Limits
+from app import annotate, overlay
+from app.analysis import Analysis, find_segments
+from app.annotate import cut_clips, file_name
+from app.fonts import font_for
 from utils.errors import BadInput
-from utils.fonts import font_for
-from utils.scores import Scores
-from utils.video import BrokenVideo, Video, packets_of, to_rgb
+from utils.evaluation.scores import Scores
+from utils.files import ROOT
+from utils.video.decoder import Limits
+from utils.video.frames import BrokenVideo, Video, packets_of, to_rgb
 
 CLASSES = ("normal", "Fighting", "Robbery")
 VERMILLION = np.array([0xD5, 0x5E, 0x00])
@@ -412,7 +412,7 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
 
 
 def test_the_child_needs_no_torch():
-    program = "import sys, utils.annotate, av; print(sorted({'torch', 'pandas', 'sklearn', 'matplotlib'} & sys.modules.keys()))"
+    program = "import sys, app.annotate, av; print(sorted({'torch', 'pandas', 'sklearn', 'matplotlib'} & sys.modules.keys()))"
     found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 

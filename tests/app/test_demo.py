@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden import REAL
+from tests.test_video import make_video
 
 import demo
-from tests.test_video import make_video
 from utils.errors import BadInput
-from utils.options import ROOT
-from utils.video import Video
+from utils.files import ROOT
+from utils.video.frames import Video
 
 ENDS = (".json", ".csv", ".snippets.csv", ".png", ".annotated.mp4")
-SHARED = Path(__file__).parents[2] / "shared" / "real"
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def test_a_file_whose_name_looks_like_a_webcam_is_a_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SHARED.exists(), reason="../shared/real is not here")
+@pytest.mark.skipif(not REAL.exists(), reason="../shared/real is not here")
 def test_real_videos_with_the_sample_s_checkpoint(tmp_path):
     """What the README's first lines do: train on the sample, then look at one's own videos; from another folder."""
     env = os.environ | {"HF_HUB_OFFLINE": "1"}
@@ -201,7 +201,7 @@ def test_real_videos_with_the_sample_s_checkpoint(tmp_path):
     subprocess.run(run, check=True, capture_output=True, cwd=tmp_path, env=env)
     videos = tmp_path / "videos"
     videos.mkdir()
-    for path in (SHARED / "videos").glob("*.mp4"):
+    for path in (REAL / "videos").glob("*.mp4"):
         shutil.copy(path, videos)
     command = [sys.executable, str(ROOT / "demo.py"), "videos", "--checkpoint", "run/seed-1/best.pt", "--output", "out", "--no-video"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)

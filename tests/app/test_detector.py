@@ -7,23 +7,23 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.test_video import make_video
 
 import xd_train
+from app.detector import load_detector
+from app.export import to_dict
+from app.web.page import public
+from app.zero_shot import NORMAL, text_detector
 from dataset import load_features
-from tests.test_video import make_video
 from tools import extract_features
 from utils import checkpoint
-from utils.captions import Caption, VideoCaptions
-from utils.crops import Recipe
-from utils.detector import load_detector
-from utils.encoder import CLIPEncoder
+from utils.captions.formats import Caption, VideoCaptions
 from utils.errors import BadInput
-from utils.export import to_dict
-from utils.extraction import Extracted
-from utils.page import public
-from utils.scores import load_scores
+from utils.evaluation.scores import load_scores
 from utils.text import openai_clip
-from utils.zero_shot import NORMAL, text_detector
+from utils.video.crops import Recipe
+from utils.video.encoder import CLIPEncoder
+from utils.video.extraction import Extracted
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_a_video_file_from_end_to_end(detector, tmp_path):
 
 
 def detector_features(detector, path):
-    from utils.extraction import extract
+    from utils.video.extraction import extract
 
     [found] = extract([path], detector.encoder, detector.recipe, device="cpu")
     return torch.from_numpy(found.features)

@@ -1,4 +1,4 @@
-"""utils/export.py, utils/timeline.py and what they draw with: files that other programs read, pictures in which nothing overlaps."""
+"""app/export.py, app/timeline.py and what they draw with: files that other programs read, pictures in which nothing overlaps."""
 
 import csv
 import itertools
@@ -17,11 +17,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from test_annotate import CLASSES
 
-from utils import export, fonts, timeline
-from utils.analysis import Analysis, Found, find_segments
+from app import export, fonts, timeline
+from app.analysis import Analysis, Found, find_segments
+from app.overlay import Pen, clock, cut, fit, peaks, wrap
 from utils.errors import BadInput
-from utils.overlay import Pen, clock, cut, fit, peaks, wrap
-from utils.scores import Scores
+from utils.evaluation.scores import Scores
 
 
 def analysis_of(scores, *, seconds=None, classes=CLASSES, threshold=0.5, name="a video", fine=True, **more):

@@ -16,12 +16,12 @@ from test_video import make_video
 
 from tools import caption_videos
 from tools.caption_videos import main
-from utils.captioner import Captioner
-from utils.captions import read_caption_file, read_captions
+from utils.captions.captioner import Captioner
+from utils.captions.formats import read_caption_file, read_captions
 from utils.errors import BadInput, exit_code
-from utils.video import Video, to_rgb
+from utils.files import ROOT
+from utils.video.frames import Video, to_rgb
 
-ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "real"
 WORDS = [
     "a",

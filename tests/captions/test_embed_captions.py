@@ -7,16 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from golden import REAL
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tools import embed_captions
 from tools.embed_captions import caption_features, embed, main, snippets
-from utils.captions import Caption, VideoCaptions, read_captions, write_captions
+from utils.captions.formats import Caption, VideoCaptions, read_captions, write_captions
 from utils.errors import BadInput
+from utils.files import ROOT
 from utils.text import load_sentence_text
 
-SHARED = Path(__file__).parents[2] / "shared" / "real"
 WORDS = ("a", "man", "walks", "dog", "runs", "car", "hits", "red", "the", "away", "shop")
 CAPTIONS = {
     "Abuse001_x264": {
@@ -311,11 +312,11 @@ def test_features_that_captions_cannot_be_paired_with(run, tmp_path, encoder, fi
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/real")
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/real")
 def test_machine_captions_of_the_whole_test_set(tmp_path, encoder):
     """LLaVA-Video's captions of all 290 test videos, in rows of the official lengths; every row has one."""
-    truth = Path(__file__).parents[1] / "list" / "ucf_gt.json"
-    machine = SHARED / "machine_captions" / "vadtree_ucf_test.json.gz"
+    truth = ROOT / "list" / "ucf_gt.json"
+    machine = REAL / "machine_captions" / "vadtree_ucf_test.json.gz"
     main([str(machine), "--encoder", encoder, "--device", "cpu", "--output", str(tmp_path / "out"), "--gt", str(truth)])
     frames = {name: video["frames"] for name, video in json.loads(truth.read_text()).items()}
     found = {name.removesuffix(".npy"): np.load(tmp_path / "out" / name) for name in contents(tmp_path / "out")}

@@ -1,17 +1,17 @@
-"""utils/captions.py: a file that a person can correct, and the readers of what others publish."""
+"""utils/captions/formats.py: a file that a person can correct, and the readers of what others publish."""
 
 import gzip
 import json
 from pathlib import Path
 
 import pytest
+from golden import REAL
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.captions import Caption, VideoCaptions, read_caption_file, read_captions, write_captions
+from utils.captions.formats import Caption, VideoCaptions, read_caption_file, read_captions, write_captions
 from utils.errors import BadInput
 
-SHARED = Path(__file__).parents[2] / "shared" / "real"
 HEADER = '{"video": "Own", "frames": 40, "fps": 25.0, "model": "m"}'
 ONE = '{"snippet": 0, "frames": [0, 16], "caption": "a man walks"}'
 UCA = {"duration": 4.0, "timestamps": [[0.0, 0.4], [3.5, 3.0], [3.8, 4.2]], "sentences": ["A man walks.", " the dog ", "a car"]}
@@ -201,21 +201,21 @@ def test_a_video_in_two_places_is_refused(tmp_path):
         read_captions([tmp_path / "captions.txt"], fps=30)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/real")
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/real")
 def test_uca_as_published():
     """1,854 videos in three files, 23,542 sentences, no time out of order or beyond its video's duration (protocol.md)."""
-    videos, mended = read_captions([SHARED / "uca_captions" / f"UCFCrime_{part}.json" for part in ("Train", "Val", "Test")], fps=30)
+    videos, mended = read_captions([REAL / "uca_captions" / f"UCFCrime_{part}.json" for part in ("Train", "Val", "Test")], fps=30)
     assert len(videos) == 1854
     assert sum(len(video.captions) for video in videos.values()) == 23542
     assert mended == {"swapped": 0, "clipped": 0}
     assert all(caption.text for video in videos.values() for caption in video.captions)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/real")
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/real")
 def test_machine_captions_as_published():
     """All 290 test videos; their ranges follow one another from frame 0 to the end, which our ground truth rounds to a multiple of 16."""
-    videos, _ = read_captions([SHARED / "machine_captions" / "vadtree_ucf_test.json.gz"], fps=30)
-    truth = json.loads((SHARED / "ground_truth" / "ucf_test.json").read_text())
+    videos, _ = read_captions([REAL / "machine_captions" / "vadtree_ucf_test.json.gz"], fps=30)
+    truth = json.loads((REAL / "ground_truth" / "ucf_test.json").read_text())
     assert videos.keys() == truth.keys()
     for name, video in videos.items():
         edges = [caption.start for caption in video.captions] + [video.captions[-1].end]

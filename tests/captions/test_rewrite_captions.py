@@ -17,8 +17,9 @@ import pytest
 
 from tools import rewrite_captions
 from tools.rewrite_captions import main
-from utils.captions import read_captions
+from utils.captions.formats import read_captions
 from utils.errors import BadInput, exit_code
+from utils.files import ROOT
 
 KEY = "sk-loopback-1234567890"
 SENTENCES = ["a man walks", "a dog runs away", "the red car hits the shop", "people wait for a bus", "somebody opens a door"]
@@ -372,7 +373,7 @@ def test_a_stop_in_the_middle(source, tmp_path, serve, kind):
 
     server, output = serve(script), tmp_path / "rewrites"
     command = [sys.executable, "-m", "tools.rewrite_captions", *words(source, output, server, "--concurrency", 1)]
-    process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     try:
         deadline = time.monotonic() + 60
         while not (server.paid.total() == 4 and server.busy == 1 and sum(server.asked.values()) == 5):
@@ -520,7 +521,7 @@ def test_a_local_model_is_reproducible_whatever_the_batch(source, tmp_path, llm,
 
 
 def test_a_local_run_resumed_equals_an_undisturbed_one(source, tmp_path, llm, monkeypatch):
-    from utils.llm import LocalModel
+    from utils.captions.llm import LocalModel
 
     undisturbed, whole, asked = local(source, tmp_path / "undisturbed", llm), LocalModel._answers, []
 
@@ -542,8 +543,8 @@ def test_a_local_answer_ends_at_its_first_new_line(llm, monkeypatch):
     """Row 0's fourth token is a new line, row 1's eighth, of the 60 that they may have; then the model is not run on."""
     import torch
 
-    from utils import llm as module
-    from utils.rewriting import Request
+    from utils.captions import llm as module
+    from utils.captions.rewriting import Request
 
     steps = []
 
@@ -565,7 +566,7 @@ def test_a_local_answer_ends_at_its_first_new_line(llm, monkeypatch):
 def test_tokens_are_drawn_from_the_nucleus_at_the_temperature():
     import torch
 
-    from utils.llm import draw_tokens
+    from utils.captions.llm import draw_tokens
 
     probabilities = torch.tensor([0.1, 0.5, 0.05, 0.35])
     uniform = torch.linspace(0, 1, 10001)[:-1]

@@ -1,4 +1,6 @@
-"""utils/rewriting.py: the pool, which pairs a sentence gets, the prompt, what is taken of an answer, and answers that survive a kill."""
+"""utils/captions/rewriting.py: the pool, which pairs a sentence gets, the prompt, what is taken of an answer, and answers that survive a
+kill.
+"""
 
 import json
 from collections import Counter
@@ -8,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from utils.captions.rewriting import Answers, Pair, build_prompt, draw_pairs, make_request, one_line, read_pairs, rewrite_of, sentence_seed
 from utils.errors import BadInput
-from utils.rewriting import Answers, Pair, build_prompt, draw_pairs, make_request, one_line, read_pairs, rewrite_of, sentence_seed
+from utils.files import ROOT
 
-POOL = Path(__file__).parents[1] / "list" / "caption_pairs.txt"
+POOL = ROOT / "list" / "caption_pairs.txt"
 PAIRS = [Pair(i, f"source {i}", f"target {i}") for i in range(1, 11)]
 
 

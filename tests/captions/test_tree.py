@@ -14,12 +14,12 @@ import dataset
 import ucf_test
 import ucf_train
 from dataset import FeatureDataset, Video, read_list, resample
-from utils import experiment
+from utils import loading as experiment
 from utils.batches import BalancedBatches, DrawnVersions, ShuffledBatches
-from utils.caption_tree import CaptionTree, split_published
+from utils.captions.tree import CaptionTree, split_published
 from utils.errors import BadInput
+from utils.evaluation.scores import Scores
 from utils.labels import UCF
-from utils.scores import Scores
 
 WIDTH = 3
 

@@ -1,4 +1,4 @@
-"""utils/ground_truth.py: what is read back, and what is refused by name."""
+"""utils/evaluation/ground_truth.py: what is read back, and what is refused by name."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.errors import BadInput
-from utils.ground_truth import GroundTruth, load_ground_truth, write_ground_truth
+from utils.evaluation.ground_truth import GroundTruth, load_ground_truth, write_ground_truth
 from utils.labels import UCF, XD
 
 GOOD = {"frames": 1408, "fps": 30, "segments": [[165, 240, "Abuse"]]}

@@ -1,4 +1,6 @@
-"""utils/intervals.py: weights that are resamples, intervals and differences by hand, and that 95 % intervals hold the truth so often."""
+"""utils/evaluation/intervals.py: weights that are resamples, intervals and differences by hand, and that 95 % intervals hold the truth so
+often.
+"""
 
 from statistics import NormalDist
 
@@ -7,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.intervals import difference, draws, interval, over_seeds, resampled
-from utils.metrics import PROTOCOLS, class_figures, frame_figures, segment_figures
+from utils.evaluation.intervals import difference, draws, interval, over_seeds, resampled
+from utils.evaluation.metrics import PROTOCOLS, class_figures, frame_figures, segment_figures
 
 NAN = float("nan")
 CLASSES = ["normal", "fight", "fire"]

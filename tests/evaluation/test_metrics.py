@@ -1,18 +1,17 @@
 """Frame metrics and segment mAP: hand-computed cases, scikit-learn, the released code's golden values, and what must not matter."""
 
 import ast
-from pathlib import Path
 
 import numpy as np
 import pytest
+from golden import GOLDEN
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from utils.errors import BadInput
-from utils.metrics import IOUS, class_figures, frame_metrics, segment_map
+from utils.evaluation.metrics import IOUS, class_figures, frame_metrics, segment_map
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="../shared/golden is not here")
 
 

@@ -1,4 +1,4 @@
-"""utils/plots.py: the numbers behind the pictures, and that each picture is written, stamped or not."""
+"""utils/evaluation/plots.py: the numbers behind the pictures, and that each picture is written, stamped or not."""
 
 import matplotlib.image
 import numpy as np
@@ -7,11 +7,11 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from sklearn.metrics import auc, average_precision_score, roc_auc_score
 
-from utils import plots
-from utils.ground_truth import GroundTruth
+from utils.evaluation import plots
+from utils.evaluation.ground_truth import GroundTruth
+from utils.evaluation.scores import Scores
+from utils.evaluation.segments import Segment
 from utils.labels import DATASETS, UCF, XD
-from utils.scores import Scores
-from utils.segments import Segment
 
 # Lengths that are no multiple of 16, segments that start and end inside a snippet, overlap, or lie in the cut last snippet.
 TRUTH = {

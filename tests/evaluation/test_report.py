@@ -1,15 +1,17 @@
-"""utils/report.py: report.json, report.md and the printed table with absent scores, few videos, published figures, released weights."""
+"""utils/evaluation/report.py: report.json, report.md and the printed table with absent scores, few videos, published figures, released
+weights.
+"""
 
 import json
 
 import numpy as np
 import pytest
 
-from utils import report
-from utils.ground_truth import GroundTruth
-from utils.intervals import difference
+from utils.evaluation import report
+from utils.evaluation.ground_truth import GroundTruth
+from utils.evaluation.intervals import difference
+from utils.evaluation.scores import Scores
 from utils.labels import UCF
-from utils.scores import Scores
 
 SHOWN = {"Fighting": 5, "Abuse": 4}  # videos
 TRUTH = {f"{label}{i}": GroundTruth(160, 30, ((32, 96, label),)) for label, videos in SHOWN.items() for i in range(videos)}

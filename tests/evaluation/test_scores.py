@@ -1,4 +1,4 @@
-"""utils/scores.py: every format that is read, what is refused by name, and how rows of scores become frames."""
+"""utils/evaluation/scores.py: every format that is read, what is refused by name, and how rows of scores become frames."""
 
 import gzip
 import json
@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.errors import BadInput
-from utils.ground_truth import GroundTruth
-from utils.labels import UCF, XD
-from utils.scores import Scores, check_lengths, load_scores, save_scores, to_frames, video_name
+from utils.evaluation.ground_truth import GroundTruth
+from utils.evaluation.scores import Scores, check_lengths, load_scores, save_scores, to_frames
+from utils.labels import UCF, XD, video_name
 
 
 def write(path, content):

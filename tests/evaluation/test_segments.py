@@ -1,4 +1,4 @@
-"""utils/segments.py: which segments are shown of a video, and in whose words."""
+"""utils/evaluation/segments.py: which segments are shown of a video, and in whose words."""
 
 import itertools
 
@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset import Video
-from utils import segments
-from utils.caption_tree import CaptionTree
-from utils.captions import Caption, VideoCaptions, write_captions
+from utils.captions.formats import Caption, VideoCaptions, write_captions
+from utils.captions.tree import CaptionTree
 from utils.errors import BadInput
-from utils.ground_truth import GroundTruth
+from utils.evaluation import segments
+from utils.evaluation.ground_truth import GroundTruth
+from utils.evaluation.scores import Scores, to_frames
+from utils.evaluation.segments import Segment
 from utils.labels import UCF
-from utils.scores import Scores, to_frames
-from utils.segments import Segment
 
 
 def coarse(heights, elsewhere=0.1):

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 import torch
 
-import tools.make_sample
-from tools import sample_captions
-from tools.make_sample import is_current, main, make_sample
+import utils.sample.builder
 from utils.errors import BadInput
-from utils.ground_truth import load_ground_truth
+from utils.evaluation.ground_truth import load_ground_truth
 from utils.labels import DATASETS, class_indices
+from utils.sample import captions as sample_captions
+from utils.sample.builder import is_current, main, make_sample
 from utils.text import load_clip, load_transformer
 
 VIDEOS = (40, 30)
@@ -173,7 +173,7 @@ def test_a_sample_of_other_settings_is_noticed(tmp_path):
     small = make_sample(tmp_path / "xd", "xd", videos=(8, 4))
     assert not is_current(small, "xd")
     about = json.loads((small / "sample.json").read_text())
-    (small / "sample.json").write_text(json.dumps({**about, "videos": list(tools.make_sample.VIDEOS)}))
+    (small / "sample.json").write_text(json.dumps({**about, "videos": list(utils.sample.builder.VIDEOS)}))
     assert is_current(small, "xd")
     about = json.loads((small / "sample.json").read_text())
     (small / "sample.json").write_text(json.dumps({key: value for key, value in about.items() if key != "captions"}))

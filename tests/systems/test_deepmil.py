@@ -5,7 +5,7 @@ import torch
 
 from model import SYSTEMS, build_model
 from utils.labels import UCF
-from utils.system import Output
+from utils.systems.base import Output
 
 losses = SYSTEMS["deepmil"].losses
 

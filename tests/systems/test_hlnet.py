@@ -1,23 +1,21 @@
 """HL-Net: the released code's values, its checkpoint, adjacencies and losses by hand, causality, padding as published and masked."""
 
 import copy
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from golden import difference
+from golden import SHARED, difference
 from torch import nn
 from torch.nn import functional as F
 
 from model import SYSTEMS, build_model
-from utils.hlnet import score_adjacency
 from utils.labels import XD
-from utils.system import Output, Published
+from utils.systems.base import Output, Published
+from utils.systems.hlnet import score_adjacency
 from utils.temporal import distance_adjacency, similarity_adjacency
 from utils.text import Frozen
 
-SHARED = Path(__file__).parents[2] / "shared"
 needs_released = pytest.mark.skipif(not SHARED.exists(), reason="../shared (golden values, the released checkpoint) is not here")
 losses = SYSTEMS["hlnet"].losses
 

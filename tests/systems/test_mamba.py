@@ -1,4 +1,6 @@
-"""utils/mamba.py: the scan against the literal recurrence, gradients included; the block against mamba_ssm's weights and transformers."""
+"""utils/systems/mamba.py: the scan against the literal recurrence, gradients included; the block against mamba_ssm's weights and
+transformers.
+"""
 
 import sys
 from types import ModuleType
@@ -10,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from tools.bench_mamba import indexed, mixer, unbound
-from utils import mamba
-from utils.mamba import Mamba, scan_backend, selective_scan
+from tools.bench.mamba import indexed, mixer, unbound
+from utils.systems import mamba
+from utils.systems.mamba import Mamba, scan_backend, selective_scan
 
 
 def arguments(batch, length, width, states, dtype=torch.float64, seed=0):

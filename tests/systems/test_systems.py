@@ -16,8 +16,8 @@ import xd_test
 from model import SYSTEMS, build_model
 from utils import checkpoint
 from utils.errors import BadInput
+from utils.files import ROOT
 from utils.labels import UCF
-from utils.options import ROOT
 
 
 @pytest.mark.parametrize("name", [name for name in SYSTEMS if name != "reflip"])

@@ -13,12 +13,13 @@ from golden import difference, golden, needs_golden
 import ucf_test
 import xd_option
 from model import SYSTEMS, build_model
-from utils import checkpoint, engine, experiment
+from utils import checkpoint, engine
+from utils import loading as experiment
 from utils.errors import BadInput
+from utils.evaluation.scores import load_scores
+from utils.files import ROOT
 from utils.labels import UCF, XD
-from utils.options import ROOT
-from utils.scores import load_scores
-from utils.trclip import MTN, NonLocal
+from utils.systems.trclip import MTN, NonLocal
 
 SETTINGS = {"ucf": (2, 8), "xd": (1, 16)}  # layers, window
 

@@ -12,8 +12,8 @@ import ucf_test
 from model import SYSTEMS, build_model
 from utils import checkpoint
 from utils.errors import BadInput
+from utils.evaluation.scores import load_scores
 from utils.labels import XD
-from utils.scores import load_scores
 
 SETTINGS = {"ucf": (2, 8, 0.1), "xd": (1, 16, 1e-4)}  # layers, window, weight of the text loss
 

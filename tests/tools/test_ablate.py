@@ -12,12 +12,12 @@ import ucf_option
 import xd_option
 from tools import ablate
 from tools.ablate import TABLES, main
-from utils import report
 from utils.errors import exit_code
-from utils.ground_truth import GroundTruth, write_ground_truth
+from utils.evaluation import report
+from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
+from utils.evaluation.scores import load_scores
+from utils.files import ROOT
 from utils.labels import UCF
-from utils.options import ROOT
-from utils.scores import load_scores
 from utils.temporal import TEMPORAL
 
 # Two videos with their later half anomalous, two normal ones; four snippets each.

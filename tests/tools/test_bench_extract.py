@@ -1,9 +1,9 @@
-"""tools/bench_extract.py at small sizes: what it compares is the same, and what it measures is there."""
+"""tools/bench/extract.py at small sizes: what it compares is the same, and what it measures is there."""
 
 import re
 
-from tools import bench_extract as bench
-from utils.video import Video
+from tools.bench import extract as bench
+from utils.video.frames import Video
 
 
 def test_the_bench_from_end_to_end(small_clip, capsys):

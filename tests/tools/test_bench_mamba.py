@@ -1,4 +1,4 @@
-"""tools/bench_mamba.py at tiny sizes: its versions agree, and what it measures is there."""
+"""tools/bench/mamba.py at tiny sizes: its versions agree, and what it measures is there."""
 
 import re
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tools import bench_mamba as bench
-from utils import mamba
+from tools.bench import mamba as bench
+from utils.systems import mamba
 
 SIZES = (2, 24, 32, 4)
 

@@ -1,17 +1,16 @@
-"""tools/bench_vadclip.py: its literal VadCLIP against the released code's values, and the bench itself at tiny sizes."""
+"""tools/bench/vadclip.py: its literal VadCLIP against the released code's values, and the bench itself at tiny sizes."""
 
 import re
 from argparse import Namespace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from golden import GOLDEN
 
-from tools import bench_vadclip as literal
+from tools.bench import vadclip as literal
 from utils.text import openai_clip
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 SETTINGS = {  # of the golden models
     "ucf": {"visual_layers": 2, "attn_window": 8, "lambda_text": 0.1},
     "xd": {"visual_layers": 1, "attn_window": 16, "lambda_text": 1e-4},

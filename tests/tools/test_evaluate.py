@@ -2,18 +2,18 @@
 
 import gzip
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from golden import REAL
 
 from tools.evaluate import main
 from utils.errors import exit_code
-from utils.ground_truth import GroundTruth, write_ground_truth
+from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
+from utils.evaluation.scores import Scores, save_scores
 from utils.labels import UCF, XD
-from utils.scores import Scores, save_scores
 
-SCORES = Path(__file__).parents[2] / "shared" / "real" / "scores"
+SCORES = REAL / "scores"
 PEL4VAD = [str(SCORES / "pel4vad_ucf.csv.gz")]
 VADTREE = [str(SCORES / "ucf_coarse_refined_8276.json.gz")]
 NAMES = ["--names", str(SCORES / "pel4vad_ucf.list")]

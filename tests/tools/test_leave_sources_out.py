@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from golden import REAL
 
 from tools import leave_sources_out
 from utils.errors import BadInput
 
-SHARED = Path(__file__).parents[2] / "shared" / "real" / "cctv_fights"
+CLIPS = REAL / "cctv_fights"
 WORDS = ["--model", "deepmil", "--visual-width", "8", "--max-epoch", "2", "--batch-size", "8", "--device", "cpu", "--folds", "3"]
 
 
@@ -93,9 +94,9 @@ def test_too_many_folds(clips):
         run(clips, "--folds", "9")
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="../shared/real is not here")
+@pytest.mark.skipif(not CLIPS.exists(), reason="../shared/real is not here")
 def test_the_real_clips_can_be_dealt():
-    clips = leave_sources_out.read_clips(SHARED / "clips.csv")
+    clips = leave_sources_out.read_clips(CLIPS / "clips.csv")
     assert len(clips) == 150
     for seed in range(3):
         folds = leave_sources_out.deal(clips, 5, "sources", seed)

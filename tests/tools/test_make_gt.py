@@ -10,10 +10,10 @@ import pytest
 from tools.make_gt import main
 from tools.make_list import read_videos
 from utils.errors import BadInput
-from utils.ground_truth import GroundTruth, load_ground_truth
+from utils.evaluation.ground_truth import GroundTruth, load_ground_truth
+from utils.files import ROOT
 from utils.labels import DATASETS, UCF, XD
 
-ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 OFFICIAL = {"ucf": "Temporal_Anomaly_Annotation.txt", "xd": "annotations_multiclasses.txt"}
 needs_shared = pytest.mark.skipif(

@@ -1,7 +1,6 @@
 """tools/make_list.py: the official lists, and lists of what a feature folder holds."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +8,9 @@ import pytest
 from dataset import read_list
 from tools.make_list import main
 from utils.errors import BadInput
+from utils.files import ROOT
 from utils.labels import UCF, XD, class_indices
 
-ROOT = Path(__file__).parents[1]
 ANNOTATIONS = ROOT.parent / "shared" / "annotations"
 needs_shared = pytest.mark.skipif(not ANNOTATIONS.is_dir(), reason="needs ../shared/annotations")
 

@@ -1,4 +1,4 @@
-"""utils/crops.py: the ten crops where VadCLIP's released code cuts them."""
+"""utils/video/crops.py: the ten crops where VadCLIP's released code cuts them."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.crops import Recipe
+from utils.video.crops import Recipe
 
 RNG = np.random.default_rng(0)
 

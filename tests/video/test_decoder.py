@@ -1,4 +1,4 @@
-"""utils/decoder.py: pictures and times of a video through a child process, and what becomes of files that are none, or too much."""
+"""utils/video/decoder.py: pictures and times of a video through a child process, and what becomes of files that are none, or too much."""
 
 import os
 import signal
@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from test_video import cut, make_video, neighbour, sound
 
-from utils import decoder
-from utils.crops import Recipe
-from utils.decoder import Decoder, Ended, Limits, Opened, Picture, Thumbnails
-from utils.video import BrokenVideo
+from utils.files import ROOT
+from utils.video import decoder
+from utils.video.crops import Recipe
+from utils.video.decoder import Decoder, Ended, Limits, Opened, Picture, Thumbnails
+from utils.video.frames import BrokenVideo
 
-ROOT = Path(__file__).parents[1]
 SMALL = Recipe(size=32)
 
 
@@ -256,7 +256,7 @@ def test_no_process_stays(tmp_path):
 def test_the_child_ends_with_its_parent(tmp_path):
     path = make_video(tmp_path / "a.mkv", 50)
     program = (
-        "import sys, time; from utils.crops import Recipe; from utils.decoder import Decoder; "
+        "import sys, time; from utils.video.crops import Recipe; from utils.video.decoder import Decoder; "
         f"child = Decoder({str(path)!r}, Recipe(stride=1, size=448)); next(iter(child)); print(child._process.pid, flush=True); "
         "time.sleep(600)"
     )
@@ -269,5 +269,5 @@ def test_the_child_ends_with_its_parent(tmp_path):
 
 
 def test_the_child_starts_without_torch():
-    program = "import sys, utils.decoder; sys.exit('torch' in sys.modules)"
+    program = "import sys, utils.video.decoder; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

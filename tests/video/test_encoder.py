@@ -1,4 +1,4 @@
-"""utils/encoder.py: what an encoder computes is what its network computes on torchvision's normalisation; weights are told apart."""
+"""utils/video/encoder.py: what an encoder computes is what its network computes on torchvision's normalisation; weights are told apart."""
 
 import sys
 
@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from tools.make_sample import write_clip
-from utils.crops import Recipe
-from utils.encoder import CLIP_MEAN, CLIP_STD, LITE, LITE_MEAN, LITE_STD, CLIPEncoder, load_encoder
 from utils.errors import BadInput
+from utils.sample.builder import write_clip
+from utils.video.crops import Recipe
+from utils.video.encoder import CLIP_MEAN, CLIP_STD, LITE, LITE_MEAN, LITE_STD, CLIPEncoder, load_encoder
 
 RNG = np.random.default_rng(0)
 

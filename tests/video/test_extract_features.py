@@ -1,4 +1,4 @@
-"""tools/extract_features.py, utils/feature_folder.py: files that dataset.py reads, the same bytes whoever interrupts or shares the work."""
+"""tools/extract_features.py, utils/video/folder.py: files that dataset.py reads, the same bytes whoever interrupts or shares the work."""
 
 import hashlib
 import json
@@ -17,17 +17,17 @@ import torch
 from test_video import make_video
 
 import dataset
-from tools.bench_extract import literal, write_video
+from tools.bench.extract import literal, write_video
 from tools.extract_features import main
-from tools.make_sample import write_clip
-from utils.encoder import load_encoder
 from utils.errors import BadInput, exit_code
-from utils.extraction import Extracted
-from utils.feature_folder import FeatureFolder
+from utils.files import ROOT
 from utils.labels import UCF
+from utils.sample.builder import write_clip
 from utils.text import load_clip
+from utils.video.encoder import load_encoder
+from utils.video.extraction import Extracted
+from utils.video.folder import FeatureFolder
 
-ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "real"
 ROWS = {"Abuse001_x264": 1, "Normal_Videos002_x264": 3, "Fighting003_x264": 5}  # seconds of 30 frames -> T below
 SNIPPETS = {"Abuse001_x264": 1, "Normal_Videos002_x264": 5, "Fighting003_x264": 9}
@@ -138,7 +138,7 @@ def test_a_finished_video_is_never_redone(tmp_path, videos, whole, clip, capsys,
     extract(videos, output, clip)
     assert "2 videos extracted, 1 were there" in capsys.readouterr().out
     assert before == {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in output.glob("Abuse*.npy")}
-    monkeypatch.setattr("utils.extraction.encode", None)  # nothing is left to encode
+    monkeypatch.setattr("utils.video.extraction.encode", None)  # nothing is left to encode
     extract(videos, output, clip)
     assert "0 videos extracted, 3 were there" in capsys.readouterr().out
     for file, content in contents(whole).items():

@@ -1,28 +1,27 @@
-"""utils/extraction.py: features are those of a literal reference, and do not depend on neighbours, batches or broken files."""
+"""utils/video/extraction.py: features are those of a literal reference, and do not depend on neighbours, batches or broken files."""
 
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from golden import REAL
 from test_decoder import stub
 from test_video import cut, make_video
 
-from tools.bench_extract import literal, write_video
-from utils import decoder
-from utils.crops import Recipe
-from utils.decoder import Limits
-from utils.encoder import CLIPEncoder
-from utils.extraction import Extracted, extract
-from utils.video import BrokenVideo, Video
+from tools.bench.extract import literal, write_video
+from utils.video import decoder
+from utils.video.crops import Recipe
+from utils.video.decoder import Limits
+from utils.video.encoder import CLIPEncoder
+from utils.video.extraction import Extracted, extract
+from utils.video.frames import BrokenVideo, Video
 
-SHARED = Path(__file__).parents[2] / "shared" / "real"
 SHORT = (
     "RoadAccidents133_x264_270_451.mp4",
     "holmesvau_car_accident.mp4",
 )  # the shortest of the clips, and the one with the largest pictures
-needs_clips = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/real")
+needs_clips = pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/real")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +59,7 @@ def check_clips(paths, clip_model):
 
 @needs_clips
 def test_ten_crops_of_real_videos_are_those_of_a_literal_reference(small_clip):
-    check_clips([SHARED / "videos" / name for name in SHORT], small_clip)
+    check_clips([REAL / "videos" / name for name in SHORT], small_clip)
 
 
 @needs_clips
@@ -71,7 +70,7 @@ def test_ten_crops_of_all_real_videos(size):
 
     torch.manual_seed(0)
     clip_model = openai_clip().model.CLIP(64, size, 2, 64, size // 4, 77, 49408, 64, 1, 2).eval()
-    check_clips(sorted((SHARED / "videos").iterdir()), clip_model)
+    check_clips(sorted((REAL / "videos").iterdir()), clip_model)
 
 
 @pytest.mark.parametrize("crops", [1, 5])
@@ -104,8 +103,8 @@ def test_features_do_not_depend_on_neighbours(clips, encoder):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_row_of_vit_b16_does_not_depend_on_its_place(precision):
     """What the test above rests on, at the real sizes."""
-    from tools.bench_extract import vit_b16
-    from utils.extraction import encode
+    from tools.bench.extract import vit_b16
+    from utils.video.extraction import encode
 
     encoder, recipe = CLIPEncoder(vit_b16()), Recipe(crops=1)
     pictures = list(np.random.default_rng(0).integers(0, 256, (4, 256, 340, 3), dtype=np.uint8))
@@ -148,7 +147,9 @@ def test_broken_videos_are_given_back_and_the_others_are_not_touched(tmp_path, c
 
 @pytest.mark.slow
 def test_a_hanging_decoder_does_not_stop_the_others(tmp_path, monkeypatch, encoder, clips):
-    hang = "import json, sys, time, utils.decoder as d\nif json.loads(sys.argv[1])['name'].endswith('1.mp4'): time.sleep(600)\nd.main()"
+    hang = (
+        "import json, sys, time, utils.video.decoder as d\nif json.loads(sys.argv[1])['name'].endswith('1.mp4'): time.sleep(600)\nd.main()"
+    )
     stub(monkeypatch, hang)
     found = list(extract(clips, encoder, Recipe(size=32), limits=Limits(timeout=30), workers=2))
     assert {type(one): one.path for one in found if isinstance(one, BrokenVideo)} == {BrokenVideo: clips[0]}
@@ -170,7 +171,7 @@ def test_no_thread_or_process_stays_when_nobody_wants_more(clips, encoder, monke
             super().__init__(*arguments)
             started.append(self)
 
-    monkeypatch.setattr("utils.extraction.Decoder", Seen)
+    monkeypatch.setattr("utils.video.extraction.Decoder", Seen)
     before = threading.active_count()
     found = extract(clips * 5, encoder, Recipe(size=32), batch_size=10, workers=3)
     next(found)

@@ -1,17 +1,15 @@
-"""utils/video.py: every frame once and in order, only the wanted ones kept, and files that are not what they say they are."""
+"""utils/video/frames.py: every frame once and in order, only the wanted ones kept, and files that are not what they say they are."""
 
 import gzip
-from pathlib import Path
 
 import numpy as np
 import pytest
+from golden import REAL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.errors import BadInput
-from utils.video import Video, middles, to_rgb, windows
-
-SHARED = Path(__file__).parents[2] / "shared" / "real"
+from utils.video.frames import Video, middles, to_rgb, windows
 
 
 def make_video(
@@ -205,9 +203,9 @@ def test_the_neighbour_would_be_read_without_the_list_of_formats(tmp_path):
         assert sum(1 for _ in file.decode(video=0)) == 50
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/real")
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/real")
 def test_real_videos_have_the_frames_of_their_headers():
-    paths = sorted((SHARED / "videos").iterdir()) + sorted((SHARED / "cctv_fights" / "fight").iterdir())[:10]
+    paths = sorted((REAL / "videos").iterdir()) + sorted((REAL / "cctv_fights" / "fight").iterdir())[:10]
     for path in paths:
         with Video(path) as video:
             assert sum(1 for _ in video.decode()) == video.frames == video.expected()

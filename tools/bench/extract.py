@@ -1,7 +1,7 @@
 """Ten-crop extraction against a literal reference in the same process: `python -m tools.bench extract`.
 
 The reference does what the recipe says, word by word: it converts every frame to RGB, resizes a picture anew for each crop, normalises with
-torchvision, and gives CLIP one image at a time. tests/test_extraction.py holds utils/extraction.py to it.
+torchvision, and gives CLIP one image at a time. tests/test_extraction.py holds utils/video/extraction.py to it.
 """
 
 import os
@@ -17,10 +17,10 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from utils.crops import Recipe
-from utils.encoder import CLIP_MEAN, CLIP_STD, CLIPEncoder, ImageEncoder
-from utils.extraction import Extracted, extract
 from utils.text import openai_clip
+from utils.video.crops import Recipe
+from utils.video.encoder import CLIP_MEAN, CLIP_STD, CLIPEncoder, ImageEncoder
+from utils.video.extraction import Extracted, extract
 
 SECONDS, SHORT, RATE, SIZE = 300, 12, 30, (320, 240)  # of the generated videos; SHORT: what ViT-B/16 is timed on
 

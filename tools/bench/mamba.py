@@ -2,7 +2,7 @@
 
 Every version of a block runs in a process of its own. Its peak memory is what that process had at most in a first call, less what it had
 with its model and inputs made and the libraries loaded; its time is the least of the calls that follow, under what utils/engine.fit sets,
-or that of the first where there are no others. tests/test_mamba.py holds utils/mamba.py to the literal recurrences of this file.
+or that of the first where there are no others. tests/test_mamba.py holds utils/systems/mamba.py to the literal recurrences of this file.
 
 B videos, T snippets, W channels of the scan, N states a channel.
 """
@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import build_model, options_of
-from tools.bench import matmul_rate, seconds
-from tools.bench_vadclip import elapsed, random_batch, random_features, restart_peak
+from tools.bench.measure import elapsed, matmul_rate, random_batch, random_features, restart_peak, seconds
 from ucf_option import parse_args
-from utils import engine, mamba
+from utils import engine
 from utils.labels import UCF
+from utils.systems import mamba
 from utils.text import openai_clip
 
 SIZES = ((8, 256, 512, 256), (8, 4096, 64, 16))  # B, T, W, N: TrCLIP-VAD's wider Mamba block; a long video, few channels and states
-EXPS, PASSES = 2, 17  # of utils/mamba.py, over each of the B · T · W · N: in forward 1 and 4, in backward 1 and 13
+EXPS, PASSES = 2, 17  # of utils/systems/mamba.py, over each of the B · T · W · N: in forward 1 and 4, in backward 1 and 13
 PAGE = 4096 / 2**30  # GiB: the least that memory is counted in
 PRECISIONS = ("bf16",)  # of the training step, some minutes each; fp32, too
 VERSIONS = {  # what part of the videos and of the snippets it is measured on, 1 in ...; calls after the first
@@ -146,7 +146,7 @@ def flops_without_scan(work) -> int:
 
 
 def cache_rates() -> tuple[float, float]:
-    """exp and products of float32 a second, on arrays of the size of a group of utils/mamba.py."""
+    """exp and products of float32 a second, on arrays of the size of a group of utils/systems/mamba.py."""
     count, often = 65536 * torch.get_num_threads(), 200
     a, b = torch.rand(2, count).neg().unbind()
     out = torch.empty_like(a)

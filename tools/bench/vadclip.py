@@ -7,10 +7,7 @@ the authors' checkpoints. tests/test_bench_vadclip.py holds it to the released c
 B videos, T snippets, D feature width, C+1 classes (class 0 = normal).
 """
 
-import contextlib
 import resource
-import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,13 +17,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dataset import chunk
 from model import build_model, options_of
-from tools.bench import matmul_rate
+from tools.bench.measure import elapsed, matmul_rate, random_batch, random_features, restart_peak
 from ucf_option import parse_args
 from utils import engine
-from utils.ground_truth import load_ground_truth
-from utils.labels import UCF
-from utils.options import ROOT
-from utils.scores import SNIPPET
+from utils.evaluation.ground_truth import load_ground_truth
+from utils.files import ROOT
+from utils.labels import SNIPPET, UCF
 from utils.text import openai_clip
 
 TIMED = 24  # test videos that the literal version is timed on; None: all 290, some minutes
@@ -166,33 +162,6 @@ def literal_scores(w, clip_model, features: Tensor, options) -> tuple[Tensor, Te
     chunks, lengths = chunk(features, options.visual_length)
     _, coarse, fine = literal_forward(w, clip_model, UCF.names, chunks, lengths, options)
     return coarse.sigmoid().flatten()[: len(features)], fine.softmax(-1).flatten(0, 1)[: len(features)]
-
-
-def random_features(batch: int, length: int, width: int) -> Tensor:
-    """(B, T, D) of norm 10, alike within a video, as CLIP's are."""
-    return 10 * F.normalize(torch.randn(batch, 1, width) + 0.5 * torch.randn(batch, length, width), dim=-1)
-
-
-def random_batch(options) -> tuple[Tensor, Tensor, Tensor]:
-    """Features, lengths, labels of a training batch: every other video fills all T snippets; half are normal."""
-    size, length = options.batch_size, options.visual_length
-    lengths = torch.where(torch.arange(size) % 2 > 0, length, torch.randint(length // 16, length, (size,)))
-    features = random_features(size, length, options.visual_width) * (torch.arange(length) < lengths[:, None])[..., None]
-    classes = torch.cat([torch.zeros(size // 2, dtype=torch.long), torch.arange(size // 2) % (len(UCF.names) - 1) + 1])
-    return features, lengths, F.one_hot(classes, len(UCF.names)).float()
-
-
-def restart_peak() -> None:
-    """Forget this process's peak memory so far. Only Linux can; elsewhere a figure is the largest of those up to it."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def elapsed(work, *arguments):
-    """Seconds that work(*arguments) took, and what it gave."""
-    start = time.perf_counter()
-    result = work(*arguments)
-    return time.perf_counter() - start, result
 
 
 def bench_training(model, clip_model, options) -> None:

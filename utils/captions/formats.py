@@ -4,7 +4,7 @@
     {"snippet": 0, "frames": [0, 16], "caption": "a man walks down a street"}
 
 First a header, then one line per caption. Frames are 0-based, half-open. A timestamped sentence that belongs to no snippet has no
-"snippet"; a rewrite has further keys ("source", "pairs", "seed"). NAME is without extension and crop suffix (utils.scores.video_name).
+"snippet"; a rewrite has further keys ("source", "pairs", "seed"). NAME is without extension and crop suffix (utils.labels.video_name).
 """
 
 import gzip
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from utils.errors import BadInput
 from utils.files import replacing
-from utils.scores import SNIPPET, video_name
+from utils.labels import SNIPPET, video_name
 
 HEADER = '{"video": NAME, "frames": number, "fps": number, …}'
 LINE = '{"snippet": number, "frames": [start, end], "caption": text}'

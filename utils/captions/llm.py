@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from utils.captions.rewriting import Request, folder_name
 from utils.errors import BadInput
-from utils.rewriting import Request, folder_name
 
 Keep = Callable[[Request, str], None]
 LONGEST_WAIT = 600  # seconds; a server that asks for more is given up

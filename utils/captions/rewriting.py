@@ -1,5 +1,5 @@
 """LaCLIP's in-context recipe (Fan et al., NeurIPS 2023, arXiv 2305.20088) for rewriting captions: the pool of pairs, the prompt, what is
-taken of an answer, and the answers kept on disk. Which model answers is utils/llm.py's business.
+taken of an answer, and the answers kept on disk. Which model answers is utils/captions/llm.py's business.
 
 Everything a request holds follows from (seed, version, sentence) and the pool, so neither order nor concurrency nor an interruption
 changes what is asked.

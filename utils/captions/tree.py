@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 
 from dataset import Video, index_features, load_features, open_features
+from utils.captions.formats import Caption, read_caption_file
 from utils.errors import BadInput
-from utils.scores import SNIPPET
+from utils.labels import SNIPPET
 
 SOURCE = "source"
 
@@ -32,12 +33,12 @@ def split_published(name: str, number: int | None) -> tuple[str, int | None]:
 class CaptionTree:
     """The caption features below `root`, each `width` wide. `versions` are the folders' names, "source" first.
 
-    missing: what becomes of a video without source captions, "error" or "zeros". mismatch: by how many rows captions may be off; longer
-    ones are cut, shorter ones repeat their last row. Raises BadInput where there is no such folder.
+    mismatch: by how many rows captions may be off; longer ones are cut, shorter ones repeat their last row. Raises BadInput where there is
+    no such folder.
     """
 
-    def __init__(self, root: Path | str, width: int, *, missing: str = "error", mismatch: int = 0):
-        self.root, self.width, self.missing, self.mismatch = Path(root), width, missing, mismatch
+    def __init__(self, root: Path | str, width: int, *, mismatch: int = 0):
+        self.root, self.width, self.mismatch = Path(root), width, mismatch
         if not self.root.is_dir():
             raise BadInput(f"{root}: no such folder; name the folder of the caption features with --caption-root")
         folders = {SOURCE: source_folder(root)}
@@ -80,36 +81,38 @@ class CaptionTree:
         files = next(iter(homes.values()))
         return files[crop] if crop in files else files[min(files, key=lambda number: -1 if number is None else number)]
 
-    def check(self, videos: Sequence[Video], rows: dict[str, int], versions: Sequence[str] = (SOURCE,)) -> list[str]:
-        """Check name, shape and length of every caption file before anything is trained; the names of the videos without captions.
+    def check(self, videos: Sequence[Video], rows: dict[str, int], versions: Sequence[str] = (SOURCE,)) -> None:
+        """Check name, shape and length of every caption file before anything is trained.
 
-        rows: T of each video. Raises BadInput naming file and video where one is missing (`missing` "error"), misshapen, or of another
-        length.
+        rows: T of each video. Raises BadInput naming the videos without captions, and the file that is misshapen or of another length.
         """
-        without = []
+        if without := [video.name for video in videos if any(self.find(video, crop) is None for crop in video.crops or (None,))]:
+            names = ", ".join(without[:5]) + (", …" if len(without) > 5 else "")
+            raise BadInput(
+                f"{self.root}: no captions of {len(without)} of {len(videos)} videos ({names}); caption them (tools.caption_videos, "
+                f"tools.embed_captions), or list only those that have some (tools.make_list --feature-root {source_folder(self.root)})"
+            )
         for video in videos:
-            files = {self.find(video, crop, version): version for version in versions for crop in video.crops or (None,)}
-            if None in files:
-                if self.missing == "error":
-                    raise BadInput(
-                        f"{self.root}: no captions of {video.name}; caption it (tools.caption_videos, tools.embed_captions), drop it from "
-                        f"the list, or take zeros with --missing-captions zeros"
-                    )
-                without.append(video.name)
-                continue
-            for file in files:
+            for file in {self.find(video, crop, version) for version in versions for crop in video.crops or (None,)}:
                 found = len(open_features(file, self.width, "--caption-width or --caption-root"))
                 if abs(found - rows[video.name]) > self.mismatch:
                     raise BadInput(
                         f"{file}: {found} rows, the features of {video.name} have {rows[video.name]}, one per {SNIPPET} frames; embed the "
                         f"captions with --feature-root, or accept it with --allow-length-mismatch {abs(found - rows[video.name])}"
                     )
-        return without
 
     def load(self, video: Video, crop: int | None, rows: int, version: str = SOURCE) -> torch.Tensor:
-        """(rows, E) float32; zeros for a video without captions where `missing` says so."""
-        file = self.find(video, crop, version)
-        if file is None:
-            return torch.zeros(rows, self.width)
-        captions = load_features(file, self.width)[:rows]
+        """(rows, E) float32 of a video that `check` has passed."""
+        captions = load_features(self.find(video, crop, version), self.width)[:rows]
         return torch.cat([captions, captions[-1:].expand(rows - len(captions), -1)])
+
+    def texts(self, videos: Sequence[Video]) -> dict[str, list[Caption]]:
+        """The captions of videos whose NAME.jsonl lies beside their source; the others are left out. Raises BadInput as
+        utils.captions.formats.read_caption_file does.
+        """
+        found = {}
+        for video in videos:
+            file = self.find(video, None)
+            if file is not None and (path := file.with_name(f"{video.name}.jsonl")).is_file():
+                found[video.name] = read_caption_file(path)[1].captions
+        return found

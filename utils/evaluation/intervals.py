@@ -1,7 +1,7 @@
 """Bootstrap over videos: 95 % intervals of any figure, and paired differences between two systems (design/protocol.md, "Metrics").
 
 V videos. A resample draws V of them with replacement, which is a weight (V,) int; a figure is a function of such a weight
-(utils/metrics.py).
+(utils/evaluation/metrics.py).
 """
 
 from collections.abc import Callable, Iterator

@@ -4,8 +4,8 @@ F frames of a video, V videos, C+1 classes with class 0 = normal, R rows: runs o
 and summed. All figures are fractions in [0, 1]; a figure that is undefined (one class only) is None, never NaN.
 
 `frame_figures`, `class_figures` and `segment_figures` do all the sorting and matching once and return a function of a weight (V,) int,
-how often each video stands in the test set: one call per bootstrap resample (utils/intervals.py). `frame_metrics` and `segment_map` are
-that function at weight 1.
+how often each video stands in the test set: one call per bootstrap resample (utils/evaluation/intervals.py). `frame_metrics` and
+`segment_map` are that function at weight 1.
 
 `ap` is average precision, Σ (recall step) · precision, scikit-learn's `average_precision_score`. The area under the same curve by the
 trapezoidal rule, `auc(recall, precision)` in some released code, joins its points by lines that no threshold reaches: it is another number

@@ -17,13 +17,12 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from sklearn.metrics import auc, precision_recall_curve, roc_curve
 
+from utils.evaluation.ground_truth import GroundTruth
+from utils.evaluation.report import frame_labels
+from utils.evaluation.scores import to_frames
+from utils.evaluation.segments import Segment, clock
 from utils.files import replacing
-from utils.ground_truth import GroundTruth
 from utils.labels import Dataset
-from utils.overlay import clock
-from utils.report import frame_labels
-from utils.scores import to_frames
-from utils.segments import Segment
 
 BLUE, AMBER, VERMILLION, GREEN, GREY = "#0072B2", "#E69F00", "#D55E00", "#009E73", "#999999"
 STYLES = {"coarse": (BLUE, "-"), "fine": (AMBER, (0, (4, 1.5))), "online": (GREEN, "-.")}  # part of the scores: colour, line style
@@ -54,8 +53,8 @@ def plot_scores(
 ) -> None:
     """One picture per test video: its scores over time, anomalous segments shaded, and above them a row of bars for each class.
 
-    segments: of each video the detected ones (utils/segments.py): a row of bars below the scores, and below the picture time, class, score
-    and caption of the LISTED with the highest scores.
+    segments: of each video the detected ones (utils/evaluation/segments.py): a row of bars below the scores, and below the picture time,
+    class, score and caption of the LISTED with the highest scores.
     """
     lines = 0 if segments is None else LISTED * (2 if any(one.caption for found in segments.values() for one in found) else 1)
     below, height = 0.45 + 0.13 * lines, 2.5 + 0.13 * lines  # inches
@@ -69,7 +68,7 @@ def plot_scores(
             bars = [(start / video.fps, (end - start) / video.fps) for start, end, other in video.segments if other == label]
             axes.broken_barh(bars, (0, 1), color="0.87", lw=0)
             axes.broken_barh(bars, (1.07 + 0.13 * row, 0.08), color="0.3", lw=0)
-            text = dataset.names[dataset.labels.index(label)]
+            text = dataset.name(label)
             axes.text(1.015, 1.11 + 0.13 * row, text, va="center", fontsize=8, transform=axes.get_yaxis_transform())
         for part, (colour, style) in STYLES.items():
             values = parts.anomaly(part)
@@ -245,7 +244,7 @@ def plot_alignment(path: Path, name: str, alignment: np.ndarray, truth_video: Gr
     figure = Figure(figsize=(8, 1.3 + 0.21 * classes), layout="constrained")
     axes = figure.subplots()
     extent = (0, len(alignment) * edges(len(alignment), truth_video.frames)[1] / fps, classes - 0.5, -0.5)
-    image = axes.imshow(alignment.T, cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=extent)
+    image = axes.imshow(alignment.T, cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=extent, interpolation="nearest")
     halo = [withStroke(linewidth=2.6, foreground="white")]
     for start, end, label in truth_video.segments:
         corner = (start / fps, dataset.labels.index(label) - 0.5)

@@ -7,41 +7,24 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.evaluation.ground_truth import GroundTruth
+from utils.evaluation.intervals import RESAMPLES, interval, over_seeds, resampled
+from utils.evaluation.metrics import PROTOCOLS, class_figures, frame_figures, frame_metrics, segment_figures
+from utils.evaluation.scores import Scores, to_frames
+from utils.evaluation.segments import clock, shorten
 from utils.files import replacing, write_json
-from utils.ground_truth import GroundTruth
-from utils.intervals import RESAMPLES, interval, over_seeds, resampled
 from utils.labels import DATASETS, Dataset
-from utils.metrics import PROTOCOLS, class_figures, frame_figures, frame_metrics, segment_figures
-from utils.overlay import clock
-from utils.scores import Scores, to_frames
-from utils.segments import shorten
 
 FEATURES = {
     "sample": "built-in sample: simulated features; these figures say nothing about {}",
     "sentences": "features of sentences, which know what their writers saw: not comparable with published figures on {}'s videos",
 }
-KEYS = ("0.1", "0.2", "0.3", "0.4", "0.5", "avg")
-# Published figures in percent with their features (systems.md §1–4; the protocol of ReFLIP-VAD's segment mAP is not stated).
-PAPER = {
-    ("reflip", "ucf"): {("coarse", "auc"): "88.57 (CLIP), 89.14 (FLIP)", ("coarse", "ano_auc"): "72.35 (CLIP), 74.72 (FLIP)"}
-    | {("map", "official", key): value for key, value in zip(KEYS, ["14.23", "10.34", "9.32", "7.54", "6.81", "9.62"], strict=True)},
-    ("reflip", "xd"): {("fine", "ap"): "85.81 (CLIP), 86.29 (FLIP)"}
-    | {("map", "official", key): value for key, value in zip(KEYS, ["39.24", "33.45", "27.71", "20.86", "17.22", "27.36"], strict=True)},
-    ("vadclip", "ucf"): {("coarse", "auc"): "88.02 (CLIP)", ("map", "official", "avg"): "6.68 (CLIP)"},
-    ("vadclip", "xd"): {("fine", "ap"): "84.51 (CLIP)", ("map", "official", "avg"): "24.70 (CLIP)"},
-    ("deepmil", "ucf"): {("coarse", "auc"): "75.41 (C3D)"},
-    ("hlnet", "ucf"): {("coarse", "auc"): "82.45 (I3D, in ReFLIP-VAD's tables)"},
-    ("hlnet", "xd"): {("coarse", "ap"): "78.64 (I3D and audio), 78.10 (I3D, in ReFLIP-VAD's tables)"},
-    ("trclip", "ucf"): {("coarse", "auc"): "88.59 (CLIP and captions)"},
-    ("trclip", "xd"): {("coarse", "ap"): "86.38 (CLIP and captions)"},
-}
-PAPER_RULE = {"reflip": "best epoch on test", "vadclip": "best on test", "trclip": "best on test"}  # of the others no rule is stated
 SHOWN = 20  # detected segments in report.md
 LONG = 200  # characters of a caption there
 FEW = 5  # videos: of a class that fewer of them show, resampling them says nothing
 SELECTED_ON_TEST = "selected on test"
 SELECTED = {"val": "held-out training videos", "last": "the last epoch", "test": f"TEST ({SELECTED_ON_TEST})"}
-SELECTED["released"] = "its authors' rule, which the file does not tell (VadCLIP's: the test set)"
+SELECTED["released"] = "its authors' rule, which the file does not tell (most take the test set)"
 
 
 def frame_labels(video: GroundTruth, frames: int) -> np.ndarray:
@@ -60,9 +43,9 @@ def class_labels(video: GroundTruth, dataset: Dataset) -> np.ndarray:
     return labels
 
 
-def class_videos(names, truth: dict[str, GroundTruth]) -> Counter:
-    """How many of the videos `names` show each class."""
-    return Counter(label for name in names for label in {label for *_, label in truth[name].segments})
+def class_videos(names, truth: dict[str, GroundTruth], dataset: Dataset) -> Counter:
+    """How many of the videos `names` show each class, by its name."""
+    return Counter(dataset.name(label) for name in names for label in {label for *_, label in truth[name].segments})
 
 
 def anomaly_scores(scores: dict, truth: dict[str, GroundTruth], part: str) -> list[np.ndarray] | None:
@@ -82,7 +65,7 @@ def frame_figure(scores: dict, truth: dict, part: str, metric: str) -> float:
 def resample(scores: dict, truth: dict[str, GroundTruth], dataset: Dataset, resamples: int = RESAMPLES) -> dict[tuple, np.ndarray]:
     """Every figure of a report on the whole test set, then on each bootstrap resample: {path: (1 + resamples,)}, NaN where undefined.
 
-    scores: {NAME: Scores}; paths are report.json's, ("coarse", "auc"), ("per_class", "fine", "Abuse", "ap"), ("map", "official", "0.1"), …
+    scores: {NAME: Scores}; paths are report.json's, ("coarse", "auc"), ("per_class", "fine", "abuse", "ap"), ("map", "official", "0.1"), …
     Videos are taken by name, so that two systems with the same videos share their draws. Figures of a class that fewer than FEW videos
     show are NaN on every resample: they get no interval.
     """
@@ -99,7 +82,7 @@ def resample(scores: dict, truth: dict[str, GroundTruth], dataset: Dataset, resa
         values = anomaly_scores(scores, truth, part)
         if values is not None:
             add((part,), frame_figures(values, anomalous))
-            add(("per_class", part), class_figures(values, labels, dataset.labels[1:]))
+            add(("per_class", part), class_figures(values, labels, dataset.names[1:]))
     if all(video.fine is not None for video in scores.values()):
         probs = [to_frames(video.fine, truth[name].frames) for name, video in scores.items()]
         for protocol in PROTOCOLS:
@@ -110,22 +93,22 @@ def resample(scores: dict, truth: dict[str, GroundTruth], dataset: Dataset, resa
                 segments.append([[start, end] for start, end, _ in entries])
                 names.append([label for _, _, label in entries])
             add(("map", protocol), segment_figures(probs, segments, names, dataset.labels, protocol))
-    shown = class_videos(scores, truth)
+    shown = class_videos(scores, truth, dataset)
     for path, values in found.items():
         if path[0] == "per_class" and shown[path[2]] < FEW:
             values[1:] = np.nan
     return found
 
 
-def evaluate(scores: dict, truth: dict[str, GroundTruth], drawn: dict[tuple, np.ndarray]) -> dict:
+def evaluate(scores: dict, truth: dict[str, GroundTruth], dataset: Dataset, drawn: dict[tuple, np.ndarray]) -> dict:
     """videos, frames, coarse, fine, online, per_class and map as in report.json, from what `resample` gave for these scores."""
     counts = {"videos": len(scores), "frames": sum(truth[name].frames for name in scores)}
-    return counts | nest(counted({path: interval(values) for path, values in drawn.items()}, scores, truth))
+    return counts | nest(counted({path: interval(values) for path, values in drawn.items()}, scores, truth, dataset))
 
 
-def counted(figures: dict[tuple, dict], names, truth: dict[str, GroundTruth]) -> dict[tuple, dict]:
+def counted(figures: dict[tuple, dict], names, truth: dict[str, GroundTruth], dataset: Dataset) -> dict[tuple, dict]:
     """The figures by path; those of a class also with `videos`, how many of the videos `names` show it."""
-    shown = class_videos(names, truth)
+    shown = class_videos(names, truth, dataset)
     return {path: figure | ({"videos": shown[path[2]]} if path[0] == "per_class" else {}) for path, figure in figures.items()}
 
 
@@ -155,8 +138,8 @@ def figures(report: dict) -> dict[tuple, dict]:
 
 
 def summarise(reports: list[dict], drawn: list[dict[tuple, np.ndarray]]) -> dict:
-    """Over seeds: each figure's mean as value with its interval (utils/intervals.py, over_seeds), std (n − 1), best and worst; with one
-    seed the report itself. `drawn` is what `resample` gave for each of the reports.
+    """Over seeds: each figure's mean as value with its interval (utils/evaluation/intervals.py, over_seeds), std (n − 1), best and worst;
+    with one seed the report itself. `drawn` is what `resample` gave for each of the reports.
     """
     if len(reports) == 1:
         return reports[0]
@@ -169,7 +152,7 @@ def summarise(reports: list[dict], drawn: list[dict[tuple, np.ndarray]]) -> dict
             best, worst = (min, max) if path[-1] == "false_alarm_rate" else (max, min)
             result[path] |= {"std": statistics.stdev(values), "best": best(values), "worst": worst(values)}
     seeds = [seed for report in reports for seed in report["seeds"]]
-    common = {key: value for key, value in reports[0].items() if key not in ("padding", "segments")}  # which are of one checkpoint
+    common = {key: value for key, value in reports[0].items() if key not in ("padding", "segments", "threshold")}  # of one checkpoint
     return {**common, **nest(result), "seeds": seeds, "checkpoint": [report["checkpoint"] for report in reports]}
 
 
@@ -188,9 +171,11 @@ def label(path: tuple) -> str:
 
 def rows(report: dict) -> list[tuple[str, ...]]:
     """The table: figure, ours, and beside visual features the paper's, whose header names its selection rule."""
-    paper = PAPER.get((report["model"], report["dataset"]), {}) if report["features"] == "visual" else {}
-    table = [("figure (%)", "ours", f"paper ({PAPER_RULE.get(report['model'], 'selection not stated')})")]
-    table += [(label(path), percent(figure), paper.get(path, "")) for path, figure in figures(report).items() if path[0] != "per_class"]
+    paper = report["paper"]["figures"] if report["features"] == "visual" else {}
+    table = [("figure (%)", "ours", f"paper ({report['paper']['rule']})")]
+    table += [
+        (label(path), percent(figure), paper.get(label(path), "")) for path, figure in figures(report).items() if path[0] != "per_class"
+    ]
     return table if paper else [row[:2] for row in table]
 
 
@@ -236,21 +221,35 @@ def p_value(row: dict) -> str:
     return "–" if row["p"] is None else f"{row['p']:.3f}"
 
 
+def headline(report: dict) -> str:
+    """The figure that the paper reports, with its interval, and the second one that readers look for."""
+    found = figures(report)
+    first, *others = [(path, found[path]) for path in map(tuple, report["headline"]) if path in found]
+    value, _, low = percent(first[1]).partition(" [")
+    text = f"{title(first[0])} {value} %" + (f", 95 % interval [{low}" if low else "")
+    return "; ".join([text, *(f"{title(path)} {percent(figure).partition(' [')[0]} %" for path, figure in others)])
+
+
+def title(path: tuple) -> str:
+    """A headline figure's name: coarse AUC, Ano-AUC, AVG mAP."""
+    if path[0] == "map":
+        return f"{'AVG mAP' if path[-1] == 'avg' else f'mAP@{path[-1]}'} ({path[1]})"
+    return f"Ano-{path[1][4:].upper()}" if path[1].startswith("ano_") else f"{path[0]} {path[1].upper()}"
+
+
 def heading(report: dict) -> list[str]:
-    """What a reader must know before the figures."""
-    title = DATASETS[report["dataset"]].title
+    """What a reader must know before the figures: first the headline."""
+    name = DATASETS[report["dataset"]].title
     seeds = (", seeds " if len(report["seeds"]) > 1 else ", seed ") + ", ".join(map(str, report["seeds"])) if report["seeds"] else ""
     size = f" ({report['parameters']:,} trained parameters)" if "parameters" in report else ""
-    lines = [f"{report['model']}{size} on {title}: {report['videos']} videos, {report['frames']} frames{seeds}"]
+    lines = [headline(report), f"{report['model']}{size} on {name}: {report['videos']} videos, {report['frames']} frames{seeds}"]
     lines.append(
         f"checkpoint selected on {SELECTED[report['selected_on']]}; "
         + ("mean ± std over seeds, " if len(report["seeds"]) > 1 else "")
         + ("95 % bootstrap intervals over videos" + (" and seeds" if len(report["seeds"]) > 1 else ""))
     )
     if report["features"] in FEATURES:
-        lines.append(FEATURES[report["features"]].format(title))
-    if without := report.get("without_captions"):
-        lines.append(f"{len(without)} of {report['videos']} test videos have no captions: zeros stood for them")
+        lines.append(FEATURES[report["features"]].format(name))
     return lines
 
 
@@ -279,7 +278,8 @@ def markdown(rows: list) -> list[str]:
 def write_report(folder: Path | str, report: dict) -> None:
     """report.json (fractions) and report.md (percent, a table ready for a paper) in `folder`."""
     write_json(Path(folder) / "report.json", report)
-    lines = [f"{line}  " for line in heading(report)]
+    first, *more = heading(report)
+    lines = [f"**{first}**", "", *(f"{line}  " for line in more)]
     lines += ["", *markdown(rows(report))]
     if moved := padding_rows(report):
         lines += ["", "What masking the padding moves, paired on the same videos:", "", *markdown(moved)]
@@ -288,14 +288,18 @@ def write_report(folder: Path | str, report: dict) -> None:
     lines += markdown(class_rows(report))
     if table := segment_rows(report):
         count, videos = sum(map(len, report["segments"].values())), sum(map(bool, report["segments"].values()))
-        lines += ["", f"Detected segments: {count} in {videos} of {report['videos']} videos (by which rule: utils/segments.py). The best:"]
+        lines += [
+            "",
+            f"Detected segments: {count} in {videos} of {report['videos']} videos, {report['threshold']}. The best:",
+        ]
         lines += ["", *markdown(table), "", "Annotated: whether it shares frames with an annotated segment of its class."]
-        lines += ["Caption: the one at its highest snippet."] * (table[0][-1] == "caption")
+        quoted = table[0][-1] == "caption"
+        lines += ["Caption: the one at its highest snippet."] * quoted
         silent = sum(row["caption"] is None for found in report["segments"].values() for row in found)
-        if silent and "without_captions" in report:  # the system reads captions
+        if silent and quoted:
             lines += [f"{silent} of {count} have none: their videos have no NAME.jsonl beside the caption features, or it is silent there."]
     elif "segments" in report:
-        lines += ["", "No segment was detected (by which rule: utils/segments.py)."]
+        lines += ["", f"No segment was detected, {report['threshold']}."]
     lines += ["", f"`{report['command']}`", "", ", ".join(f"{name} {value}" for name, value in report["versions"].items())]
     with replacing(Path(folder) / "report.md") as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

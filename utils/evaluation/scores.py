@@ -3,10 +3,10 @@
 Scores of a test set are {NAME: Scores}, T rows of 16 frames each, or one row a frame.
 """
 
+import csv
 import gzip
 import itertools
 import json
-import re
 import tokenize
 import zipfile
 import zlib
@@ -14,15 +14,14 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from utils.errors import BadInput
+from utils.evaluation.ground_truth import GroundTruth
 from utils.files import replacing
-from utils.ground_truth import GroundTruth
+from utils.labels import SNIPPET, video_name
 
-SNIPPET = 16  # frames
 READ = (  # all a damaged file raises; SyntaxError and TokenError come from an array's header
-    *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error, SyntaxError),
+    *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error, SyntaxError, csv.Error),
     tokenize.TokenError,
     *(MemoryError, RecursionError, OverflowError),  # numbers and nesting that no score file has
 )
@@ -149,11 +148,6 @@ def _once(pairs) -> dict:
     return scores
 
 
-def video_name(text: str) -> str:
-    """`test/Abuse028_x264__9.npy`, `Abuse028_x264.mp4` -> `Abuse028_x264`."""
-    return re.sub(r"(__\d)?(\.npy|\.mp4|\.avi|\.mkv)?$", "", text.replace("\\", "/").rpartition("/")[2])
-
-
 def _read_npz(path, names):
     with np.load(path, allow_pickle=False) as archive:
         keys = [key for key in archive.files if key != "classes"]
@@ -168,18 +162,24 @@ def _read_npz(path, names):
 
 
 def _read_csv(path, names):
-    table = pd.read_csv(path)
-    column = next((name for name in ("score", "pred") if name in table.columns), None)
-    if column is None:
-        raise ValueError(f"columns {', '.join(table.columns)}; expected the video, then score or pred")
-    videos = table.groupby(table.columns[0], sort=False, dropna=False)[column]
+    with (gzip.open if str(path).endswith(".gz") else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file)
+        header = [name.strip() for name in next(rows, [])]
+        column = next((header.index(name) for name in ("score", "pred") if name in header), None)
+        if column is None:
+            raise ValueError(f"columns {', '.join(header)}; expected the video, then score or pred")
+        videos: dict[str, list[float]] = {}
+        for row in rows:
+            if row:
+                videos.setdefault(row[0].strip(), []).append(float(row[column]))
+    found = [(key, Scores(np.array(values))) for key, values in videos.items()]
     if names is None:
-        return _once((video_name(str(key)), Scores(rows.to_numpy(np.float64))) for key, rows in videos), None
+        return _once((video_name(key), parts) for key, parts in found), None
     lines = [line for line in Path(names).read_text().split("\n") if line.strip() and line.strip() != "path,label"]
     order = list(dict.fromkeys(video_name(line.split(",")[0]) for line in lines))
-    if odd := [key for key, _ in videos if not 0 <= int(key) < len(order)]:
+    if odd := [key for key, _ in found if not 0 <= int(float(key)) < len(order)]:
         raise ValueError(f"video number {odd[0]}, but {names} has {len(order)} videos, numbered from 0")
-    return _once((order[int(key)], Scores(rows.to_numpy(np.float64))) for key, rows in videos), None
+    return _once((order[int(float(key))], parts) for key, parts in found), None
 
 
 def _read_json(path, names):

@@ -1,29 +1,110 @@
-"""Detected segments of a test set: the few that tell a reader when something happens, what it is, and in whose words.
+"""Detected segments: the one rule by which reports, demo.py and live streams say when something happens, what it is, and in whose words.
 
-Segment mAP compares every class of every video at every height; a report cannot list all of these. Here the anomaly score says where: the
-coarse one (without it the online one, else the fine one's 1 − p(normal)), cut into runs by the rule of segment mAP (protocol `anomaly`,
-utils/metrics.py), of which those stay whose mean is above 0.5, where the false-alarm rate counts, too. The fine score says what: the
-anomaly class of the highest mean probability in the run; without one it is "anomaly". A segment's score is that by which segment mAP
-ranks detections, the run's highest + 0.7 · mean of the video's highest 1/16 of frames, divided by 1.7: in [0, 1].
+The anomaly score says where (the coarse one; without it the online one, else the fine one's 1 − p(normal)): the runs of snippets that reach
+the threshold, those with at most BRIDGE lower snippets between them being one. The fine score says what: the anomaly class of the highest
+mean probability in the run; without one it is "anomaly". A segment's score is its highest anomaly score. The threshold is measured on
+normal videos (`thresholds`); a checkpoint that knows none is cut at UNKNOWN, where the false-alarm rate counts, too.
 
-(Tried instead on the caption track: the runs of each class in the fine score with a mean coarse score above 0.5, of overlapping ones the
-best. They find the same annotated segments in 1.3 to 2.2 times as many runs, of which fewer have the right class: ReFLIP-VAD 19 % instead
-of 25, TrCLIP-VAD's text branch 12 instead of 21.)
+(Segment mAP is another matter: it compares every class of every video at every height, utils/evaluation/metrics.py. Tried as the rule on
+the caption track: the runs of each class in the fine score with a mean coarse score above 0.5, of overlapping ones the best. They find the
+same annotated segments in 1.3 to 2.2 times as many runs, of which fewer have the right class: 19 % instead of 25, 12 instead of 21.)
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from utils.captions import VideoCaptions, read_caption_file
-from utils.ground_truth import GroundTruth
-from utils.labels import Dataset
-from utils.metrics import detections
-from utils.scores import SNIPPET, Scores, by_frame, to_frames
+from utils.evaluation.ground_truth import GroundTruth
+from utils.evaluation.scores import Scores, by_frame
+from utils.labels import SNIPPET, Dataset
 
 ANOMALY = "anomaly"  # what a system that knows no classes finds
-HIGHEST = 1.7  # of detections' scores: 1 + 0.7
+BRIDGE = 1  # lower snippets that do not part two runs
+UNKNOWN = 0.5
+RATES = (0.001, 0.01, 0.05, 0.1, 0.2)  # false-positive rates that training saves a threshold for
+RATE = 0.01  # the one that is used where no other is asked for
+
+
+class Run:
+    """Snippets first … last (both included) that reach the threshold, while they go on; `score` is the highest so far."""
+
+    def __init__(self, number: int, score: np.floating, fine: np.ndarray | None):
+        self.first, self.score, self._sum, self._between = number, score, None, []
+        self.extend(number, score, fine)
+
+    def extend(self, number: int, score: np.floating, fine: np.ndarray | None) -> None:
+        """Another snippet that reaches the threshold, with the lower ones before it."""
+        self.last, self.score = number, max(self.score, score)
+        if fine is not None:
+            rows = np.sum([*self._between, fine], axis=0, dtype=np.float64)
+            self._sum, self._between = rows if self._sum is None else self._sum + rows, []
+
+    def bridge(self, fine: np.ndarray | None) -> None:
+        """A lower snippet, which belongs to the run if another high one follows."""
+        if fine is not None:
+            self._between.append(fine)
+
+    def label(self, classes: Sequence[str]) -> str:
+        """The anomaly class of the highest mean probability so far."""
+        return ANOMALY if self._sum is None else classes[1 + int(self._sum[1:].argmax())]
+
+
+class Runs:
+    """The rule, snippet by snippet, with the memory of one run. A snippet whose number is left out counts as a lower one."""
+
+    def __init__(self, threshold: float, bridge: int = BRIDGE):
+        self.threshold, self._bridge, self.current = threshold, bridge, None
+
+    def add(self, number: int, score: np.floating, fine: np.ndarray | None = None) -> tuple[Run | None, Run | None]:
+        """The next snippet: (the run that ended before it, the run that begins with it), None where there is none."""
+        high, ended = score >= self.threshold, None
+        if self.current and number - self.current.last > self._bridge + high:
+            ended = self.close()
+        if self.current and high:
+            self.current.extend(number, score, fine)
+        elif self.current:
+            self.current.bridge(fine)
+        elif high:
+            self.current = Run(number, score, fine)
+            return ended, self.current
+        return ended, None
+
+    def close(self) -> Run | None:
+        """The run that went on: it is over."""
+        run, self.current = self.current, None
+        return run
+
+
+def cut(scores: Scores, threshold: float, *, bridge: int = BRIDGE) -> list[Run]:
+    """The runs of a whole video, by time."""
+    runs, found = Runs(threshold, bridge), []
+    for number, value in enumerate(anomaly_score(scores)):
+        found.append(runs.add(number, value, None if scores.fine is None else scores.fine[number])[0])
+    return [run for run in (*found, runs.close()) if run]
+
+
+def thresholds(normal: dict[str, Scores], rates: tuple[float, ...] = RATES) -> dict:
+    """From the scores of normal videos, per false-positive rate the lowest threshold that at most this share of their snippets reaches.
+
+    Returns {"videos", "snippets", "rates": {"0.01": threshold, …}}, plain numbers for a checkpoint; a rate of less than one snippet is
+    left out, because nothing is known about it. Without normal videos "rates" is empty.
+    """
+    values = np.sort(np.concatenate([anomaly_score(parts) for parts in normal.values()] or [[]]))[::-1]
+    allowed = {rate: int(rate * len(values)) for rate in rates}
+    found = {str(rate): float(np.nextafter(values[count], np.float32(np.inf))) for rate, count in allowed.items() if count}
+    return {"videos": len(normal), "snippets": len(values), "rates": found}
+
+
+def choose(known: dict | None, rate: float = RATE) -> tuple[float, str]:
+    """The threshold for a false-positive rate among those that a checkpoint knows (`thresholds`), and where it comes from, in words; where
+    it knows none, UNKNOWN.
+    """
+    if known is None or str(rate) not in known["rates"]:
+        return UNKNOWN, f"cut at {UNKNOWN}: the checkpoint knows no threshold"
+    value = known["rates"][str(rate)]
+    return value, f"cut at {value:.3f}, which at most {100 * rate:g} % of {known['snippets']:,} held-out normal snippets reach"
 
 
 class Segment(NamedTuple):
@@ -37,20 +118,21 @@ class Segment(NamedTuple):
 
 
 def detect(
-    scores: dict[str, Scores], truth: dict[str, GroundTruth], dataset: Dataset, texts: dict[str, VideoCaptions] | None = None
+    scores: dict[str, Scores], truth: dict[str, GroundTruth], dataset: Dataset, threshold: float, texts: dict[str, Sequence] | None = None
 ) -> dict[str, list[Segment]]:
-    """The detected segments of each video, by time. truth: for the videos' lengths alone; texts: their captions.
-
-    The caption that carried a segment is what overlaps that of its snippets which, among those with a caption, has the highest anomaly
-    score: several are joined by " / ".
+    """The detected segments of each video of a test set, by time. truth: for the videos' lengths alone; texts: their captions (start, end,
+    text, …) in frames.
     """
     found = {}
     for name, parts in scores.items():
-        frames = truth[name].frames
-        found[name] = detect_video(parts, frames, dataset)
-        if texts and name in texts:
-            values = anomaly_score(parts)
-            found[name] = [one._replace(caption=carrying(one, values, frames, texts[name])) for one in found[name]]
+        values, frames = anomaly_score(parts), truth[name].frames
+        size = 1 if by_frame(len(values), frames) else SNIPPET
+        found[name] = []
+        for run in cut(parts, threshold):
+            last = run.last + 1
+            caption = carrying(run.first, last, values, texts[name], size) if texts and name in texts else None
+            end = frames if last == len(values) else min(size * last, frames)  # the last row stands for what follows it
+            found[name].append(Segment(size * run.first, end, run.label(dataset.names), float(run.score), caption))
     return found
 
 
@@ -59,25 +141,14 @@ def anomaly_score(scores: Scores) -> np.ndarray:
     return next(value for part in ("coarse", "online", "fine") if (value := scores.anomaly(part)) is not None)
 
 
-def detect_video(scores: Scores, frames: int, dataset: Dataset) -> list[Segment]:
-    """The segments of one video of so many frames, by time and without captions."""
-    anomaly = to_frames(anomaly_score(scores), frames).astype(np.float64)
-    fine = None if scores.fine is None else to_frames(scores.fine, frames)
-    found = []
-    for number, start, end, score in zip(*detections(np.stack([1 - anomaly, anomaly], 1), False), strict=True):
-        if number == 1 and anomaly[start:end].mean() > 0.5:
-            label = ANOMALY if fine is None else dataset.names[1 + fine[start:end, 1:].mean(0).argmax()]
-            found.append(Segment(int(start), int(end), label, float(score / HIGHEST)))
-    return found
+def carrying(first: int, last: int, values: np.ndarray, captions: Sequence, size: int) -> str | None:
+    """The caption over the highest of the rows [first, last) of `values` (T,) that has one, several joined by " / "; None where none has.
 
-
-def carrying(segment: Segment, values: np.ndarray, frames: int, video: VideoCaptions) -> str | None:
-    """The caption over the segment's highest of the rows `values` (T,) that has one; None where none has. frames: the whole video's."""
-    size = 1 if by_frame(len(values), frames) else SNIPPET
-    first, last = segment.start // size, -(-segment.end // size)
+    captions: (start, end, text, …) in frames; size: frames of a row.
+    """
     spans = []  # in rows
-    for caption in video.captions:
-        start, end, text = caption.start / size, caption.end / size, clean(caption.text)
+    for caption in captions:
+        start, end, text = caption[0] / size, caption[1] / size, clean(caption[2])
         end = max(end, math.nextafter(start, math.inf))  # a moment lies in one row
         if text and start < last and end > first:
             spans.append((start, end, text))
@@ -86,22 +157,8 @@ def carrying(segment: Segment, values: np.ndarray, frames: int, video: VideoCapt
         covered[max(math.floor(start) - first, 0) : math.ceil(end) - first] = True
     if not covered.any():
         return None
-    rows = values[np.minimum(np.arange(first, last), len(values) - 1)]  # the last row stands for what follows it
-    peak = first + int(np.where(covered, rows, -np.inf).argmax())
+    peak = first + int(np.where(covered, values[first:last], -np.inf).argmax())
     return " / ".join(dict.fromkeys(text for start, end, text in spans if start < peak + 1 and end > peak))
-
-
-def read_texts(tree, videos) -> dict[str, VideoCaptions]:
-    """The texts of videos (dataset.Video) that lie as NAME.jsonl beside their source in a CaptionTree; those without are left out.
-
-    Raises BadInput as utils.captions.read_caption_file does.
-    """
-    texts = {}
-    for video in videos:
-        file = tree.find(video, None)
-        if file is not None and (path := file.with_name(f"{video.name}.jsonl")).is_file():
-            texts[video.name] = read_caption_file(path)[1]
-    return texts
 
 
 def rows(found: dict[str, list[Segment]], truth: dict[str, GroundTruth], dataset: Dataset) -> dict[str, list[dict]]:
@@ -113,7 +170,7 @@ def rows(found: dict[str, list[Segment]], truth: dict[str, GroundTruth], dataset
 
 def _row(segment: Segment, video: GroundTruth, dataset: Dataset) -> dict:
     start, end, label, score, caption = segment
-    same = [span for *span, other in video.segments if label in (ANOMALY, dataset.names[dataset.labels.index(other)])]
+    same = [span for *span, other in video.segments if label in (ANOMALY, dataset.name(other))]
     return {
         "start": start,
         "end": end,
@@ -135,3 +192,12 @@ def clean(text: str) -> str:
 def shorten(text: str, width: int) -> str:
     """At most `width` characters, the last an ellipsis where something was cut."""
     return text if len(text) <= width else f"{text[: width - 1].rstrip()}…"
+
+
+def clock(seconds: float, decimals: int = 0) -> str:
+    """m:ss or h:mm:ss, rounded down, with so many decimals: `clock(83.26, 1)` is 1:23.2."""
+    units = math.floor(round(seconds * 10**decimals, 3))  # 0.3 s are 3 tenths, though 0.3 * 10 may be 2.999…
+    whole, rest = divmod(units, 10**decimals)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    text = f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+    return f"{text}.{rest:0{decimals}d}" if decimals else text

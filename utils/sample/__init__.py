@@ -1,0 +1,25 @@
+"""The built-in sample: simulated features, captions, encoders, lists and ground truth. Made when it is first wanted."""
+
+from pathlib import Path
+
+from model import SYSTEMS
+from utils.labels import DATASETS
+
+
+def announce(options) -> None:
+    """Say which data is used; of the built-in sample also which settings it overrules, and make it if it is not there yet."""
+    title = DATASETS[options.dataset].title
+    if not options.sample:
+        what = " and ".join(SYSTEMS[options.model].inputs(options))
+        print(f"data: {title} {what} in {options.feature_root}")
+        return
+    print(f"data: built-in sample (simulated features; figures say nothing about {title})")
+    if options.overruled:
+        changed = ", ".join(f"{name} {getattr(options, name)} (not {value})" for name, value in options.overruled.items())
+        print(f"the sample is small, so SAMPLE in {options.dataset}_option.py overrules: {changed}; an option that you type wins over both")
+    from utils.sample.builder import is_current, make_sample  # not needed where your own features are
+
+    folder = Path(options.feature_root).parent
+    if not is_current(folder, options.dataset):  # absent, or of an earlier version of this project
+        print(f"making the sample in {folder}")
+        make_sample(folder, options.dataset)

@@ -1,34 +1,27 @@
 """The built-in sample: simulated features round a tiny random CLIP, so that everything runs on a fresh machine in minutes.
 
-    python -m tools.make_sample [--dataset ucf|xd|both] [--output data/sample] [--seed 0] [--shuffle-labels]
-
 Bit for bit the same from a seed; figures obtained on it say nothing about UCF-Crime or XD-Violence. What is simulated and why:
 data/README.md.
 B crops (10), T snippets of 16 frames, D feature width, C+1 classes.
 """
 
-import argparse
 import contextlib
 import csv
 import json
 import os
 import shutil
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tools import sample_captions
-from utils.errors import BadInput, exit_code
+from utils.errors import BadInput
+from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
 from utils.files import make_folder, read_json, write_json
-from utils.ground_truth import GroundTruth, write_ground_truth
-from utils.labels import DATASETS, UCF, Dataset
-from utils.options import ROOT
+from utils.labels import CROPS, DATASETS, SNIPPET, UCF, Dataset
+from utils.sample import captions as sample_captions
 from utils.text import openai_clip
 
-SNIPPET = 16  # frames
-CROPS = 10
 WIDTH = 64  # D, CLIP's embedding; DistilBERT's own width differs on purpose
 
 
@@ -348,18 +341,3 @@ def replacing_folder(folder: Path):
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-
-
-def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.make_sample", description="Write the built-in sample.")
-    parser.add_argument("--dataset", choices=[*DATASETS, "both"], default="both")
-    parser.add_argument("--output", type=Path, default=ROOT / "data" / "sample")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--shuffle-labels", action="store_true")
-    options = parser.parse_args(argv)
-    for key in DATASETS if options.dataset == "both" else [options.dataset]:
-        make_sample(options.output / key, key, options.seed, options.shuffle_labels)
-
-
-if __name__ == "__main__":
-    sys.exit(exit_code(main))

@@ -1,4 +1,4 @@
-"""Captions of the built-in sample: simulated sentences, and rewrites that say the same in other words (tools/make_sample.py).
+"""Captions of the built-in sample: simulated sentences, and rewrites that say the same in other words (utils/sample/builder.py).
 
 No captioner and no language model had a part in them. T snippets of 16 frames, E width of a sentence's vector.
 """
@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.captions import Caption, VideoCaptions, write_captions
-from utils.labels import Dataset
-from utils.scores import SNIPPET
+from utils.captions.formats import Caption, VideoCaptions, write_captions
+from utils.labels import SNIPPET, Dataset
 from utils.text import CLIPText, openai_clip
 
 TREES = ("source", "rewrite-1", "rewrite-2")  # a wording each

@@ -1,9 +1,10 @@
-"""What every system gives and states: the output of a model, and the entry by which model.py knows it.
+"""What every system gives and states: the output of its network, its hyperparameters, and the entry by which model.py knows it.
 
 B videos, T snippets, D feature width, C+1 classes (class 0 = normal).
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -19,26 +20,104 @@ class Output(NamedTuple):
     visual: Tensor | None = None  # (B, T, D) G_visual
     class_embeddings: Tensor | None = None  # (B, C+1, D) with the V-prompt, else (C+1, D)
     text: Tensor | None = None  # (C+1, D) text features before the V-prompt
-    online: Tensor | None = None  # (B, T) in [0, 1], a score that looks at no later snippet (HL-Net)
+    online: Tensor | None = None  # (B, T) in [0, 1], a score that looks at no later snippet
     coarse_logits: Tensor | None = None  # (B, T) before the sigmoid
     online_logits: Tensor | None = None  # (B, T) before the sigmoid
 
 
-class System(NamedTuple):
-    """An entry of model.SYSTEMS.
+def option(default, help: str, *, group: str = "model", choices: tuple | None = None, tried: str = "", low=None, high=None, above=None):
+    """A field of a dataclass that is an option of the scripts: --its-name, checked against its type annotation, `choices` and its range
+    (`low` and `high` belong to it, `above` does not). tried: the values in the paper's tables.
+    """
+    about = {"help": help, "group": group, "choices": choices, "tried": tried, "low": low, "high": high, "above": above}
+    return field(default=default, metadata=about)
 
-    build(class_names, clip_model, *, …) -> nn.Module: its keyword parameters are the model options that this system has.
+
+@dataclass(kw_only=True)
+class Settings:
+    """The hyperparameters that every system has; a system adds its own in a subclass."""
+
+    visual_length: int = option(
+        512, "snippets T of a training bag, and of a test chunk where videos are tested in chunks", low=1, tried="64 128 256 512 1024"
+    )
+    visual_width: int = option(512, "feature width D (CLIP ViT-B/16: 512)", low=1)
+    feature_scale: float = option(
+        1.0, "features are multiplied by this: CLIP's have norm 10, a sentence encoder's norm 1 wants 10 (ours)", above=0
+    )
+    dropout: float = option(0.0, "dropout; where, says the system's file", low=0, high=0.99)
+
+
+@dataclass(kw_only=True)
+class WindowSettings:
+    """Of systems with a local transformer."""
+
+    visual_layers: int = option(1, "blocks in each stage of the temporal network", low=1)
+    visual_head: int = option(1, "attention heads of the local and global transformer", low=1)
+    attn_window: int = option(64, "window of the local transformer, in snippets", low=1)
+
+
+@dataclass(kw_only=True)
+class PaddingSettings:
+    """Of systems whose authors let padding into valid snippets."""
+
+    mask_padding: bool = option(False, "padding never reaches a valid snippet (ours); without it as published")
+
+
+@dataclass(kw_only=True)
+class PromptSettings:
+    """Of systems with learnable prompts and an alignment map."""
+
+    prompt_prefix: int = option(12, "prompt tokens before the class name; N = prefix + postfix", low=0, tried="N = 8 16 20 24 32")
+    prompt_postfix: int = option(12, "prompt tokens after the class name", low=0)
+    temperature: float = option(0.07, "τ of the alignment map", above=0, tried="0.01 0.03 0.05 0.07 0.09 0.1")
+    lambda_align: float = option(0.01, "λ1, weight of MIL-Align", group="training")
+    lambda_text: float = option(0.1, "weight of class-embedding separation (VadCLIP's: 0.1 on UCF, 1e-4 on XD)", group="training")
+
+
+@dataclass(kw_only=True)
+class CaptionSettings:
+    """Of systems that read a caption feature beside each snippet's."""
+
+    caption_root: str | None = option(
+        None,
+        "caption features: DIR/source, DIR/rewrite-1, … with NAME.npy (T, E) each, or the source alone in DIR (tools.embed_captions)",
+        group="captions",
+    )
+    caption_choice: str = option(
+        "random",
+        "version of the captions in training: one drawn each time a video is loaded, or always the same; testing takes the source",
+        group="captions",
+        choices=("random", "source", "rewrite-1", "rewrite-2"),
+    )
+    caption_width: int = option(768, "width E of the caption features (SimCSE: 768)", group="captions", low=1)
+    caption_scale: float = option(
+        1.0, "caption features are multiplied by this; an encoder of norm 1 wants 10 (ours)", group="captions", above=0
+    )
+
+
+class System(NamedTuple):
+    """An entry of model.SYSTEMS: all that the rest of the project knows of a system.
+
+    build(class_names, clip_model, *, …) -> nn.Module: its keyword parameters are those of `settings` that shape the network.
     losses(output, labels (B, C+1) multi-hot, lengths (B,), options) -> {name: scalar, weighted}; their sum is minimised.
-    weights: the options that `losses` reads. defaults: settings that its paper has for every dataset; an option file wins over them.
+    settings: the dataclass of its hyperparameters. defaults: what its paper sets on every dataset, training included; an option file wins.
+    headline, paper: by dataset ("ucf", "xd"): which figure the paper reports, part and metric, and by figure what it reports, in percent.
+    rule: by which rule the paper's checkpoint was selected.
     """
 
     build: Callable
     losses: Callable
-    weights: tuple[str, ...] = ()
+    settings: type
     defaults: dict = {}  # noqa: RUF012, never written to
-    text: bool = True  # takes a text encoder or class text features
-    captions: bool = False  # takes a caption feature beside each snippet's (--caption-root)
+    headline: dict = {"ucf": ("coarse", "auc"), "xd": ("fine", "ap")}  # noqa: RUF012
+    paper: dict = {}  # noqa: RUF012
+    rule: str = "selection not stated"
+    text: Callable = lambda options: True  # whether it takes a text encoder or class text features
+    transformers: Callable = lambda options: {}  # encoders that `build` takes, keyword -> name or path, None for none
+    inputs: Callable = lambda options: ("features",)  # what it reads of a video: "features", "captions" or both
     whole: bool = False  # tested one whole video at a time, not in chunks of --visual-length
+    note: Callable = lambda options, device: None  # a line that training prints at its start
+    budget: tuple[tuple[str, ...], str] = ((), "")  # parts whose size is printed (none: all), and the paper's figures for them
 
 
 class Published(nn.Module):

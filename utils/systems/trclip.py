@@ -1,21 +1,35 @@
 """TrCLIP-VAD: a visual branch (LGM-Mamba) and a branch of captions, side by side, under VadCLIP's two heads (Neural Networks 2026, doi
-10.1016/j.neunet.2026.108951; systems.md §2). The scan is utils/mamba.py.
+10.1016/j.neunet.2026.108951; systems.md §2). The scan is utils/systems/mamba.py.
 
 B videos, T snippets, D feature width, E caption width, W = D + E fused width, C+1 classes. Masks: True = valid snippet.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils.errors import BadInput
-from utils.mamba import Mamba
 from utils.prompt import PositionPrompt, check_features, cosine, text_encoder
-from utils.system import Output, Published
-from utils.temporal import FeedForward, LocalGraph, QuickGELU, TemporalTransformer, enter_autocast
+from utils.systems.base import CaptionSettings, Output, PaddingSettings, PromptSettings, Published, Settings, System, WindowSettings, option
+from utils.systems.mamba import Mamba, scan_backend
+from utils.systems.vadclip import losses  # the same three, the third on the fused width
+from utils.temporal import FeedForward, LocalGraph, QuickGELU, enter_autocast
 
 BRANCHES = ("both", "visual", "text")
-STACKS = ("mamba", "transformer", "none")
+STACKS = ("mamba", "none")
+
+
+@dataclass(kw_only=True)
+class TrCLIPSettings(Settings, WindowSettings, PromptSettings, PaddingSettings, CaptionSettings):
+    """TrCLIP-VAD's hyperparameters; dropout acts behind each branch."""
+
+    branches: str = option("both", "visual branch, branch of captions, or both", choices=BRANCHES)
+    stack: str = option("mamba", "what follows the graphs of the visual branch", choices=STACKS)
+    text_stack: str = option("none", "the same in the branch of captions, before its MTN (ours; the paper has none)", choices=STACKS)
+    mtn: bool = option(True, "multi-scale temporal network at the end of either branch")
+    d_state: int = option(256, "states a channel of the Mamba blocks", low=1)
 
 
 def valid_only(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -82,12 +96,14 @@ class MTN(nn.Module):
 
 
 class MambaStack(nn.Module):
-    """Mamba blocks in pairs on two widths, W and `narrow`; all scans run forward, so that padding behind a video's end reaches nothing.
+    """Mamba blocks in pairs on two widths, W and W/2 (paper: 512 and 256); all scans run forward, so that padding behind a
+    video's end reaches nothing.
     Parameters named as in the authors' checkpoints.
     """
 
-    def __init__(self, width: int, narrow: int, *, d_state: int, d_conv: int = 2, expand: int = 1, dropout: float = 0.05):
+    def __init__(self, width: int, *, d_state: int, d_conv: int = 2, expand: int = 1, dropout: float = 0.05):
         super().__init__()
+        narrow = width // 2
         self.mamba1, self.mamba2 = (Mamba(narrow, d_state=d_state, d_conv=d_conv, expand=expand) for _ in range(2))
         self.mamba3, self.mamba4 = (Mamba(width, d_state=d_state, d_conv=d_conv, expand=expand) for _ in range(2))
         self.lin2, self.lin3 = nn.Linear(width, narrow), nn.Linear(narrow, width)
@@ -102,15 +118,6 @@ class MambaStack(nn.Module):
         narrow_in = self.dropout(narrow)
         v = self.lin3(self.mamba1(narrow_in) + narrow + self.mamba2(narrow_in)) + x
         return self.lin4(torch.cat([v, wide], -1))
-
-
-def make_stack(kind: str, width: int, *, narrow: int | None, d_state: int, length: int, layers: int, heads: int) -> nn.Module | None:
-    """What follows in a branch, by its name in STACKS: Mamba blocks, a global transformer with positions in their place, or nothing."""
-    if kind == "mamba":
-        return MambaStack(width, narrow or width // 2, d_state=d_state)
-    if kind == "transformer":
-        return TemporalTransformer(width, layers=layers, heads=heads, length=length, window=None)
-    return None
 
 
 class TrCLIPVAD(Published, LocalGraph):
@@ -139,7 +146,6 @@ class TrCLIPVAD(Published, LocalGraph):
         text_stack: str,
         mtn: bool,
         d_state: int,
-        mamba_width: int | None,
         temperature: float,
         feature_scale: float,
         caption_scale: float,
@@ -149,15 +155,14 @@ class TrCLIPVAD(Published, LocalGraph):
         super().__init__(width, length=length, layers=layers, heads=heads, attn_window=attn_window, mask_padding=mask_padding)
         self.length, self.branches, self.temperature = length, branches, temperature
         self.feature_scale, self.caption_scale = feature_scale, caption_scale
-        sizes = {"narrow": mamba_width, "d_state": d_state, "length": length, "layers": layers, "heads": heads}
         if branches == "text":  # of LocalGraph, whose layers stand at the top in the authors' checkpoints, nothing is left
             for name in [name for name, _ in self.named_children()]:
                 delattr(self, name)
         else:
-            self.mamba = make_stack(stack, width, **sizes)
+            self.mamba = MambaStack(width, d_state=d_state) if stack == "mamba" else None
             self.Aggregate = MTN(width) if mtn else None
         if branches != "visual":
-            self.mamba_text = make_stack(text_stack, caption_width, **sizes)
+            self.mamba_text = MambaStack(caption_width, d_state=d_state) if text_stack == "mamba" else None
             self.Aggregate_text = MTN(caption_width) if mtn else None
         fused = width * (branches != "text") + caption_width * (branches != "visual")
         self.dropout = nn.Dropout(dropout)
@@ -225,7 +230,7 @@ def aggregate(stack: nn.Module | None, mtn: nn.Module | None, x: Tensor, mask: T
 
 def build(
     class_names, clip_model, *, visual_length, visual_width, visual_layers, visual_head, attn_window, prompt_prefix, prompt_postfix,
-    caption_width=768, branches="both", stack="mamba", text_stack="none", mtn=True, d_state=256, mamba_width=None, temperature=0.07,
+    caption_width=768, branches="both", stack="mamba", text_stack="none", mtn=True, d_state=256, temperature=0.07,
     feature_scale=1.0, caption_scale=1.0, dropout=0.7, mask_padding=False,
 ) -> TrCLIPVAD:  # fmt: skip
     """TrCLIP-VAD from sizes; see model.build_model. Class text features in place of an encoder leave out its learnable prompt."""
@@ -250,10 +255,25 @@ def build(
         text_stack=text_stack,
         mtn=mtn,
         d_state=d_state,
-        mamba_width=mamba_width,
         temperature=temperature,
         feature_scale=feature_scale,
         caption_scale=caption_scale,
         dropout=dropout,
         mask_padding=mask_padding,
     )
+
+
+SYSTEM = System(
+    build,
+    losses,
+    TrCLIPSettings,
+    defaults=dict(
+        visual_length=256, prompt_prefix=10, prompt_postfix=10, dropout=0.7, optimizer="adamw", weight_decay=0.01, max_epoch=10,
+        scheduler="multistep", grad_clip=0, lambda_align=1, seed=234,
+    ),
+    headline={"ucf": ("coarse", "auc"), "xd": ("coarse", "ap")},
+    paper={"ucf": {("coarse", "auc"): "88.59 (CLIP and captions)"}, "xd": {("coarse", "ap"): "86.38 (CLIP and captions)"}},
+    rule="best on test",
+    inputs=lambda options: {"both": ("features", "captions"), "visual": ("features",), "text": ("captions",)}[options.branches],
+    note=lambda options, device: scan_backend(device) if "mamba" in (options.stack, options.text_stack) else None,
+)  # fmt: skip

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-CROPS = (1, 5, 10)
-MANIFEST = "extract.json"  # beside features: what made them
+from utils.labels import CROPS, SNIPPET
+
+COUNTS = (1, 5, CROPS)
 WIDTH, HEIGHT, SIZE = 340, 256, 224  # published: pictures of 340 × 256, crops of 224; other encoders' sizes in proportion
 
 
@@ -19,14 +20,14 @@ class Recipe:
     place of 340 × 256, whatever the aspect. size: the encoder's input, in pixels.
     """
 
-    crops: int = 10
-    stride: int = 16
+    crops: int = CROPS
+    stride: int = SNIPPET
     keep_aspect: bool = False
     size: int = SIZE
 
     def __post_init__(self):
-        if self.crops not in CROPS or self.stride < 1 or self.size < 1:
-            raise ValueError(f"{self}: expected crops of {CROPS}, and a stride and size above 0")
+        if self.crops not in COUNTS or self.stride < 1 or self.size < 1:
+            raise ValueError(f"{self}: expected crops of {COUNTS}, and a stride and size above 0")
 
     def shape(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) that a picture of width × height pixels is resized to."""
@@ -49,4 +50,4 @@ class Recipe:
         corners = [(bottom // 2, right // 2), (0, 0), (0, right), (bottom, 0), (bottom, right)]
         views = [picture[:, top : top + size, left : left + size] for top, left in corners[: min(self.crops, 5)]]
         crops = torch.stack(views)
-        return torch.cat([crops, crops.flip(-1)]) if self.crops == 10 else crops
+        return torch.cat([crops, crops.flip(-1)]) if self.crops == CROPS else crops

@@ -1,4 +1,5 @@
-"""A video decoded in a process of its own, `python -m utils.decoder`, which is killed when it takes too long: the file may be anybody's.
+"""A video decoded in a process of its own, `python -m utils.video.decoder`, which is killed when it takes too long: the file may be
+anybody's.
 
 The child sends the picture of every snippet over its stdout, resized for the encoder, and waits when the pipe is full (a few pictures); it
 imports no torch, so that it starts fast. Runs where pipes can be waited for: Linux, macOS.
@@ -21,9 +22,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from utils.child import command, end_with_parent, environment, limit_memory
-from utils.crops import Recipe
-from utils.video import MAX_PIXELS, NEXT, BrokenVideo, Video, to_rgb
+from utils.video.child import command, end_with_parent, environment, limit_memory
+from utils.video.crops import Recipe
+from utils.video.frames import MAX_PIXELS, NEXT, BrokenVideo, Video, to_rgb
 
 THUMBNAILS, THUMBNAIL_HEIGHT = 12, 90  # how many at most; pixels
 FASTEST = 120  # frames per second of the length allowed: time stamps are the file's own, and may say that no time passes
@@ -79,7 +80,7 @@ class Decoder:
         job = {"path": os.path.abspath(path), "name": str(path), "recipe": asdict(recipe), "limits": asdict(limits)}
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115, closed with the child
         self._process = subprocess.Popen(
-            command("utils.decoder", json.dumps(job)),
+            command("utils.video.decoder", json.dumps(job)),
             stdin=subprocess.PIPE,  # never written to: it ends when this process does, and so does the child
             stdout=subprocess.PIPE,
             stderr=self._stderr,

@@ -1,6 +1,6 @@
 """From video files to features: decoding beside the encoder, frames of several videos in a batch.
 
-T snippets of a video, D feature width; a video of F frames has T = max(1, F // stride) (utils/crops.py).
+T snippets of a video, D feature width; a video of F frames has T = max(1, F // stride) (utils/video/crops.py).
 """
 
 import queue
@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from utils.crops import Recipe
-from utils.decoder import LIMITS, Decoder, Ended, Limits, Opened, Picture
-from utils.encoder import ImageEncoder
-from utils.video import BrokenVideo
+from utils.video.crops import Recipe
+from utils.video.decoder import LIMITS, Decoder, Ended, Limits, Opened, Picture
+from utils.video.encoder import ImageEncoder
+from utils.video.frames import BrokenVideo
 
 
 class Extracted(NamedTuple):

@@ -5,15 +5,15 @@ from datetime import timedelta
 from pathlib import Path
 
 from utils.errors import BadInput
-from utils.scores import video_name
-from utils.video import SUFFIXES
+from utils.labels import video_name
+from utils.video.frames import SUFFIXES
 
 
 def find_videos(paths: list[str], output: Path, suffix: str, *, by_name: bool = True) -> dict[Path, Path]:
     """The videos among `paths` and below them, sorted: file -> its NAME + `suffix` below `output`, subfolders kept. What lies below
     `output` is left out, where that is inside one of the folders.
 
-    by_name: NAME is that of lists and ground truth (utils.scores.video_name), and all differ; else the file's own without extension.
+    by_name: NAME is that of lists and ground truth (utils.labels.video_name), and all differ; else the file's own without extension.
     Raises BadInput where one does not exist, there is none, or two have the same name (the same output).
     """
     targets: dict[Path, Path] = {}

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.crops import MANIFEST
+from dataset import MANIFEST
 from utils.errors import BadInput
-from utils.extraction import Extracted
 from utils.files import make_folder, read_json, replacing, write_json
+from utils.video.extraction import Extracted
 
 LOCK = ".extract.lock"
 LEFT = re.compile(r"\.(.+\.npy|extract\.json)\.\d+\.tmp")  # what utils.files.replacing leaves when it is killed

@@ -1,4 +1,4 @@
-"""utils/live.py, feed.py, events.py: every snippet scored once, as Detector.score_delayed does, across cuts, with flat memory."""
+"""app/live/follower.py, feed.py, events.py: every snippet scored once, as Detector.score_delayed does, across cuts, with flat memory."""
 
 import contextlib
 import gc
@@ -17,21 +17,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden import REAL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import RECIPE, CutOff, Server, make_detector, number_of, write_stream
 
-from utils import feed, live
-from utils.analysis import find_segments
+from app.analysis import find_segments
+from app.live import feed
+from app.live import follower as live
+from app.live.events import Events, Place, Scored
+from app.live.stream import Cut, Opened, Snippet, parse_source
 from utils.errors import BadInput
-from utils.events import Events, Place, Scored
-from utils.extraction import extract
-from utils.scores import Scores
-from utils.segments import anomaly_score
-from utils.stream import Cut, Opened, Snippet, parse_source
+from utils.evaluation.scores import Scores
+from utils.evaluation.segments import anomaly_score
+from utils.files import ROOT
+from utils.video.extraction import extract
 
-ROOT = Path(__file__).parents[1]
-SHARED = Path(__file__).parents[2] / "shared" / "real"
 TOLERANCE = 1e-5  # of a score: the encoder sees batches of other sizes, and lines have seven digits
 
 
@@ -215,11 +216,11 @@ def test_a_file_through_a_pipe_is_scored_as_the_file(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SHARED.exists(), reason="no real clips")
+@pytest.mark.skipif(not REAL.exists(), reason="no real clips")
 def test_real_clips_live_and_offline(web_of_files):
     """Over HTTP a file with a known end: not connected to again, nothing dropped, the file's scores."""
     detector = make_detector(length=256)
-    for path in sorted((SHARED / "videos").iterdir()):
+    for path in sorted((REAL / "videos").iterdir()):
         _, features = features_of(detector, path)
         text = follow(detector, web_of_files(path), latency=5, attempts=None)
         fps = lines_of(text, "connection", "open")[0]["fps"]

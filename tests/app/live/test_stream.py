@@ -1,4 +1,4 @@
-"""utils/stream.py: what may be a stream, every frame of it once and in order, and senders that cheat, hang or break off."""
+"""app/live/stream.py: what may be a stream, every frame of it once and in order, and senders that cheat, hang or break off."""
 
 import contextlib
 import io
@@ -19,10 +19,9 @@ import pytest
 from PIL import Image
 from streams import RECIPE, CutOff, Server, number_of, picture, rtsp_camera, write_stream
 
+from app.live.stream import Clock, Connection, Cut, Opened, Snippet, parse_source
 from utils.errors import BadInput
-from utils.stream import Clock, Connection, Cut, Opened, Snippet, parse_source
-
-ROOT = Path(__file__).parents[1]
+from utils.files import ROOT
 
 
 def read(source, **options):
@@ -121,7 +120,7 @@ def test_a_missing_webcam():
 
 
 def test_the_child_starts_without_torch():
-    code = "import sys, utils.stream; sys.exit('torch' in sys.modules)"
+    code = "import sys, app.live.stream; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
@@ -252,7 +251,7 @@ def test_a_playlist_names_no_local_file(kind, tmp_path, web):
     found = [read(f"{address}/list"), read_sent(lambda file: file.write(text))]
     limits = {"timeout": 10, "max_pixels": 1 << 20, "memory": 1 << 30}
     task = {"source": asdict(parse_source("-")), "recipe": asdict(RECIPE), "limits": limits}
-    piped = subprocess.run([sys.executable, "-m", "utils.stream", json.dumps(task)], input=text, capture_output=True, cwd=ROOT)
+    piped = subprocess.run([sys.executable, "-m", "app.live.stream", json.dumps(task)], input=text, capture_output=True, cwd=ROOT)
     assert piped.stdout[:1] == b"e", piped.stderr  # the end is the first message
     assert b"no video of these formats" in piped.stdout
     for opened, snippets, cut in found:
@@ -359,7 +358,7 @@ def test_nobody_reads_any_more():
 
     with Server(part) as server:
         code = (
-            "import os; from utils.stream import *\n"
+            "import os; from app.live.stream import *\n"
             f"c = Connection(parse_source('tcp://127.0.0.1:{server.port}'), Recipe()); next(iter(c)); print(c.pid, flush=True); os._exit(9)"
         )
         parent = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT)

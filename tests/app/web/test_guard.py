@@ -1,4 +1,4 @@
-"""utils/guard.py: what is let through to Gradio, by an application that stands in for it."""
+"""app/web/guard.py: what is let through to Gradio, by an application that stands in for it."""
 
 import json
 
@@ -10,8 +10,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from utils import guard as guard_module
-from utils.guard import MAX_EVENT, MULTIPART, Guard
+from app.web import guard as guard_module
+from app.web.guard import MAX_EVENT, MULTIPART, Guard
 
 MAX = 1000
 

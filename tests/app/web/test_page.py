@@ -1,4 +1,4 @@
-"""utils/page.py: what is drawn and listed, and what it refuses to start with. In a browser: tests/test_page_browser.py."""
+"""app/web/page.py: what is drawn and listed, and what it refuses to start with. In a browser: tests/test_page_browser.py."""
 
 import json
 import os
@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from utils import page
-from utils.analysis import Analysis, find_segments
-from utils.decoder import Limits
+from app.analysis import Analysis, find_segments
+from app.web import page
 from utils.errors import BadInput
-from utils.scores import Scores
+from utils.evaluation.scores import Scores
+from utils.video.decoder import Limits
 
 
 def analysis(scores, fine=None, classes=("normal", "Fighting", "Smoke"), path="/home/a b.mp4"):
@@ -150,7 +150,7 @@ def test_a_threshold_that_moves_leaves_no_files_behind(tmp_path):
 
 
 def test_a_full_page_takes_no_more_work(tmp_path, monkeypatch):
-    from utils import annotate
+    from app import annotate
 
     made = Page(tmp_path, Steps())
     state = made.upload()["state"]
@@ -165,7 +165,7 @@ def test_a_full_page_takes_no_more_work(tmp_path, monkeypatch):
 
 
 def test_annotated_copies_take_the_place_of_earlier_ones_and_end_when_the_page_is_full(tmp_path, monkeypatch):
-    from utils import annotate
+    from app import annotate
 
     written = 500
 
@@ -188,7 +188,7 @@ def test_annotated_copies_take_the_place_of_earlier_ones_and_end_when_the_page_i
 
 
 def test_work_ends_at_the_deadline(tmp_path, monkeypatch):
-    from utils import annotate
+    from app import annotate
 
     now = 0.0
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.page_server import LIMITS, MARKUP, Server, make_clips
-from utils.video import Video
+from utils.video.frames import Video
 
 pytestmark = pytest.mark.slow
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

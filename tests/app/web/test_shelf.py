@@ -1,4 +1,4 @@
-"""utils/shelf.py: which videos of a folder are offered, copies of them, and what is cleared away."""
+"""app/web/shelf.py: which videos of a folder are offered, copies of them, and what is cleared away."""
 
 import os
 import threading
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils import shelf
+from app.web import shelf
 
 
 @pytest.fixture

@@ -1,0 +1,92 @@
+"""The training of one seed: what is selected, what is printed, and what the run leaves behind beside the checkpoint."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from dataset import MANIFEST
+from model import SYSTEMS
+from utils import checkpoint, engine, testing
+from utils.evaluation import plots, report, segments
+from utils.files import make_folder, read_json, write_json
+from utils.loading import Data
+
+
+def describe(model: torch.nn.Module, options) -> str:
+    """Trained parameters, and FLOPs for one video of `visual_length`: of the whole system, or of the parts that it names (System.budget),
+    beside the paper's figures for them.
+    """
+    parts, paper = SYSTEMS[options.model].budget
+    modules = [module for name, module in model.named_children() if not parts or name in parts]
+    parameters = sum(p.numel() for module in modules for p in module.parameters() if p.requires_grad)
+    device, reads = next(model.parameters()).device, SYSTEMS[options.model].inputs(options)
+    widths = [options.visual_width, *([options.caption_width] if "captions" in reads else [])]
+    inputs = [torch.zeros(1, options.visual_length, width, device=device) for width in widths]
+    inputs.insert(1, torch.tensor([options.visual_length], device=device))
+    with torch.no_grad():
+        text = model.eval().text_features()
+        with FlopCounterMode(display=False) as counter:
+            model(*inputs, text=text)
+    total = counter.get_flop_counts()
+    flops = sum(sum(counts.values()) for name, counts in total.items() if (name.split(".")[-1] in parts if parts else name == "Global"))
+    of = f"{options.model}, {' + '.join(parts)}" if parts else options.model
+    paper = f" ({paper})" if paper else ""
+    return f"{of}: {parameters / 1e6:.2f} M trained parameters, {flops / 1e9:.2f} GFLOPs for {options.visual_length} snippets{paper}"
+
+
+def selection_figure(data: Data, options):
+    """The figure that `--select` maximises, as a function of the model; None for the last epoch.
+
+    val: AUC (UCF) or AP (XD) of the held-out training videos. test: what the papers did, the frame-level figure that they report.
+    """
+    part, metric = SYSTEMS[options.model].headline[options.dataset]
+    if options.select == "val":
+        abnormal = {video.name: video.abnormal for video in data.held_out}
+        return lambda model: engine.video_figure(engine.score(model, data.held_out, options, data.captions), abnormal, metric)
+    if options.select == "test":
+        return lambda model: report.frame_figure(engine.score(model, data.test, options, data.captions), data.truth, part, metric)
+    return None
+
+
+def train(model, data: Data, options, seed: int) -> Path:
+    """Train one seed under OUTPUT/seed-K; the path of the selected checkpoint."""
+    folder = make_folder(Path(options.output) / f"seed-{seed}")
+    names = len({video.name for video, *_ in data.train.samples})
+    counts = Counter(data.dataset.names[video.target.index(1)] for video in data.held_out)
+    by_class = ", ".join(f"{name} {counts[name]}" for name in data.dataset.names if counts[name])
+    held_out = f"{len(data.held_out)} videos held out" + (f" ({by_class})" if by_class else "")
+    print(f"seed {seed}: {len(data.train)} samples of {names} videos, {held_out} -> {folder}")
+    if seed == options.seeds[0]:
+        print(describe(model, options))
+        if note := SYSTEMS[options.model].note(options, engine.pick_device(options.device)):
+            print(note)
+    run = replace(options, seed=seed)
+    best = engine.fit(
+        model,
+        data.train,
+        data.batches,
+        run,
+        folder,
+        engine.pick_device(options.device),
+        data.dataset.names,
+        selection_figure(data, options),
+    )
+    if data.held_out:  # where demo.py's threshold comes from
+        checkpoint.load_trained_state(model, best["weights"], folder / "best.pt")
+        normal = [video for video in data.held_out if not video.abnormal]
+        best["thresholds"] = segments.thresholds(engine.score(model, normal, options, data.captions))
+    if (Path(options.feature_root) / MANIFEST).is_file():
+        made = read_json(Path(options.feature_root) / MANIFEST, "--feature-root")
+        best["features"] = {key: made[key] for key in ("encoder", "recipe")}
+    checkpoint.save(folder / "best.pt", best)
+    write_json(
+        folder / "options.json",
+        {**vars(run), "command": testing.command(), "held_out": [video.name for video in data.held_out]},
+    )
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    plots.plot_training(make_folder(folder / "plots") / "training.png", lines, report.SELECTED_ON_TEST if options.select == "test" else "")
+    return folder / "best.pt"
