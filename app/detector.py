@@ -140,7 +140,10 @@ class Detector:
         segments = find_segments(scores, video.times, self.classes, self.threshold)
         if captions is not None:
             values, size = anomaly_score(scores), self.recipe.stride
-            segments = [one._replace(caption=carrying(one.first, one.last, values, captions.captions, size)) for one in segments]
+            whole = max(len(values), -(-video.frames // size))  # frames behind the last whole snippet belong to it
+            ends = [whole if one.last == len(values) else one.last for one in segments]
+            quotes = [carrying(one.first, end, values, captions.captions, size) for one, end in zip(segments, ends, strict=True)]
+            segments = [one._replace(caption=quote) for one, quote in zip(segments, quotes, strict=True)]
         lost = (video.promised or 0) - video.frames
         missing = [f"{lost} of the {video.promised:,} frames that its header promises are missing."] if lost > LOST_FRAMES else []
         path = Path(video.path)

@@ -68,7 +68,9 @@ def text_detector(
         length=1,
         device=place,
         precision=precision,
-        notes=["Events are found by their names alone (zero-shot CLIP), without training: good for looking, not for alarms (README)."],
+        notes=[
+            "Events are found by their names alone (zero-shot CLIP), without training: good for looking, not for alarms (docs/own-videos.md)."
+        ],
         about={
             "texts": [*normal, *(TEMPLATE.format(event) for event in events)],
             "encoder": images.name,

@@ -1,6 +1,6 @@
 """The web page over a stand-in for a detector, in a process of its own, and videos for it.
 
-    python -m tests.page_server --port N [--folder DIR --max-bytes N …]
+    python tests/page_server.py --port N [--folder DIR --max-bytes N …]
 
 A snippet's score is the brightness of its first frame, so that a test decides what is found. It prints the page's address.
 """
@@ -17,10 +17,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from tests.test_video import make_video
 
 from app.analysis import Analysis, find_segments
 from app.web.page import serve
+from clips import make_video
 from utils.evaluation.scores import Scores
 from utils.files import ROOT
 from utils.video.decoder import Limits
@@ -133,6 +133,7 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "GRADIO_ALLOWED_PATHS": "/", "GRADIO_SHARE": "True"}
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
         self.process = subprocess.Popen(
             [sys.executable, "-u", "-m", module, "--port", str(self.port), *map(str, words)],
             cwd=ROOT,

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +22,7 @@ from dataset import (
     same_content,
     split_crop,
 )
+from golden import SHARED
 from utils.batches import BalancedBatches, ShuffledBatches
 from utils.errors import BadInput
 from utils.labels import UCF, XD, multi_hot

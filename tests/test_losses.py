@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from golden import GOLDEN
 
+from golden import GOLDEN
 from utils.losses import magnitude_separability, mil_align, mil_classification, text_separation, top_k, top_k_mean
 
 needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="../shared/golden is not here")

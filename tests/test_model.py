@@ -4,12 +4,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from model import build_model
+from model import TEMPORAL, build_model
 from utils.checkpoint import trained_state
 from utils.errors import BadInput
 from utils.labels import UCF, XD
 from utils.prompt import PROMPTS
-from utils.temporal import TEMPORAL
 from utils.text import load_sentence_text
 
 SIZES = {"visual_length": 32, "visual_width": 64, "attn_window": 8, "window_length": 8, "prompt_prefix": 4, "prompt_postfix": 4}

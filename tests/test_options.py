@@ -1,15 +1,18 @@
-"""Options: nothing is parsed on import, one table, the option files state what differs, the command line wins."""
+"""Options: nothing is parsed on import, typed dataclasses hold the defaults, the option files state values, the command line wins."""
 
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 
 import ucf_option
 import xd_option
+from model import SYSTEMS, ReFLIPSettings
 from utils.errors import BadInput
 from utils.files import ROOT
-from utils.options import BY_NAME
+from utils.options import Shared, declared
+from utils.sample import announce
 
 
 def test_paper_settings():
@@ -32,6 +35,86 @@ def test_sample_and_command_line():
     typed = xd_option.parse_args(["--max-epoch", "3", "--no-ge-skip", "--seeds", "1", "2"])
     assert (typed.max_epoch, typed.ge_skip, typed.seeds) == (3, False, [1, 2])
     assert {"max_epoch", "ge_skip", "seeds"} == set(typed.typed)
+
+
+@pytest.mark.parametrize("file", [ucf_option, xd_option])
+def test_an_option_file_lists_every_hyperparameter_of_reflip_vad(file):
+    training = {name for name, one in declared("reflip").items() if one.group == "training"}
+    elsewhere = {"seeds", "device", "precision", "resume", "milestones"}  # of the machine, of COMMON, or of another scheduler
+    expected = {field.name for field in fields(ReFLIPSettings)} | training | {"clip", "distilbert"}
+    assert file.SYSTEMS["reflip"].keys() == expected - elsewhere
+    assert set(file.SYSTEMS) == set(SYSTEMS)
+    assert file.COMMON.keys() <= {field.name for field in fields(Shared)}
+
+
+def test_an_edited_or_deleted_line_has_its_effect(monkeypatch):
+    monkeypatch.setitem(xd_option.SYSTEMS["reflip"], "dropout", 0.25)
+    monkeypatch.setitem(xd_option.SYSTEMS["reflip"], "temperature", 0.05)
+    monkeypatch.delitem(xd_option.SYSTEMS["reflip"], "lambda_align")
+    for words in ([], ["--feature-root", "x"]):  # on the sample, too
+        options = xd_option.parse_args(words)
+        assert (options.dropout, options.temperature, options.lambda_align) == (0.25, 0.05, 0.01)  # the last one is the code's
+        other = xd_option.parse_args(["--model", "vadclip", *words])
+        assert (other.dropout, other.temperature, other.lambda_align) == (0.0, 0.07, 1)  # lines of one system are that system's
+    monkeypatch.setitem(xd_option.COMMON, "precision", "bf16")
+    assert xd_option.parse_args(["--model", "vadclip"]).precision == "bf16"
+
+
+def test_what_the_sample_overrules_is_said_first(monkeypatch, capsys):
+    monkeypatch.setattr("utils.sample.builder.is_current", lambda *_: True)
+    monkeypatch.setitem(ucf_option.SYSTEMS["reflip"], "lr", 0.002)
+    announce(ucf_option.parse_args(["--max-epoch", "3"]))
+    data, overruled = capsys.readouterr().out.splitlines()
+    assert data.startswith("data: built-in sample")
+    assert "SAMPLE in ucf_option.py overrules: " in overruled
+    for name, text in {"visual_width": "64 (not 512)", "lr": "0.001 (not 0.002)", "batch_size": "64 (not 128)"}.items():
+        assert f"{name} {text}" in overruled
+    assert "max_epoch" not in overruled  # typed
+    assert "dropout" not in overruled
+    announce(ucf_option.parse_args(["--feature-root", "x"]))
+    assert capsys.readouterr().out == "data: UCF-Crime features in x\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("lr", "3e-4", "a number"),
+        ("visual_length", "64", "a whole number"),
+        ("visual_length", 64.0, "a whole number"),
+        ("visual_length", True, "a whole number"),
+        ("ge_skip", "False", "True or False"),
+        ("ge_skip", 0, "True or False"),
+        ("prompt", None, "a text in quotes"),
+        ("milestones", 4, "numbers in brackets"),
+        ("milestones", ("4", "8"), "numbers in brackets"),
+    ],
+)
+def test_a_value_of_another_type_in_an_option_file_is_one_line(name, value, kind, monkeypatch):
+    monkeypatch.setitem(ucf_option.SYSTEMS["reflip"], name, value)
+    with pytest.raises(BadInput) as caught:
+        ucf_option.parse_args([])
+    said = str(caught.value)
+    assert said.startswith(f"ucf_option.py: {name} = {value!r}, of type {type(value).__name__}; expected {kind}")
+    assert "\n" not in said
+
+
+def test_a_system_that_is_none_in_an_option_file(monkeypatch):
+    monkeypatch.setitem(ucf_option.SYSTEMS, "vadclp", {})
+    with pytest.raises(BadInput, match=r"ucf_option\.py: 'vadclp' is no system; available: reflip"):
+        ucf_option.parse_args([])
+
+
+def test_importing_the_model_and_the_help_of_a_script_load_no_other_wing():
+    """Nor what only they need: video decoding, the page, clients, encoders of sentences."""
+    heavy = ("av", "gradio", "openai", "transformers", "num2words", "app", "tools", "utils.video", "utils.sample.builder")
+    heavy += ("utils.captions.captioner", "utils.captions.llm", "utils.captions.embedding")
+    script = "import runpy, sys; sys.argv = ['ucf_train.py', '--help']; runpy.run_path('ucf_train.py', run_name='__main__')"
+    for code in ("import model", script):
+        run = [sys.executable, "-X", "importtime", "-c", code]
+        done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True)
+        loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+        assert "model" in loaded
+        assert not {name for name in loaded for wing in heavy if name == wing or name.startswith(f"{wing}.")}
 
 
 @pytest.mark.parametrize(
@@ -65,7 +148,7 @@ def test_a_system_has_settings_and_options_of_its_own():
 
 @pytest.mark.parametrize(("name", "value"), [("model", "vadclp"), ("sampling", "shuffel"), ("scheduler", "multistp"), ("optimizer", "sgd")])
 def test_a_choice_that_is_none_in_an_option_file(name, value, monkeypatch):
-    monkeypatch.setitem(ucf_option.DEFAULTS, name, value)
+    monkeypatch.setitem(ucf_option.SYSTEMS["reflip"] if name in ucf_option.SYSTEMS["reflip"] else ucf_option.COMMON, name, value)
     with pytest.raises(BadInput, match=f"--{name} {value}: expected one of "):
         ucf_option.parse_args([])
 
@@ -83,7 +166,7 @@ def test_usage_errors_are_one_line_and_exit_code_2(capsys):
 def test_help_names_every_option_its_default_and_what_the_paper_tried():
     done = subprocess.run([sys.executable, str(ROOT / "xd_train.py"), "--help"], capture_output=True, text=True, check=True)
     text = " ".join(done.stdout.split())
-    training = {name for name in BY_NAME if name not in ("checkpoint", "save_scores", "json")}
+    training = {name for name in declared("reflip") if name not in ("checkpoint", "save_scores", "json")}
     assert all(f"--{name.replace('_', '-')}" in text for name in training)
     assert "[default 0.0005]" in text
     assert "paper tried 0.01 0.03 0.05 0.07 0.09 0.1" in text
@@ -100,6 +183,6 @@ def test_help_of_a_test_script_leaves_training_out_and_of_a_system_shows_its_def
 
 
 def test_an_unknown_name_in_an_option_file(monkeypatch):
-    monkeypatch.setitem(ucf_option.DEFAULTS, "learning_rate", 1)
+    monkeypatch.setitem(ucf_option.SYSTEMS["reflip"], "learning_rate", 1)
     with pytest.raises(BadInput, match=r"ucf_option\.py: unknown option 'learning_rate'"):
         ucf_option.parse_args([])

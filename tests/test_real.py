@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from golden import REAL
 
 import ucf_option
 import ucf_train
 import xd_option
 import xd_train
+from golden import REAL
 from utils.sample.builder import make_sample
 
 

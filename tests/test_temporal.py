@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.temporal import TEMPORAL, Emphasize, TemporalNetwork, from_windows, similarity_adjacency, to_windows
+from model import TEMPORAL, Emphasize, TemporalNetwork
+from utils.temporal import from_windows, similarity_adjacency, to_windows
 
 
 def network(name, width=32, **more):

@@ -116,7 +116,6 @@ TABLES = {
         "no-rewriting": Row("--model trclip --caption-choice source"),
         "rewrite-1": Row("--model trclip --caption-choice rewrite-1"),
         "rewrite-2": Row("--model trclip --caption-choice rewrite-2"),
-        "transformer": Row("--model trclip --stack transformer"),
         "no-mamba": Row("--model trclip --stack none"),
         "no-mtn": Row("--model trclip --no-mtn"),
         "no-mamba-no-mtn": Row("--model trclip --stack none --no-mtn"),

@@ -38,6 +38,12 @@ class Shared:
     text_features: str | None = option(
         None, ".npy of (C+1, D) class text features computed elsewhere; no text encoder is loaded then", group="text"
     )
+    distilbert: str = option(
+        "distilbert-base-uncased",
+        "transformers name or folder of the frozen encoder behind the reparameterized prompt",
+        group="text",
+        tried="with and without (table VIII)",
+    )
     max_epoch: int = option(50, "epochs", group="training", low=1)
     batch_size: int = option(128, "bags in a batch", group="training", low=2)
     sampling: str = option(

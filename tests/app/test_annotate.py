@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_video import SHARED, cut, make_video, with_a_hole
 
 from app import annotate, overlay
 from app.analysis import Analysis, find_segments
 from app.annotate import cut_clips, file_name
 from app.fonts import font_for
+from clips import cut, make_video, with_a_hole
+from golden import REAL
 from utils.errors import BadInput
 from utils.evaluation.scores import Scores
 from utils.files import ROOT
@@ -364,7 +365,7 @@ def test_an_interrupt_kills_the_child(tmp_path, children):
 def test_the_child_does_not_outlive_a_killed_caller(tmp_path):
     analysis = analyse(make_video(tmp_path / "a.mp4", 400, (640, 480), picture=grey((640, 480))))
     program = (
-        "import pickle, sys\nfrom utils import annotate\nanalysis = pickle.load(sys.stdin.buffer)\n"
+        "import pickle, sys\nfrom app import annotate\nanalysis = pickle.load(sys.stdin.buffer)\n"
         "annotate.annotate(analysis, sys.argv[1], progress=lambda *_: print('running', flush=True))"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "copy.mp4")]
@@ -521,11 +522,11 @@ def test_hours_between_two_frames(tmp_path):
         annotate.annotate(analyse(path), tmp_path / "copy.mp4", progress=silent)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/real")
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/real")
 @pytest.mark.parametrize("name", [pytest.param("RoadAccidents010_x264.mp4", marks=pytest.mark.slow), "holmesvau_car_accident.mp4"])
 def test_real_videos(tmp_path, name):
     """One has a picture as a second stream, one has sound."""
-    analysis = analyse(SHARED / "videos" / name, notes=["A note."])
+    analysis = analyse(REAL / "videos" / name, notes=["A note."])
     annotate.annotate(analysis, tmp_path / "copy.mp4", progress=silent)
     pictures, times, head = read(tmp_path / "copy.mp4")
     assert len(pictures) == analysis.frames

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden import REAL
-from tests.test_video import make_video
 
 import demo
+from clips import make_video
+from golden import REAL
 from utils.errors import BadInput
 from utils.files import ROOT
 from utils.video.frames import Video

@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.test_video import make_video
 
 import xd_train
 from app.detector import load_detector
 from app.export import to_dict
 from app.web.page import public
 from app.zero_shot import NORMAL, text_detector
+from clips import make_video
 from dataset import load_features
 from tools import extract_features
 from utils import checkpoint

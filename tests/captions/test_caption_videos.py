@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_video import make_video
 
+from clips import make_video
 from tools import caption_videos
 from tools.caption_videos import main
 from utils.captions.captioner import Captioner

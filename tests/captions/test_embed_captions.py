@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden import REAL
 from hypothesis import given
 from hypothesis import strategies as st
 
+from golden import REAL
 from tools import embed_captions
-from tools.embed_captions import caption_features, embed, main, snippets
+from tools.embed_captions import main
+from utils.captions.embedding import caption_features, embed, snippets
 from utils.captions.formats import Caption, VideoCaptions, read_captions, write_captions
 from utils.errors import BadInput
 from utils.files import ROOT

@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
-from golden import REAL
 from hypothesis import given
 from hypothesis import strategies as st
 
+from golden import REAL
 from utils.captions.formats import Caption, VideoCaptions, read_caption_file, read_captions, write_captions
 from utils.errors import BadInput
 

@@ -14,7 +14,7 @@ import dataset
 import ucf_test
 import ucf_train
 from dataset import FeatureDataset, Video, read_list, resample
-from utils import loading as experiment
+from utils import engine, loading
 from utils.batches import BalancedBatches, DrawnVersions, ShuffledBatches
 from utils.captions.tree import CaptionTree, split_published
 from utils.errors import BadInput
@@ -43,26 +43,28 @@ def refused(work, *words):
     assert "\n" not in str(caught.value)
 
 
-def test_pairs_by_name_whatever_the_order_and_whoever_is_missing(tmp_path):
+def test_pairs_by_name_whatever_the_order(tmp_path):
     """The released code pairs caption row i with feature row i: of XD-Violence's, 33,810 of 39,510 pairs are wrong."""
     names = [f"v{number}" for number in range(6)]
     for number, name in enumerate(names):
         save(tmp_path / "features" / f"{name}.npy", 4, number)
-    for number in (5, 3, 0, 1, 4):  # v2 has none; a row list would shift all behind it
+    for number in (5, 3, 0, 1, 4, 2):
         save(tmp_path / "captions" / ("b" if number % 2 else "a") / f"v{number}.npy", 4, 10 * number)
     videos = [video(name, tmp_path / "features") for name in names]
-    tree = CaptionTree(tmp_path / "captions", WIDTH, missing="zeros")
-    assert tree.check(videos, dict.fromkeys(names, 4)) == ["v2"]
+    tree = CaptionTree(tmp_path / "captions", WIDTH)
+    tree.check(videos, dict.fromkeys(names, 4))
     data = FeatureDataset(videos, length=8, width=WIDTH, captions=tree)
     for number in range(6):
         features, valid, _, captions = data[number]
-        assert (features[0, 0].item(), captions[0, 0].item(), valid) == (number, 0 if number == 2 else 10 * number, 4)
+        assert (features[0, 0].item(), captions[0, 0].item(), valid) == (number, 10 * number, 4)
     tested = {
         name: (features[0, 0].item(), captions[0, 0].item()) for name, features, captions in dataset.test_videos(videos, WIDTH, 0, tree)
     }
-    assert tested == {name: (number, 0 if number == 2 else 10 * number) for number, name in enumerate(names)}
-    strict = CaptionTree(tmp_path / "captions", WIDTH)
-    refused(lambda: strict.check(videos, dict.fromkeys(names, 4)), "v2", "tools.embed_captions", "--missing-captions zeros")
+    assert tested == {name: (number, 10 * number) for number, name in enumerate(names)}
+    (tmp_path / "captions" / "a" / "v2.npy").unlink()
+    (tmp_path / "captions" / "b" / "v3.npy").unlink()
+    without = CaptionTree(tmp_path / "captions", WIDTH)
+    refused(lambda: without.check(videos, dict.fromkeys(names, 4)), "no captions of 2 of 6 videos (v2, v3)", "tools.make_list")
 
 
 def test_captions_of_another_length_are_refused_or_brought_to_it(tmp_path):
@@ -73,7 +75,7 @@ def test_captions_of_another_length_are_refused_or_brought_to_it(tmp_path):
     rows = {part.name: 4 for part in videos}
     refused(lambda: CaptionTree(tmp_path, WIDTH).check(videos, rows), "longer.npy", "5 rows", "have 4", "--allow-length-mismatch 1")
     tree = CaptionTree(tmp_path, WIDTH, mismatch=1)
-    assert tree.check(videos, rows) == []
+    tree.check(videos, rows)
     found = {part.name: tree.load(part, None, 4)[:, 0].tolist() for part in videos}
     assert found["equal"] == found["longer"] == pytest.approx([1, 1.01, 1.02, 1.03])
     assert found["shorter"] == pytest.approx([1, 1.01, 1.02, 1.02])
@@ -103,7 +105,7 @@ def test_published_names_and_crops(tmp_path):
     save(tmp_path / "captions" / "UCF_emb_0.npy", 2, 20)
     tree = CaptionTree(tmp_path / "captions", WIDTH)
     videos = [video("XD", tmp_path / "features", (0, 1)), video("UCF", tmp_path / "features", (0, 1))]
-    assert tree.check(videos, {"XD": 2, "UCF": 2}) == []
+    tree.check(videos, {"XD": 2, "UCF": 2})
     data = FeatureDataset(videos, length=2, width=WIDTH, captions=tree)
     pairs = [(data[number][0][0, 0].item(), data[number][3][0, 0].item()) for number in range(4)]
     assert pairs == [(0, 10), (1, 11), (0, 20), (1, 20)]
@@ -159,23 +161,25 @@ def test_a_version_is_drawn_each_time_a_video_is_loaded(tmp_path):
 
 def test_which_versions_training_draws_from(tmp_path):
     tree = three_versions(tmp_path, ["v0", "v1"])
-    assert experiment.training_versions(tree, "random") == tree.versions
-    assert experiment.training_versions(tree, "rewrite-2") == ("rewrite-2",)
+    assert loading.training_versions(tree, "random") == tree.versions
+    assert loading.training_versions(tree, "rewrite-2") == ("rewrite-2",)
     alone = CaptionTree(tmp_path / "source", WIDTH)
-    assert experiment.training_versions(alone, "random") == ("source",)
-    refused(lambda: experiment.training_versions(alone, "rewrite-1"), "--caption-choice rewrite-1", "tools.rewrite_captions")
+    assert loading.training_versions(alone, "random") == ("source",)
+    refused(lambda: loading.training_versions(alone, "rewrite-1"), "--caption-choice rewrite-1", "tools.rewrite_captions")
     (tmp_path / "rewrite-2" / "v1.npy").unlink()
     for number in range(2):
         save(tmp_path / "features" / f"v{number}.npy", 4, 0)
     videos = [video("v0", tmp_path / "features"), video("v1", tmp_path / "features")]
     rows = {"v0": 4, "v1": 4}
-    tree = CaptionTree(tmp_path, WIDTH, missing="zeros")
+    tree = CaptionTree(tmp_path, WIDTH)
     refused(lambda: tree.check(videos, rows, tree.versions), "rewrite-2", "v1", "finish tools.rewrite_captions")
-    assert tree.check(videos, rows, ("source", "rewrite-1")) == []
+    tree.check(videos, rows, ("source", "rewrite-1"))
 
 
 def test_captions_through_the_scripts(small_sample, tmp_path, capsys, monkeypatch):
-    """Both branches and the captions alone train and test; a test takes other captions (`--caption-root`), and reports who has none."""
+    """Both branches and the captions alone train and test; a test takes other captions (`--caption-root`), and refuses those that lack
+    some.
+    """
     words = small_sample("ucf", model="trclip")
     root = Path(words[words.index("--caption-root") + 1])
     ucf_train.main([*words, "--output", str(tmp_path / "both")])
@@ -188,7 +192,6 @@ def test_captions_through_the_scripts(small_sample, tmp_path, capsys, monkeypatc
     )
     reports = {name: json.loads((tmp_path / name / "report.json").read_text()) for name in ("both", "text")}
     assert reports["both"]["parameters"] > reports["text"]["parameters"]
-    assert reports["text"]["without_captions"] == []
     assert len(reports["both"]["segments"]) == len(reports["text"]["segments"]) == reports["both"]["videos"]
 
     tested = read_list(words[words.index("--test-list") + 1], root / "source", UCF)
@@ -197,11 +200,10 @@ def test_captions_through_the_scripts(small_sample, tmp_path, capsys, monkeypatc
         save(other / part.files[0].name, len(np.load(part.files[0])), 0.5, 64)
     best = tmp_path / "both" / "seed-234" / "best.pt"
     test = ["--checkpoint", str(best), "--caption-root", str(other), "--output", str(tmp_path / "again")]
-    refused(lambda: ucf_test.main(test), f"no captions of {tested[0].name}")
-    ucf_test.main([*test, "--missing-captions", "zeros"])
-    assert f"note: 1 of {len(tested)} test videos have no captions and take zeros: {tested[0].name}" in capsys.readouterr().out
+    refused(lambda: ucf_test.main(test), f"no captions of 1 of {len(tested)} videos ({tested[0].name})")
+    save(other / tested[0].files[0].name, len(np.load(tested[0].files[0])), 0.5, 64)
+    ucf_test.main(test)
     again = json.loads((tmp_path / "again" / "report.json").read_text())
-    assert again["without_captions"] == [tested[0].name]
     assert again["coarse"]["auc"] != reports["both"]["coarse"]["auc"]
 
     def peaked(model, videos, options, captions):
@@ -210,7 +212,7 @@ def test_captions_through_the_scripts(small_sample, tmp_path, capsys, monkeypatc
         scores = {name: np.where(np.arange(count) == 3, 0.9, 0.1) for name, count in rows.items()}
         return {name: Scores(one, np.stack([1 - one, one, *np.zeros((12, len(one)))], 1)) for name, one in scores.items()}
 
-    monkeypatch.setattr(experiment, "score", peaked)
+    monkeypatch.setattr(engine, "score", peaked)
     ucf_test.main(["--checkpoint", str(best), "--output", str(tmp_path / "words")])
     found = json.loads((tmp_path / "words" / "report.json").read_text())["segments"]
     for part in tested:
@@ -219,7 +221,6 @@ def test_captions_through_the_scripts(small_sample, tmp_path, capsys, monkeypatc
         assert (segment["start"], segment["class"], segment["caption"]) == (48, "abuse", said["caption"])
     assert found[tested[0].name][0]["caption"] in (tmp_path / "words" / "report.md").read_text()
     monkeypatch.undo()
-    save(other / tested[0].files[0].name, len(np.load(tested[0].files[0])), 0.5, 64)
     ucf_test.main(["--checkpoint", str(tmp_path / "text" / "seed-234" / "best.pt"), *test[2:]])  # lengths, too, are those of these captions
 
 
@@ -228,5 +229,10 @@ def test_options_of_captions_belong_to_trclip(small_sample):
     refused(lambda: ucf_train.main([*words, "--caption-root", "x"]), "--caption-root: --model vadclip has no such option")
     refused(lambda: ucf_train.main([*words, "--d-state", "8"]), "--d-state: --model vadclip has no such option")
     root = words[words.index("--feature-root") + 1]
-    refused(lambda: ucf_train.main(["--model", "trclip", "--feature-root", root]), "--branches both", "--caption-root", "--branches visual")
-    refused(lambda: ucf_train.main(["--model", "trclip", "--mamba-width", "0"]), "--mamba-width 0")
+    refused(
+        lambda: ucf_train.main(["--model", "trclip", "--feature-root", root]),
+        "--model trclip: reads captions",
+        "--caption-root",
+        "--branches visual",
+    )
+    refused(lambda: ucf_train.main(["--model", "trclip", "--d-state", "0"]), "--d-state 0")

@@ -4,11 +4,11 @@ import ast
 
 import numpy as np
 import pytest
-from golden import GOLDEN
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from golden import GOLDEN
 from utils.errors import BadInput
 from utils.evaluation.metrics import IOUS, class_figures, frame_metrics, segment_map
 

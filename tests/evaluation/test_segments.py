@@ -1,4 +1,4 @@
-"""utils/evaluation/segments.py: which segments are shown of a video, and in whose words."""
+"""utils/evaluation/segments.py: one rule for reports, demo and live streams: which segments a video has, and in whose words."""
 
 import itertools
 
@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.analysis import find_segments
+from app.live.events import Events, Place, Scored
 from dataset import Video
 from utils.captions.formats import Caption, VideoCaptions, write_captions
 from utils.captions.tree import CaptionTree
@@ -35,43 +37,49 @@ def fine(**classes):
     return rows
 
 
-def detect(scores, frames=160, texts=None):
-    texts = None if texts is None else {"v": VideoCaptions(frames, 30, [Caption(*caption) for caption in texts])}
-    return segments.detect({"v": scores}, {"v": GroundTruth(frames, 30, ())}, UCF, texts)["v"]
+def detect(scores, frames=160, texts=None, threshold=0.5):
+    texts = None if texts is None else {"v": [Caption(*caption) for caption in texts]}
+    return segments.detect({"v": scores}, {"v": GroundTruth(frames, 30, ())}, UCF, threshold, texts)["v"]
 
 
-def test_a_run_above_the_videos_own_height_with_its_score_and_class():
-    """Rows 3 and 4 lie above 0.8 − 0.6 · (0.8 − 0.1) = 0.38; the score is (0.8 + 0.7 · 0.8) / 1.7 = 0.8."""
+def test_a_run_that_reaches_the_threshold_with_its_score_and_class():
     [found] = detect(Scores(coarse({3: 0.8, 4: 0.5}), fine(Abuse={3: 0.3}, Fighting={4: 0.2, 8: 0.7})))
     assert found[:3] == (48, 80, "abuse")  # 0.3 and 0.1 against 0.1 and 0.2; "normal", which is higher, is not asked
-    assert found.score == pytest.approx(0.8)
-    assert found.caption is None
+    assert (found.score, found.caption) == (0.8, None)  # the highest
 
 
-def test_each_run_has_one_class_of_its_own():
-    found = detect(Scores(coarse({1: 0.9, 2: 0.6, 5: 0.6, 6: 0.9}), fine(Abuse={1: 0.4, 2: 0.2}, Fighting={2: 0.3, 5: 0.5, 6: 0.5})))
-    assert [one[:3] for one in found] == [(16, 48, "abuse"), (80, 112, "fighting")]
+def test_one_lower_snippet_does_not_part_a_run_two_do():
+    found = detect(Scores(coarse({1: 0.9, 3: 0.6, 6: 0.6}), fine(Abuse={1: 0.4, 3: 0.2}, Fighting={2: 0.3, 6: 0.5})))
+    assert [one[:3] for one in found] == [(16, 64, "abuse"), (96, 112, "fighting")]
 
 
-@pytest.mark.parametrize(("rows", "kept"), [((0.9, 0.4), True), ((0.3, 0.6), False), ((0.5, 0.5), False)])
 @pytest.mark.parametrize("part", ["coarse", "online"])  # online, where there is no coarse score
-def test_something_happens_where_the_mean_is_above_one_half(rows, kept, part):
-    """Means of 0.65, 0.45 and 0.5."""
-    scores = Scores(fine=fine(Abuse={3: 0.8, 4: 0.4}), **{part: coarse(dict(zip((3, 4), rows, strict=True)), 0.0)})
-    assert [one[:3] for one in detect(scores)] == [(48, 80, "abuse")] * kept
-
-
-@pytest.mark.parametrize(("height", "kept"), [(0.4, True), (0.15, False)])
-def test_without_a_coarse_score_the_fine_one_says_it(height, kept):
-    """1 − p(normal) has the mean (0.8 + 0.4) / 2 = 0.6 there, or (0.3 + 0.15) / 2 < 0.5."""
-    assert len(detect(Scores(None, fine(Abuse={3: 2 * height, 4: height})))) == kept
+def test_the_score_that_says_where(part):
+    scores = Scores(fine=fine(Abuse={3: 0.8, 4: 0.4}), **{part: coarse({5: 0.5})})
+    assert [one[:2] for one in detect(scores)] == [(80, 96)]
+    assert [one[:2] for one in detect(scores, threshold=0.51)] == []
+    assert [one[:2] for one in detect(Scores(None, scores.fine))] == [(48, 64)]  # 1 − p(normal), without both
 
 
 @pytest.mark.parametrize("part", ["coarse", "online"])
 def test_without_classes_an_anomaly_is_found(part):
-    values = np.full(10, 0.1)
-    values[3:5] = 0.9, 0.5
-    assert detect(Scores(**{part: values})) == [Segment(48, 80, "anomaly", pytest.approx(0.9))]
+    assert detect(Scores(**{part: coarse({3: 0.9, 4: 0.5})})) == [Segment(48, 80, "anomaly", 0.9)]
+
+
+def test_reports_demo_and_live_streams_cut_alike():
+    random = np.random.default_rng(0)
+    for threshold in (0.2, 0.5, 0.8):
+        scores = Scores(random.random(60), random.dirichlet(np.full(14, 0.3), 60))
+        reported = detect(scores, 960, threshold=threshold)
+        shown = find_segments(scores, 16.0 * np.arange(61), UCF.names, threshold)
+        events = Events(UCF.names, threshold)
+        lines = [
+            line for t in range(60) for line in events.add(Scored(Place(t, 0, 16 * t, 16 * t + 16, 0.0), scores.coarse[t], scores.fine[t]))
+        ]
+        ended = [line for line in [*lines, *events.close()] if line["state"] == "end"]
+        assert [(one.start, one.end, one.label) for one in reported] == [(one.start, one.end, one.label) for one in shown]
+        assert [(one.start, one.end, one.label) for one in shown] == [(line["start"], line["end"], line["class"]) for line in ended]
+        assert [one.score for one in reported] == [one.score for one in shown]
 
 
 @pytest.mark.parametrize(
@@ -105,26 +113,36 @@ def test_captions_of_scores_by_frame_and_beyond_the_last_row():
 def test_a_video_without_texts_has_segments_without_caption():
     scores = {name: Scores(coarse({3: 0.8, 4: 0.5})) for name in "ab"}
     truth = {name: GroundTruth(160, 30, ()) for name in "ab"}
-    found = segments.detect(scores, truth, UCF, {"a": VideoCaptions(None, None, [Caption(0, 160, "seen")])})
+    found = segments.detect(scores, truth, UCF, 0.5, {"a": [Caption(0, 160, "seen")]})
     assert [found[name][0].caption for name in "ab"] == ["seen", None]
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(2, 200), st.booleans())
-def test_every_segment_keeps_the_rule(seed, frames, both):
+@given(st.integers(0, 2**32 - 1), st.integers(2, 200), st.booleans(), st.floats(0.1, 0.9))
+def test_every_segment_keeps_the_rule(seed, frames, both, threshold):
     random = np.random.default_rng(seed)
     rows = max(frames // 16, 1)
     scores = Scores(random.random(rows) if both else None, random.dirichlet(np.full(14, 0.3), rows))
-    found = detect(scores, frames, [(0, frames, "whole")])
+    found = detect(scores, frames, [(0, frames, "whole")], threshold)
     happens = to_frames(scores.anomaly("coarse" if both else "fine"), frames)
-    assert found == sorted(found)
+    inside = np.zeros(frames, bool)
     for one in found:
         assert 0 <= one.start < one.end <= frames
-        assert 0 <= one.score <= 1
+        assert threshold <= one.score == happens[one.start : one.end].max()
+        assert happens[one.start] >= threshold <= happens[one.end - 1]
         assert one.label in UCF.names[1:]
         assert one.caption == "whole"
-        assert happens[one.start : one.end].mean() > 0.5 - 1e-9
-    assert all(one.end < other.start for one, other in itertools.pairwise(found))
+        inside[one.start : one.end] = True
+    assert not (happens[~inside] >= threshold).any()
+    assert found == sorted(found)
+    assert all(other.start - one.end > 16 for one, other in itertools.pairwise(found) if frames // 16 > 1)
+
+
+def test_the_threshold_of_a_checkpoint_and_without_one():
+    known = {"videos": 3, "snippets": 1200, "rates": {"0.01": 0.731}}
+    assert segments.choose(known) == (0.731, "cut at 0.731, which at most 1 % of 1,200 held-out normal snippets reach")
+    for nothing in (None, {"videos": 0, "snippets": 0, "rates": {}}):
+        assert segments.choose(nothing)[0] == 0.5
 
 
 def test_texts_lie_beside_the_source_of_a_caption_tree(tmp_path):
@@ -137,14 +155,14 @@ def test_texts_lie_beside_the_source_of_a_caption_tree(tmp_path):
             write_captions(path.with_name(f"{name}.jsonl"), name, VideoCaptions(32, 30, [Caption(0, 16, f"seen in {name}")]))
     write_captions(tmp_path / "tree" / "rewrite-1" / "a.jsonl", "a", VideoCaptions(32, 30, [Caption(0, 16, "rewritten")]))
     videos = [Video(name, "Normal", (1.0,) + 13 * (0.0,), (tmp_path / f"{name}.npy",), None) for name in names]
-    tree = CaptionTree(tmp_path / "tree", 3, missing="zeros")
-    texts = segments.read_texts(tree, videos)
-    assert {name: video.captions[0].text for name, video in texts.items()} == {"a": "seen in a", "b": "seen in b"}
+    tree = CaptionTree(tmp_path / "tree", 3)
+    texts = tree.texts(videos)
+    assert {name: captions[0].text for name, captions in texts.items()} == {"a": "seen in a", "b": "seen in b"}
 
     damaged = tmp_path / "tree" / "source" / "b.jsonl"
     damaged.write_text('{"video": "b"}\n{"frames"')
     with pytest.raises(BadInput, match=r"b\.jsonl: line 2: no JSON"):
-        segments.read_texts(tree, videos)
+        tree.texts(videos)
 
 
 def test_rows_say_seconds_and_whether_the_class_is_annotated_there():

@@ -5,10 +5,10 @@ import copy
 import numpy as np
 import pytest
 import torch
-from golden import SHARED, difference
 from torch import nn
 from torch.nn import functional as F
 
+from golden import SHARED, difference
 from model import SYSTEMS, build_model
 from utils.labels import XD
 from utils.systems.base import Output, Published

@@ -7,11 +7,11 @@ from types import ModuleType
 
 import pytest
 import torch
-from golden import golden, needs_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from golden import golden, needs_golden
 from tools.bench.mamba import indexed, mixer, unbound
 from utils.systems import mamba
 from utils.systems.mamba import Mamba, scan_backend, selective_scan

@@ -6,9 +6,9 @@ from argparse import Namespace
 import numpy as np
 import pytest
 import torch
-from golden import difference, golden, needs_golden
 
 import ucf_test
+from golden import difference, golden, needs_golden
 from model import SYSTEMS, build_model
 from utils import checkpoint
 from utils.errors import BadInput

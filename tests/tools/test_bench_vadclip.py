@@ -6,8 +6,8 @@ from argparse import Namespace
 import numpy as np
 import pytest
 import torch
-from golden import GOLDEN
 
+from golden import GOLDEN
 from tools.bench import vadclip as literal
 from utils.text import openai_clip
 

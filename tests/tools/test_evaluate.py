@@ -5,8 +5,8 @@ import json
 
 import numpy as np
 import pytest
-from golden import REAL
 
+from golden import REAL
 from tools.evaluate import main
 from utils.errors import exit_code
 from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
@@ -55,7 +55,7 @@ def test_pel4vad_on_ucf_crime(tmp_path, capsys):
         "ano_auc": 0.7456,
     }
     assert content["fine"] is content["map"] is None
-    assert set(content["per_class"]["coarse"]) == set(UCF.labels[1:])
+    assert set(content["per_class"]["coarse"]) == set(UCF.names[1:])
     shown = capsys.readouterr().out
     assert "290 videos, 1109680 frames" in shown
     assert "note" not in shown
@@ -142,7 +142,7 @@ def test_every_figure_of_a_system_with_both_scores(world, capsys):
     content = world.evaluate("--scores", world.scores("a.npz"))
     for part in ("coarse", "fine"):
         assert 0.5 < content[part]["auc"]["low"] < content[part]["auc"]["value"] < content[part]["auc"]["high"] <= 1
-        assert set(content["per_class"][part]) == set(XD.labels[1:])
+        assert set(content["per_class"][part]) == set(XD.names[1:])
     assert content["map"]["anomaly"]["avg"]["value"] > 0
     assert content["map"]["official"]["0.1"]["value"] >= content["map"]["official"]["0.5"]["value"]
     assert "XD-Violence: 12 videos, 1980 frames, 95 % bootstrap intervals over videos\n" in capsys.readouterr().out
@@ -165,11 +165,13 @@ def test_a_system_with_an_online_score_and_no_classes(world, capsys):
 
 def test_a_class_has_its_videos_beside_it_and_no_interval_where_they_are_few(world, capsys):
     path = world.scores("a.npz")
-    figure = world.evaluate("--scores", path)["per_class"]["coarse"]["B1"]["auc"]
+    figure = world.evaluate("--scores", path)["per_class"]["coarse"]["fighting"]["auc"]
     assert figure == {"value": figure["value"], "low": None, "high": None, "videos": 1}
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["per_class", "coarse", "B1", "auc", f"{100 * figure['value']:.2f}", "1"] in lines
-    compared = world.evaluate("--scores", path, "--against", world.scores("b.npz", 1))["difference"]["per_class"]["coarse"]["B1"]["auc"]
+    assert ["per_class", "coarse", "fighting", "auc", f"{100 * figure['value']:.2f}", "1"] in lines
+    compared = world.evaluate("--scores", path, "--against", world.scores("b.npz", 1))["difference"]["per_class"]["coarse"]["fighting"][
+        "auc"
+    ]
     assert (compared["videos"], compared["low"], compared["p"], compared["ours"]["low"]) == (1, None, None, None)
 
 

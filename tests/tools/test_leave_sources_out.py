@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from golden import REAL
 
+from golden import REAL
 from tools import leave_sources_out
 from utils.errors import BadInput
 

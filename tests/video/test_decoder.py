@@ -6,12 +6,11 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
-from test_video import cut, make_video, neighbour, sound
 
+from clips import cut, is_gone, make_video, neighbour, sound, stub
 from utils.files import ROOT
 from utils.video import decoder
 from utils.video.crops import Recipe
@@ -190,23 +189,6 @@ def test_memory_is_limited(tmp_path):
     for memory in (1 << 20, 16 << 20):
         assert "takes more than" in (said := refused(path, Limits(memory=memory))) or "Cannot allocate memory" in said
     assert decoded(path)[2].frames == 2
-
-
-def stub(monkeypatch, program):
-    monkeypatch.setattr(decoder, "command", lambda _, *words: [sys.executable, "-c", program, *words])
-
-
-def is_gone(pid) -> bool:
-    """Whether a process ends within a minute; one whose parent has not asked for its exit code is gone."""
-    for _ in range(600):
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except (ProcessLookupError, FileNotFoundError):
-            return True
-        if state == "Z":
-            return True
-        time.sleep(0.1)
-    return False
 
 
 @pytest.mark.parametrize("program", ["import time; time.sleep(600)", "while True: pass"])

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_video import make_video
 
 import dataset
+from clips import make_video
 from tools.bench.extract import literal, write_video
 from tools.extract_features import main
 from utils.errors import BadInput, exit_code

@@ -5,10 +5,9 @@ import threading
 import numpy as np
 import pytest
 import torch
-from golden import REAL
-from test_decoder import stub
-from test_video import cut, make_video
 
+from clips import cut, make_video, stub
+from golden import REAL
 from tools.bench.extract import literal, write_video
 from utils.video import decoder
 from utils.video.crops import Recipe

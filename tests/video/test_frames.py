@@ -4,35 +4,13 @@ import gzip
 
 import numpy as np
 import pytest
-from golden import REAL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clips import cut, make_video, neighbour, sound, with_a_hole
+from golden import REAL
 from utils.errors import BadInput
 from utils.video.frames import Video, middles, to_rgb, windows
-
-
-def make_video(
-    path, frames=50, size=(64, 48), codec="libx264", *, options=None, container=None, form=None, rotation=None, delay=0, picture=None
-):
-    """Write a video whose frame i is grey of brightness 4i, or picture(i) (H, W, 3); the first `delay` frames lie before its start."""
-    import av
-
-    def mux(packets):
-        for packet in packets:
-            packet.pts, packet.dts = packet.pts - delay, packet.dts - delay
-            file.mux(packet)
-
-    with av.open(str(path), "w", format=form, options=container or {}) as file:
-        stream = file.add_stream(codec, rate=25, options={"bf": "0"} | (options or {}) if codec == "libx264" else options or {})
-        (stream.width, stream.height), stream.pix_fmt = size, "yuv420p"
-        if rotation is not None:
-            stream.set_display_rotation(rotation)
-        for i in range(frames):
-            image = picture(i) if picture else np.full((size[1], size[0], 3), 4 * i, np.uint8)
-            mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
-        mux(stream.encode())
-    return path
 
 
 def numbers(path, **options):
@@ -129,29 +107,6 @@ def test_the_middles_of_equal_parts():
     assert middles(3, 3) == [0, 1, 2]
 
 
-def sound(path):
-    import av
-
-    with av.open(str(path), "w") as file:
-        stream = file.add_stream("aac", rate=8000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 8000
-        for packet in [*stream.encode(frame), *stream.encode()]:
-            file.mux(packet)
-
-
-def cut(path, share, **options):
-    content = make_video(path, size=(320, 240), options={"qp": "0", "g": "5"}, **options).read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-
-
-def with_a_hole(path):
-    content = bytearray(make_video(path, size=(320, 240), options={"qp": "0"}, container={"movflags": "faststart"}).read_bytes())
-    at = content.index(b"mdat") + 2000
-    content[at : at + 4000] = bytes(4000)
-    path.write_bytes(content)
-
-
 def growing(path):
     """First small pictures, as the header says, then large ones."""
     parts = [make_video(path.with_name(f"{width}.ts"), 20, (width, 48), form="mpegts").read_bytes() for width in (64, 640)]
@@ -186,11 +141,6 @@ def test_a_bad_file_is_named(tmp_path, name, make, said):
     assert f"{name}: " in str(error.value)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def neighbour(path):
-    """A file that the text in `path` may name, and FFmpeg by itself opens."""
-    return make_video(path.with_name("neighbour.ts"), form="mpegts").name
 
 
 def test_the_neighbour_would_be_read_without_the_list_of_formats(tmp_path):

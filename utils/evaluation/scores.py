@@ -171,7 +171,7 @@ def _read_csv(path, names):
         videos: dict[str, list[float]] = {}
         for row in rows:
             if row:
-                videos.setdefault(row[0].strip(), []).append(float(row[column]))
+                videos.setdefault(row[0].strip(), []).append(float(row[column] or "nan"))
     found = [(key, Scores(np.array(values))) for key, values in videos.items()]
     if names is None:
         return _once((video_name(key), parts) for key, parts in found), None

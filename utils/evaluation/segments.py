@@ -129,9 +129,8 @@ def detect(
         size = 1 if by_frame(len(values), frames) else SNIPPET
         found[name] = []
         for run in cut(parts, threshold):
-            last = run.last + 1
-            caption = carrying(run.first, last, values, texts[name], size) if texts and name in texts else None
-            end = frames if last == len(values) else min(size * last, frames)  # the last row stands for what follows it
+            end = frames if run.last + 1 == len(values) else min(size * (run.last + 1), frames)  # the last row stands for what follows it
+            caption = carrying(run.first, -(-end // size), values, texts[name], size) if texts and name in texts else None
             found[name].append(Segment(size * run.first, end, run.label(dataset.names), float(run.score), caption))
     return found
 
@@ -143,6 +142,7 @@ def anomaly_score(scores: Scores) -> np.ndarray:
 
 def carrying(first: int, last: int, values: np.ndarray, captions: Sequence, size: int) -> str | None:
     """The caption over the highest of the rows [first, last) of `values` (T,) that has one, several joined by " / "; None where none has.
+    Rows from T on have the last one's value.
 
     captions: (start, end, text, …) in frames; size: frames of a row.
     """
@@ -157,7 +157,8 @@ def carrying(first: int, last: int, values: np.ndarray, captions: Sequence, size
         covered[max(math.floor(start) - first, 0) : math.ceil(end) - first] = True
     if not covered.any():
         return None
-    peak = first + int(np.where(covered, values[first:last], -np.inf).argmax())
+    rows = values[np.minimum(np.arange(first, last), len(values) - 1)]
+    peak = first + int(np.where(covered, rows, -np.inf).argmax())
     return " / ".join(dict.fromkeys(text for start, end, text in spans if start < peak + 1 and end > peak))
 
 

@@ -17,16 +17,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden import REAL
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import RECIPE, CutOff, Server, make_detector, number_of, write_stream
 
 from app.analysis import find_segments
 from app.live import feed
 from app.live import follower as live
 from app.live.events import Events, Place, Scored
 from app.live.stream import Cut, Opened, Snippet, parse_source
+from golden import REAL
+from streams import RECIPE, CutOff, Server, make_detector, number_of, write_stream
 from utils.errors import BadInput
 from utils.evaluation.scores import Scores
 from utils.evaluation.segments import anomaly_score

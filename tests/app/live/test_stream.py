@@ -17,9 +17,9 @@ from pathlib import Path
 import av
 import pytest
 from PIL import Image
-from streams import RECIPE, CutOff, Server, number_of, picture, rtsp_camera, write_stream
 
 from app.live.stream import Clock, Connection, Cut, Opened, Snippet, parse_source
+from streams import RECIPE, CutOff, Server, number_of, picture, rtsp_camera, write_stream
 from utils.errors import BadInput
 from utils.files import ROOT
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.page_server import LIMITS, MAX_BYTES, ROOT, Server, make_clips
+from page_server import LIMITS, MAX_BYTES, ROOT, Server, make_clips
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,7 @@ def videos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(videos):
-    started = Server("tests.page_server", "--folder", videos, *LIMITS)
+    started = Server("page_server", "--folder", videos, *LIMITS)
     yield started
     started.stop()
 

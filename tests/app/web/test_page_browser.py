@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.page_server import LIMITS, MARKUP, Server, make_clips
+from page_server import LIMITS, MARKUP, Server, make_clips
 from utils.video.frames import Video
 
 pytestmark = pytest.mark.slow
@@ -26,7 +26,7 @@ def videos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(videos):
-    started = Server("tests.page_server", "--folder", videos, *LIMITS)
+    started = Server("page_server", "--folder", videos, *LIMITS)
     yield started
     started.stop()
 

@@ -1,0 +1,56 @@
+"""Who may import whom, where import-linter (pyproject.toml) cannot look: it takes packages, and model.py and dataset.py are modules."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+from model import SYSTEMS
+from utils.files import ROOT
+
+GROUND = {"utils.errors", "utils.files", "utils.labels", "utils.text", "utils.losses", "utils.temporal", "utils.prompt", "utils.systems"}
+SCRIPTS = ("ucf_train", "ucf_test", "xd_train", "xd_test")
+
+
+def imported(path: Path) -> set[str]:
+    """Our modules that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            found |= (
+                {node.module} if node.module not in ("utils", "app", "tools") else {f"{node.module}.{part.name}" for part in node.names}
+            )
+        elif isinstance(node, ast.Import):
+            found |= {part.name for part in node.names}
+    return {name for name in found if name.split(".")[0] in ("utils", "app", "tools", "model", "dataset", "demo", *SCRIPTS)}
+
+
+def test_the_model_and_the_data_stand_on_the_ground():
+    assert {".".join(name.split(".")[:2]) for name in imported(ROOT / "model.py")} <= GROUND
+    assert {".".join(name.split(".")[:2]) for name in imported(ROOT / "dataset.py")} <= GROUND | {"model"}
+
+
+def test_scripts_and_option_files_import_no_other_wing():
+    for name in (*SCRIPTS, "ucf_option", "xd_option"):
+        assert not {part for part in imported(ROOT / f"{name}.py") if part.split(".")[0] in ("app", "tools", "demo")}
+
+
+def test_no_systems_name_in_shared_code():
+    """What a system has more than others it says in its SYSTEM: names stand in model.py, its file, option files and a paper's tables."""
+    shared = [
+        *ROOT.glob("utils/*.py"),
+        *(path for wing in ("evaluation", "captions", "video", "sample") for path in ROOT.glob(f"utils/{wing}/*.py")),
+    ]
+    shared += [ROOT / "dataset.py", ROOT / "demo.py", *ROOT.glob("app/**/*.py")]
+    strings = {}
+    for path in shared:
+        tree = ast.parse(path.read_text())
+        strings[path] = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    named = {(path.name, name) for path, found in strings.items() for name in SYSTEMS if name in found}
+    assert named <= {("options.py", "reflip")}  # the default of --model
+
+
+def test_the_contracts_hold():
+    done = subprocess.run([Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "0 broken" in done.stdout
