@@ -69,7 +69,8 @@ def text_detector(
         device=place,
         precision=precision,
         notes=[
-            "Events are found by their names alone (zero-shot CLIP), without training: good for looking, not for alarms (docs/own-videos.md)."
+            "Events are found by their names alone (zero-shot CLIP), without training: good for looking, not for alarms "
+            "(docs/own-videos.md)."
         ],
         about={
             "texts": [*normal, *(TEMPLATE.format(event) for event in events)],
