@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Two processes, each test file in one of them.
 TWO := -n 2 --dist loadfile
 
-.PHONY: run test slow lint setup clean
+.PHONY: run test slow lint setup lock clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/python xd_train.py
@@ -13,6 +13,7 @@ run: $(VENV)/run.stamp
 test: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/python -m pytest $(TWO)
 
 slow: $(VENV)/test.stamp
@@ -30,9 +31,14 @@ $(VENV)/run.stamp: requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/test.stamp: $(VENV)/run.stamp requirements-dev.txt
+$(VENV)/test.stamp: $(VENV)/run.stamp requirements-app.txt requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
+
+lock: $(VENV)/test.stamp
+	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/installed.txt
+	$(BIN)/uv pip compile --quiet --constraint $(VENV)/installed.txt --no-annotate --no-emit-index-url --custom-compile-command "make lock" \
+		requirements-app.txt --output-file requirements.lock
 
 clean:
 	rm -rf $(VENV) runs data/sample

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from utils import systems
 from utils.errors import BadInput
 from utils.losses import magnitude_separability, mil_align, mil_classification, text_separation
-from utils.prompt import PROMPTS, PromptEncoder, check_features, cosine, text_encoder
+from utils.prompt import PROMPTS, PromptEncoder, cosine, fixed_features, text_encoder
 from utils.systems.base import Output, PromptSettings, Settings, System, WindowSettings, option
 from utils.temporal import GCN, FeedForward, QuickGELU, TemporalTransformer, enter_autocast, from_windows, to_windows
 
@@ -257,7 +257,7 @@ def build(
         raise BadInput(f"--blocks {blocks}: the V-prompt needs both blocks; add --no-v-prompt")
     prompts = None
     if isinstance(clip_model, Tensor) and blocks != "cls":
-        prompts = check_features(clip_model, class_names, visual_width)
+        prompts = fixed_features(clip_model, class_names, visual_width)
     elif blocks != "cls":
         prompts = PromptEncoder(
             class_names,

@@ -239,7 +239,7 @@ def load_detector(
             f"--encoder {images.name}: features of width {images.width}, {path} reads {options.visual_width}; "
             f"name the encoder that its training features were made with"
         )
-    made = check_features(saved, images, path, notes)
+    made = check_encoder(saved, images, path, notes)
     value, source = (threshold, "--threshold") if threshold is not None else pick_threshold(saved, path, rate)
     if crops != 1 and threshold is None:
         notes.append(CROPPED)
@@ -281,7 +281,7 @@ def own_encoder(model: nn.Module, clip: str) -> ImageEncoder:
     return load_encoder(clip, "--clip")
 
 
-def check_features(saved: dict, images: ImageEncoder, path: Path, notes: list[str]) -> dict:
+def check_encoder(saved: dict, images: ImageEncoder, path: Path, notes: list[str]) -> dict:
     """The recipe of the training features, {} where the checkpoint does not say, with a note. Raises BadInput where another encoder made
     them.
     """

@@ -1,12 +1,21 @@
-"""Small frozen encoders that tests share."""
+"""Small frozen encoders that tests share; what makes a test run end whatever happens."""
 
 import os
+import signal
 
 import pytest
 import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)  # small tensors: threads only cost
+# A shell's background job (`nohup make test &`) ignores SIGINT, and so would every process that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(600))
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ import torch
 from tqdm import tqdm
 
 from tools.evaluate import compare, label
+from utils.distributed import share
 from utils.errors import BadInput, Parser, exit_code
 from utils.evaluation import report
 from utils.evaluation.ground_truth import load_ground_truth
@@ -329,14 +330,12 @@ def main(argv=None) -> None:
     for name, option in [*((row, "--rows") for row in options.rows or ()), (reference, "--reference")]:
         if name not in table.rows:
             raise BadInput(f"{option} {name}: no row of {options.table}; expected one of {', '.join(table.rows)}")
-    index, _, count = options.shard.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-        raise BadInput(f"--shard {options.shard}: expected i/n with i from 1 to n, such as 1/8")
+    number, count = share(options.shard)
     if options.jobs < 1:
         raise BadInput(f"--jobs {options.jobs}: expected 1 or more")
     folder = Path(options.output or os.path.relpath(ROOT / "runs" / f"ablate-{options.dataset}")) / options.table
     runs = all_runs(table, options.dataset, folder, list(dict.fromkeys(options.seeds)), passed)
-    shard = [run for run in runs if run.row in (options.rows or table.rows)][int(index) - 1 :: int(count)]
+    shard = [run for run in runs if run.row in (options.rows or table.rows)][number::count]
     todo = [run for run in shard if run.state() != "finished"]
     if options.dry_run:
         for run in todo:

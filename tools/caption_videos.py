@@ -27,10 +27,11 @@ from tqdm import tqdm
 
 from utils.captions.captioner import DTYPES, Captioner
 from utils.captions.formats import Caption, VideoCaptions, caption_line, read_caption_file, write_captions
+from utils.distributed import share, wait_for_others
 from utils.errors import BadInput, exit_code
 from utils.files import make_folder
 from utils.labels import SNIPPET
-from utils.video.files import find_videos, share, wait_for_others
+from utils.video.files import find_videos
 from utils.video.frames import BrokenVideo, Video, middles, windows
 
 LONGEST = 768  # pixels of a picture's longer side: what no captioner looks at is not kept in memory

@@ -22,13 +22,14 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from utils.distributed import share, wait_for_others
 from utils.engine import pick_device
 from utils.errors import BadInput, exit_code
 from utils.video.crops import COUNTS, Recipe
 from utils.video.decoder import LIMITS, Limits
 from utils.video.encoder import LITE, load_encoder
 from utils.video.extraction import extract
-from utils.video.files import find_videos, share, wait_for_others
+from utils.video.files import find_videos
 from utils.video.folder import FeatureFolder
 from utils.video.frames import BrokenVideo
 

@@ -137,7 +137,18 @@ class FixedFeatures(nn.Module):
         return self.features
 
 
-def check_features(features: Tensor, class_names, width: int) -> FixedFeatures:
+def position_prompts(class_names, clip_model, width: int | None, *, prefix: int, postfix: int) -> tuple[nn.Module, int]:
+    """VadCLIP's prompts for a CLIP or another encoder, or class text features as they are; and the width of what they give.
+
+    Raises BadInput where that is not the features' `width`; None takes any.
+    """
+    if isinstance(clip_model, Tensor):
+        return fixed_features(clip_model, class_names, width or clip_model.shape[-1]), clip_model.shape[-1]
+    encoder = text_encoder(clip_model, width)
+    return PositionPrompt(class_names, encoder, prefix=prefix, postfix=postfix), encoder.output_width
+
+
+def fixed_features(features: Tensor, class_names, width: int) -> FixedFeatures:
     """Class text features as a prompt side. Raises BadInput unless they are (C+1, width)."""
     if features.shape != (len(class_names), width):
         raise BadInput(

@@ -27,7 +27,7 @@ from utils.video.frames import SUFFIXES, BrokenVideo
 
 KEEP = 3600  # seconds for which uploads and results stay
 OLDEST = (6, 20)  # of Gradio: up to 6.15 requests lead out of the page's folder, up to 6.16 the browser asks other hosts
-INSTALL = 'pip install "gradio>=6.20"'
+INSTALL = "pip install -r requirements-app.txt"
 STRIPS = 14  # classes whose probabilities are drawn
 HERE = Path(__file__).parent
 SLOT = '<div class="slot"></div>'

@@ -88,7 +88,9 @@ class Captioner:
     def _or_bad_input(self, load, **more):
         try:
             return load(self.name, **self._at, **more)
-        except (OSError, ValueError, KeyError, ImportError) as error:
+        except ImportError as error:
+            raise BadInput(f"--captioner {self.name}: {error.name or error} is missing; pip install -r requirements-app.txt") from None
+        except (OSError, ValueError, KeyError) as error:
             reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise BadInput(
                 f"--captioner {self.name}: cannot be loaded ({reason}); download https://huggingface.co/{self.name.strip('./')} on a "

@@ -173,7 +173,7 @@ class Endpoint:
         try:
             import openai
         except ImportError:
-            raise BadInput("--endpoint: needs the package openai; pip install -r requirements.txt, or use --llm") from None
+            raise BadInput("--endpoint: needs the package openai; pip install -r requirements-app.txt, or use --llm") from None
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
             shown = "…" if parts.username or parts.query else url  # it may hold a key

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils.errors import BadInput
-from utils.prompt import PositionPrompt, check_features, cosine, text_encoder
+from utils.prompt import cosine, position_prompts
 from utils.systems.base import CaptionSettings, Output, PaddingSettings, PromptSettings, Published, Settings, System, WindowSettings, option
 from utils.systems.mamba import Mamba, scan_backend
 from utils.systems.vadclip import losses  # the same three, the third on the fused width
@@ -234,13 +234,7 @@ def build(
     feature_scale=1.0, caption_scale=1.0, dropout=0.7, mask_padding=False,
 ) -> TrCLIPVAD:  # fmt: skip
     """TrCLIP-VAD from sizes; see model.build_model. Class text features in place of an encoder leave out its learnable prompt."""
-    if isinstance(clip_model, Tensor):
-        text_width = clip_model.shape[-1]
-        prompts = check_features(clip_model, class_names, text_width)
-    else:
-        encoder = text_encoder(clip_model, None)
-        text_width = encoder.output_width
-        prompts = PositionPrompt(class_names, encoder, prefix=prompt_prefix, postfix=prompt_postfix)
+    prompts, text_width = position_prompts(class_names, clip_model, None, prefix=prompt_prefix, postfix=prompt_postfix)
     return TrCLIPVAD(
         prompts,
         text_width=text_width,

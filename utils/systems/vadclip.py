@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils.losses import mil_align, mil_classification, text_separation
-from utils.prompt import PositionPrompt, check_features, cosine, text_encoder
+from utils.prompt import cosine, position_prompts
 from utils.systems.base import Output, PaddingSettings, PromptSettings, Published, Settings, System, WindowSettings
 from utils.temporal import FeedForward, LocalGraph, QuickGELU, enter_autocast
 
@@ -93,11 +93,7 @@ def build(
     feature_scale=1.0, temperature=0.07, dropout=0.0, mask_padding=False,
 ) -> VadCLIP:  # fmt: skip
     """VadCLIP from sizes; see model.build_model. Class text features in place of an encoder leave out its learnable prompt."""
-    if isinstance(clip_model, Tensor):
-        prompts = check_features(clip_model, class_names, visual_width)
-    else:
-        encoder = text_encoder(clip_model, visual_width)
-        prompts = PositionPrompt(class_names, encoder, prefix=prompt_prefix, postfix=prompt_postfix)
+    prompts, _ = position_prompts(class_names, clip_model, visual_width, prefix=prompt_prefix, postfix=prompt_postfix)
     return VadCLIP(
         prompts,
         width=visual_width,

@@ -1,7 +1,5 @@
-"""Which videos a tool works through, and how several processes share them."""
+"""Which videos a tool works through."""
 
-import os
-from datetime import timedelta
 from pathlib import Path
 
 from utils.errors import BadInput
@@ -38,23 +36,3 @@ def find_videos(paths: list[str], output: Path, suffix: str, *, by_name: bool = 
                 f"{file} and {names[key]} are both {target.name.removesuffix(suffix)}; the outputs go by name: rename one of them"
             )
     return targets
-
-
-def share(text: str | None) -> tuple[int, int]:
-    """Which part of how many, counted from 0: of --shard i/n, which counts from 1, else of torchrun's process, else (0, 1)."""
-    if text is None:
-        return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise BadInput(f"--shard {text}: expected i/n with i from 1 to n, such as 1/8")
-    return int(number) - 1, int(count)
-
-
-def wait_for_others(shard: str | None) -> None:
-    """Wait until all processes of torchrun have come here: it kills the others as soon as one ends with an exit code. `shard`: as above."""
-    if shard is None and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        import torch.distributed
-
-        torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
