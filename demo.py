@@ -63,7 +63,7 @@ def parse(argv) -> argparse.Namespace:
     for name in ("distilbert", "sentence-encoder", "text-features"):
         add(model, f"--{name}", metavar="NAME_OR_PATH", help="if it lies elsewhere than in training")
     add(model, "--captions", metavar="PATH", help="NAME.jsonl or a folder of them (tools.caption_videos): quoted with the segments")
-    add(model, "--caption-encoder", metavar="NAME_OR_PATH", help="sentence encoder, for a checkpoint that reads captions (trclip)")
+    add(model, "--caption-encoder", metavar="NAME_OR_PATH", help="sentence encoder, for a checkpoint that reads captions")
     add(model, "--crops", type=int, choices=(1, 5, 10), default=1, help="crops of a frame whose scores are averaged")
     add(model, "--aspect", choices=("squash", "keep"), help="frames become 340 × 256, or keep their shape [as in training, else squash]")
     add(model, "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")

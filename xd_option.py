@@ -55,7 +55,8 @@ SYSTEMS = dict(
         lr=5e-4,
         optimizer="adam",
         weight_decay=0.0,
-        scheduler="cosine",  # ours
+        scheduler="cosine",  # ours; none cosine multistep
+        milestones=(4, 8),  # of multistep
         grad_clip=1.0,  # ours
         seed=1,
     ),

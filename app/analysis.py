@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.evaluation.scores import Scores
-from utils.evaluation.segments import BRIDGE, anomaly_score, cut
+from utils.evaluation.segments import anomaly_score, cut
 
 
 class Found(NamedTuple):
@@ -68,9 +68,9 @@ class Analysis:
         return float(self.times[-1])
 
 
-def find_segments(scores: Scores, times: np.ndarray, classes: tuple[str, ...], threshold: float, *, bridge: int = BRIDGE) -> list[Found]:
+def find_segments(scores: Scores, times: np.ndarray, classes: tuple[str, ...], threshold: float) -> list[Found]:
     """The detected segments of a video, by time (the rule: utils/evaluation/segments.py). times: (T+1,) as in Analysis."""
-    runs = cut(scores, threshold, bridge=bridge)
+    runs = cut(scores, threshold)
     return [
         Found(run.first, run.last + 1, float(times[run.first]), float(times[run.last + 1]), run.label(classes), float(run.score))
         for run in runs

@@ -20,7 +20,7 @@ from utils.captions.embedding import caption_features, embed
 from utils.captions.formats import VideoCaptions
 from utils.errors import BadInput
 from utils.evaluation.scores import Scores
-from utils.evaluation.segments import RATE, anomaly_score, carrying
+from utils.evaluation.segments import RATE, anomaly_score, carrying, known_threshold
 from utils.labels import DATASETS, SNIPPET
 from utils.text import CLIPText, load_sentence_text
 from utils.video.crops import Recipe
@@ -186,14 +186,13 @@ def mean_scores(crops: list[Scores]) -> Scores:
 
 def pick_threshold(saved: dict, path: Path, rate: float) -> tuple[float, str]:
     """The threshold that training saved for a false-positive rate, and where it comes from, in words. Else BadInput."""
-    known = saved.get("thresholds", {"rates": {}})
-    if str(rate) not in known["rates"]:
-        there = f"it has {', '.join(known['rates'])}" if known["rates"] else "it has none: trained with --select last or test, or released"
-        raise BadInput(
-            f"{path}: no threshold for --false-positives {rate:g}, {there}; train with --select val, or give the threshold: --threshold 0.5"
-        )
-    source = f"{known['snippets']:,} snippets of {known['videos']} normal videos held out of training, scored whole"
-    return known["rates"][str(rate)], f"reached by at most {100 * rate:g} % of the {source}"
+    if found := known_threshold(saved.get("thresholds"), rate):
+        return found
+    rates = saved.get("thresholds", {}).get("rates")
+    there = f"it has {', '.join(rates)}" if rates else "it has none: trained with --select last or test, or released"
+    raise BadInput(
+        f"{path}: no threshold for --false-positives {rate:g}, {there}; train with --select val, or give the threshold: --threshold 0.5"
+    )
 
 
 def load_detector(
@@ -220,7 +219,7 @@ def load_detector(
     if "options" not in saved:
         raise BadInput(f"{path}: a released state dict does not say which system and classes it is of; name a best.pt of a run of ours")
     given = {name: value for name, value in (files or {}).items() if value is not None}
-    options = restore.saved_options(saved, **given, device=device, precision=precision)
+    options = restore.saved_options(saved, path, **given, device=device, precision=precision)
     reads = SYSTEMS[options.model].inputs(options)
     if "features" not in reads:
         raise BadInput(f"{path}: trained on {' and '.join(reads)} alone, sees no video; name one that was trained on features, too")

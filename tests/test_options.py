@@ -40,7 +40,7 @@ def test_sample_and_command_line():
 @pytest.mark.parametrize("file", [ucf_option, xd_option])
 def test_an_option_file_lists_every_hyperparameter_of_reflip_vad(file):
     training = {name for name, one in declared("reflip").items() if one.group == "training"}
-    elsewhere = {"seeds", "device", "precision", "resume", "milestones"}  # of the machine, of COMMON, or of another scheduler
+    elsewhere = {"seeds", "device", "precision", "resume"}  # of the machine, or of COMMON
     expected = {field.name for field in fields(ReFLIPSettings)} | training | {"clip", "distilbert"}
     assert file.SYSTEMS["reflip"].keys() == expected - elsewhere
     assert set(file.SYSTEMS) == set(SYSTEMS)
@@ -57,7 +57,12 @@ def test_an_edited_or_deleted_line_has_its_effect(monkeypatch):
         other = xd_option.parse_args(["--model", "vadclip", *words])
         assert (other.dropout, other.temperature, other.lambda_align) == (0.0, 0.07, 1)  # lines of one system are that system's
     monkeypatch.setitem(xd_option.COMMON, "precision", "bf16")
-    assert xd_option.parse_args(["--model", "vadclip"]).precision == "bf16"
+    monkeypatch.setitem(xd_option.COMMON, "max_epoch", 3)  # wins over what a system's paper sets
+    other = xd_option.parse_args(["--model", "hlnet", "--feature-root", "x"])
+    assert (other.precision, other.max_epoch) == ("bf16", 3)
+    monkeypatch.setitem(xd_option.SYSTEMS["reflip"], "seeds", (1, 2))
+    assert xd_option.parse_args([]).seeds == [1, 2]
+    assert xd_option.parse_args(["--seed", "7"]).seeds == [7]
 
 
 def test_what_the_sample_overrules_is_said_first(monkeypatch, capsys):
@@ -66,8 +71,8 @@ def test_what_the_sample_overrules_is_said_first(monkeypatch, capsys):
     announce(ucf_option.parse_args(["--max-epoch", "3"]))
     data, overruled = capsys.readouterr().out.splitlines()
     assert data.startswith("data: built-in sample")
-    assert "SAMPLE in ucf_option.py overrules: " in overruled
-    for name, text in {"visual_width": "64 (not 512)", "lr": "0.001 (not 0.002)", "batch_size": "64 (not 128)"}.items():
+    assert overruled.startswith("the sample overrules ucf_option.py (SAMPLE there): ")
+    for name, text in {"visual_width": "64 (not 512)", "lr": "0.001 (not 0.002)", "clip": "its own (not ViT-B/16)"}.items():
         assert f"{name} {text}" in overruled
     assert "max_epoch" not in overruled  # typed
     assert "dropout" not in overruled
@@ -96,6 +101,30 @@ def test_a_value_of_another_type_in_an_option_file_is_one_line(name, value, kind
     said = str(caught.value)
     assert said.startswith(f"ucf_option.py: {name} = {value!r}, of type {type(value).__name__}; expected {kind}")
     assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "value", "said"),
+    [
+        ("SYSTEMS", "lr", float("inf"), "lr = inf: expected a finite number"),
+        ("SYSTEMS", "dropout", 2, "dropout = 2: expected a value from 0 to 0.99"),
+        ("SYSTEMS", "optimizer", "sgd", "optimizer = 'sgd': expected one of adam, adamw, adagrad"),
+        ("COMMON", "val_share", 1.5, "val_share = 1.5: expected a value from 0 to 0.9"),
+        ("COMMON", "caption_root", "x", "COMMON: 'caption_root' is no option of --model reflip; it is one of trclip"),
+        ("COMMON", "visual_lenght", 64, "COMMON: unknown option 'visual_lenght'; did you mean 'visual_length'?"),
+    ],
+)
+def test_a_value_that_makes_no_sense_names_the_option_file(where, name, value, said, monkeypatch):
+    monkeypatch.setitem(ucf_option.COMMON if where == "COMMON" else ucf_option.SYSTEMS["reflip"], name, value)
+    with pytest.raises(BadInput) as caught:
+        ucf_option.parse_args([])
+    assert str(caught.value).startswith(f"ucf_option.py: {said}")
+
+
+def test_settings_of_a_system_that_are_no_dict(monkeypatch):
+    monkeypatch.setitem(ucf_option.SYSTEMS, "vadclip", None)
+    with pytest.raises(BadInput, match=r"ucf_option\.py: SYSTEMS\['vadclip'\] = None; expected dict"):
+        ucf_option.parse_args(["--model", "vadclip"])
 
 
 def test_a_system_that_is_none_in_an_option_file(monkeypatch):
@@ -149,7 +178,7 @@ def test_a_system_has_settings_and_options_of_its_own():
 @pytest.mark.parametrize(("name", "value"), [("model", "vadclp"), ("sampling", "shuffel"), ("scheduler", "multistp"), ("optimizer", "sgd")])
 def test_a_choice_that_is_none_in_an_option_file(name, value, monkeypatch):
     monkeypatch.setitem(ucf_option.SYSTEMS["reflip"] if name in ucf_option.SYSTEMS["reflip"] else ucf_option.COMMON, name, value)
-    with pytest.raises(BadInput, match=f"--{name} {value}: expected one of "):
+    with pytest.raises(BadInput, match=f"(--model {value}|{name} = {value!r}): expected one of "):
         ucf_option.parse_args([])
 
 
@@ -184,5 +213,5 @@ def test_help_of_a_test_script_leaves_training_out_and_of_a_system_shows_its_def
 
 def test_an_unknown_name_in_an_option_file(monkeypatch):
     monkeypatch.setitem(ucf_option.SYSTEMS["reflip"], "learning_rate", 1)
-    with pytest.raises(BadInput, match=r"ucf_option\.py: unknown option 'learning_rate'"):
+    with pytest.raises(BadInput, match=r"ucf_option\.py: SYSTEMS\['reflip'\]: unknown option 'learning_rate'; the names are in reflip's --help"):
         ucf_option.parse_args([])

@@ -25,7 +25,9 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
+from model import SYSTEMS
 from tools.evaluate import compare, label
+from utils import testing
 from utils.distributed import share
 from utils.errors import BadInput, Parser, exit_code
 from utils.evaluation import report
@@ -252,8 +254,12 @@ def measure(runs: list[Run], dataset: Dataset) -> tuple[dict, list[dict], float]
     reports, drawn, epochs = [], [], []
     for run in runs:
         truth = load_ground_truth(read_json(run.folder / "options.json", "--output")["gt_path"], dataset)
-        reports.append(read_json(run.folder / "report.json", "--output"))
-        drawn.append(report.resample(load_scores(run.folder / "scores.npz")[0], truth, dataset))
+        made, scores = read_json(run.folder / "report.json", "--output"), load_scores(run.folder / "scores.npz")[0]
+        drawn.append(report.resample(scores, truth, dataset))
+        made |= testing.published(SYSTEMS[made["model"]], dataset.key, drawn[-1]) | report.evaluate(scores, truth, dataset, drawn[-1])
+        if "threshold" not in made:  # segments of an earlier version, cut by another rule
+            made.pop("segments", None)
+        reports.append(made)
         epochs += map(json.loads, (run.folder / "log.jsonl").read_text().splitlines())
     result = report.summarise(reports, drawn)
     report.write_report(runs[0].place, result)

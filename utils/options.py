@@ -3,6 +3,7 @@ utils/systems/). The option files state values; `parse` resolves them.
 """
 
 import argparse
+import difflib
 import math
 import types
 from dataclasses import dataclass, fields, make_dataclass
@@ -53,10 +54,10 @@ class Shared:
     optimizer: str = option("adam", "optimizer", group="training", choices=("adam", "adamw", "adagrad"))
     weight_decay: float = option(0.0, "weight decay", group="training", low=0)
     scheduler: str = option("cosine", "learning rate over the epochs (ours)", group="training", choices=("none", "cosine", "multistep"))
-    milestones: tuple[int, ...] = option((4, 8), "epochs after which multistep multiplies the rate by 0.1", group="training")
+    milestones: tuple[int, ...] = option((4, 8), "epochs after which multistep multiplies the rate by 0.1", group="training", low=1)
     grad_clip: float = option(1.0, "largest gradient norm; 0 = no clipping (ours)", group="training", low=0)
     seed: int = option(1, "seed of one run", group="training", low=0)
-    seeds: tuple[int, ...] | None = option(None, "several seeds: one run each, then mean ± std", group="training")
+    seeds: tuple[int, ...] | None = option(None, "several seeds: one run each, then mean ± std", group="training", low=0)
     device: str = option("auto", "where to compute", group="training", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = option("fp32", "bf16 = autocast of the forward pass; losses stay in fp32", group="training", choices=("fp32", "bf16"))
     resume: bool = option(False, "go on from OUTPUT/seed-K/last.pt", group="training")
@@ -135,21 +136,26 @@ class Declared:
             kind = f"numbers in brackets, {self.default or (1, 2)}" if self.many else kind
             raise BadInput(f"{place}: {self.name} = {value!r}, of type {type(value).__name__}; expected {kind}; correct that line")
 
-    def check(self, value) -> None:
-        """Raise BadInput unless the value is one of the choices, finite and in its range."""
+    def check(self, value, place: str | None = None) -> None:
+        """Raise BadInput unless the value is one of the choices, finite and in its range. place: the option file, where it stands there."""
+
+        def wrong(found, expected: str) -> BadInput:
+            what = f"{place}: {self.name} = {found!r}" if place else f"{self.flag} {found}"
+            return BadInput(f"{what}: expected {expected}")
+
         if self.choices and value not in self.choices:
-            raise BadInput(f"{self.flag} {value}: expected one of {', '.join(self.choices)}")
+            raise wrong(value, f"one of {', '.join(self.choices)}")
         for one in value if isinstance(value, (list, tuple)) else [value]:
             if self.type not in (int, float) or one is None:
                 continue
             if not math.isfinite(one):
-                raise BadInput(f"{self.flag} {one}: expected a finite number")
+                raise wrong(one, "a finite number")
             if self.above is not None and not one > self.above:
-                raise BadInput(f"{self.flag} {one}: expected a value above {self.above}")
+                raise wrong(one, f"a value above {self.above}")
             if self.low is not None and self.high is not None and not self.low <= one <= self.high:
-                raise BadInput(f"{self.flag} {one}: expected a value from {self.low} to {self.high}")
+                raise wrong(one, f"a value from {self.low} to {self.high}")
             if self.low is not None and one < self.low:
-                raise BadInput(f"{self.flag} {one}: expected {self.low} or more")
+                raise wrong(one, f"{self.low} or more")
 
 
 @cache
@@ -202,7 +208,7 @@ def command_line(system: str, defaults: dict, doc: str, testing: bool) -> argpar
 
 
 def parse(dataset: str, common: dict, systems: dict, sample: dict, argv, doc: str, testing: bool, model: str | None = None) -> Resolved:
-    """Resolve all options: the dataclasses' defaults < `common` < what the system's paper sets (System.defaults) < the option file's
+    """Resolve all options: the dataclasses' defaults < what the system's paper sets (System.defaults) < `common` < the option file's
     settings for the system < those for the sample < command line.
 
     common: settings for all systems; systems: settings by system; sample: settings of the built-in sample, by system where a value is a
@@ -219,12 +225,15 @@ def parse(dataset: str, common: dict, systems: dict, sample: dict, argv, doc: st
     name = system if system in SYSTEMS else next(iter(SYSTEMS))  # else the command line below names the ones there are
     known = declared(name)
     own_sample = {key: value for key, value in sample.items() if not isinstance(value, dict)} | sample.get(name, {})
-    for settings in (common, systems.get(name, {}), own_sample):
+    for where, settings in {"COMMON": common, f"SYSTEMS[{name!r}]": systems.get(name, {}), "SAMPLE": own_sample}.items():
+        if not isinstance(settings, dict):
+            raise BadInput(f"{file}: {where} = {settings!r}; expected dict(name=value, …)")
         for key, value in settings.items():
             if key not in known:
-                raise BadInput(f"{file}: unknown option {key!r}; --model {name} has {', '.join(sorted(known))}")
+                raise BadInput(unknown(f"{file}: {where}", key, name))
             known[key].check_type(value, file)
-    stated = common | SYSTEMS[name].defaults | systems.get(name, {})
+            known[key].check(value, file)
+    stated = SYSTEMS[name].defaults | common | systems.get(name, {})
     typed = vars(command_line(name, stated, doc, testing).parse_args(argv))
     values = {key: one.default for key, one in known.items()} | stated | {"model": system}
     given = values | typed
@@ -237,22 +246,33 @@ def parse(dataset: str, common: dict, systems: dict, sample: dict, argv, doc: st
     use_sample = "feature_root" not in typed and values["feature_root"] is None
     overruled = {}
     if use_sample:
-        overruled = {key: values[key] for key, value in own_sample.items() if key not in typed and values[key] != value}
-        values |= {key: path for key, path in sample_files(dataset).items() if key in known} | own_sample
+        own_sample = {key: path for key, path in sample_files(dataset).items() if key in known} | own_sample
+        said = own_sample.keys() & stated.keys() - typed.keys()
+        overruled = {key: stated[key] for key in sorted(said) if stated[key] not in (None, own_sample[key])}
+        values |= own_sample
     else:
         lists = {"train_list": "ReFLIP_rgb.csv", "test_list": "ReFLIP_rgbtest.csv", "gt_path": "gt.json"}
         values |= {key: str(ROOT / "list" / f"{dataset}_{end}") for key, end in lists.items() if values[key] is None}
     values |= {key: value for key, value in typed.items() if key in known}
     values["output"] = values["output"] or str(ROOT / "runs" / f"{dataset}-{values['model']}")
-    values["seeds"] = list(values["seeds"] or [values["seed"]])
     if {"seed", "seeds"} <= typed.keys():
         raise BadInput("--seed and --seeds: give one of them")
+    values["seeds"] = list((None if "seed" in typed else values["seeds"]) or [values["seed"]])
+    for key in typed.keys() & known.keys():
+        known[key].check(values[key])
     if not testing or model:  # else the checkpoint names the system
         check_system(typed, name)
-    for key, one in known.items():
-        one.check(values[key])
-    check_together(values, typed, reads)
+        check_together(values, typed, reads)
     return options_class(name)(dataset=dataset, sample=use_sample, typed=typed, overruled=overruled, **values)
+
+
+def unknown(place: str, key: str, system: str) -> str:
+    """What to say of a name that `system` has not."""
+    if owners := [other for other in SYSTEMS if key in declared(other)]:
+        return f"{place}: {key!r} is no option of --model {system}; it is one of {', '.join(owners)}: put it under that name in SYSTEMS"
+    near = difflib.get_close_matches(str(key), declared(system), 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"the names are in {system}'s --help"
+    return f"{place}: unknown option {key!r}; {hint}"
 
 
 def sample_files(dataset: str) -> dict[str, str]:

@@ -12,13 +12,18 @@ from utils.labels import DATASETS
 from utils.options import Resolved, check_system, declared, options_class
 
 
+def check_dataset(saved: dict, path, dataset: str) -> None:
+    """Raise BadInput where a checkpoint belongs to another dataset."""
+    if saved["dataset"] != dataset or saved["classes"] != list(DATASETS[dataset].names):
+        raise BadInput(
+            f"{path}: trained on {saved['dataset']} with {len(saved['classes'])} classes, expected {dataset}; "
+            f"use {saved['dataset']}_test.py"
+        )
+
+
 def matches(saved: dict, model, path, options) -> None:
     """Raise BadInput where a checkpoint belongs to another dataset, model or frozen encoder."""
-    if saved["dataset"] != options.dataset or saved["classes"] != list(DATASETS[options.dataset].names):
-        raise BadInput(
-            f"{path}: trained on {saved['dataset']} with {len(saved['classes'])} classes, "
-            f"expected {options.dataset}; use {saved['dataset']}_test.py"
-        )
+    check_dataset(saved, path, options.dataset)
     for name, part in checkpoint.frozen_parts(model).items():
         if saved["encoders"].get(name) != part.digest():
             raise BadInput(
@@ -54,10 +59,8 @@ def system_of(saved: dict, path: Path, options) -> str:
     Raises BadInput where nothing was, or where it is none of ours.
     """
     if "options" in saved:
-        name = saved["options"]["model"]
-        if name not in SYSTEMS:
-            raise BadInput(f"{path}: trained with --model {name}, which is not here; available models: {', '.join(SYSTEMS)}")
-        return name
+        check_dataset(saved, path, options.dataset)
+        return known_system(saved, path)
     if "model" not in options.typed or options.sample:
         raise BadInput(
             f"{path}: a state dict without options, as authors release them; name its system with --model and your features "
@@ -66,9 +69,29 @@ def system_of(saved: dict, path: Path, options) -> str:
     return options.model
 
 
-def saved_options(saved: dict, **more) -> Resolved:
+def known_system(saved: dict, path: Path) -> str:
+    """The system that a checkpoint of ours names. Raises BadInput where it is not here, or an option that is no more had a value that
+    made another network.
+    """
+    options = saved["options"]
+    if options["model"] not in SYSTEMS:
+        raise BadInput(f"{path}: trained with --model {options['model']}, which is not here; available models: {', '.join(SYSTEMS)}")
+
+    def gone(what: str) -> BadInput:
+        return BadInput(f"{path}: trained with {what}, which is no more; test it with the commit that trained it ({saved['commit']})")
+
+    own = declared(options["model"])
+    for name, value in options.items():
+        if name in own and own[name].choices and value not in own[name].choices:
+            raise gone(f"{own[name].flag} {value}")
+    if options.get("mamba_width") not in (None, options["visual_width"] // 2):
+        raise gone(f"--mamba-width {options['mamba_width']}")
+    return options["model"]
+
+
+def saved_options(saved: dict, path: Path, **more) -> Resolved:
     """The options that a checkpoint of ours was trained with; `more` wins. Files of the machine (PER_MACHINE) are unknown."""
-    system = saved["options"]["model"]
+    system = known_system(saved, path)
     known = {key: value for key, value in saved["options"].items() if key in declared(system)}
     about = {"dataset": saved["dataset"], "sample": saved["options"]["sample"], "typed": {}, "overruled": {}}
     return options_class(system)(**about | known | more)
@@ -95,13 +118,13 @@ def tested_options(options: Resolved, path: Path, saved: dict) -> Resolved:
         for name, value in {**files, **saved["options"]}.items()
         if name in own and name not in ("device", "output", "seeds", *options.typed)
     }
+    sample = options.sample and saved["options"]["sample"]
     reads = SYSTEMS[options.model].inputs(replace(options, **known))
     if reads == ("captions",) and "caption_root" in options.typed and "feature_root" not in options.typed:
-        known["feature_root"] = str(source_folder(options.caption_root))  # captions are all there is
-    sample = options.sample and saved["options"]["sample"]
+        known["feature_root"], sample = str(source_folder(options.caption_root)), False  # captions are all there is
     if options.sample and not sample and "feature_root" not in known:
         raise BadInput(f"{path}: trained on your own features; name them with --feature-root")
-    return replace(options, **known, sample=sample)
+    return replace(options, **known, sample=sample, overruled={})
 
 
 def test_folder(options, path: Path) -> Path:

@@ -44,11 +44,7 @@ def test(model, path: Path, data: Data, options, folder: Path) -> Tested:
         "selected_on": selected,
         "sample": options.sample,
         "features": "sample" if options.sample else "sentences" if options.sentence_encoder else "visual",
-        "headline": headline(SYSTEMS[options.model].headline[options.dataset], drawn),
-        "paper": {
-            "rule": SYSTEMS[options.model].rule,
-            "figures": {report.label(path): value for path, value in SYSTEMS[options.model].paper.get(options.dataset, {}).items()},
-        },
+        **published(SYSTEMS[options.model], options.dataset, drawn),
         **report.evaluate(scores, data.truth, data.dataset, drawn),
         "command": command(),
         "versions": versions() | {"commit": saved.get("commit", "released by the authors")},
@@ -58,7 +54,9 @@ def test(model, path: Path, data: Data, options, folder: Path) -> Tested:
     trained_so = not released and saved["options"].get("mask_padding")
     if getattr(model, "mask_padding", False) and not trained_so and not SYSTEMS[options.model].whole:  # whole videos have no padding
         result["padding"] = padding_effect(model, data, options, drawn)
-    threshold, result["threshold"] = segments.choose(saved.get("thresholds"))
+    unknown = (segments.UNKNOWN, f"the checkpoint knows none for {100 * segments.RATE:g} % of normal snippets")
+    threshold, source = segments.known_threshold(saved.get("thresholds"), segments.RATE) or unknown
+    result["threshold"] = {"value": threshold, "from": source}
     found = segments.detect(scores, data.truth, data.dataset, threshold, texts)
     result["segments"] = segments.rows(found, data.truth, data.dataset)
     for place in {folder / "scores.npz", Path(options.save_scores or folder / "scores.npz")}:
@@ -73,15 +71,18 @@ def test(model, path: Path, data: Data, options, folder: Path) -> Tested:
     return Tested(result, drawn, scores)
 
 
-def headline(reported: tuple[str, str], drawn: dict) -> list[list[str]]:
-    """The figure that the paper reports, of the other score where the model has not that one, and Ano-AUC beside an AUC, AVG mAP beside an
-    AP (without class scores Ano-AUC).
+def published(system, dataset: str, drawn: dict) -> dict:
+    """What a report takes from the system's paper: `paper`, its figures by name and the rule that selected its checkpoint; `headline`, the
+    figure that it reports, of the other score where the model has not that one, and Ano-AUC beside an AUC, AVG mAP beside an AP (without
+    class scores Ano-AUC).
     """
-    part, metric = reported
+    part, metric = system.headline[dataset]
     if (part, metric) not in drawn:
         part = "fine" if part == "coarse" else "coarse"
     mean = ("map", "official", "avg")
-    return [[part, metric], list(mean if metric == "ap" and mean in drawn else (part, "ano_auc"))]
+    headline = [[part, metric], list(mean if metric == "ap" and mean in drawn else (part, "ano_auc"))]
+    figures = {report.label(path): value for path, value in system.paper.get(dataset, {}).items()}
+    return {"headline": headline, "paper": {"rule": system.rule, "figures": figures}}
 
 
 def padding_effect(model, data: Data, options, masked: dict) -> dict:

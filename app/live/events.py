@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.evaluation.segments import BRIDGE, Run, Runs
+from utils.evaluation.segments import Run, Runs
 
 
 class Place(NamedTuple):
@@ -35,8 +35,8 @@ class Scored(NamedTuple):
 class Events:
     """Events of a stream, in order. A cut ends the event that goes on: nobody saw what came then. Dropped snippets count as lower ones."""
 
-    def __init__(self, classes: tuple[str, ...], threshold: float, *, bridge: int = BRIDGE):
-        self._classes, self._runs = classes, Runs(threshold, bridge)
+    def __init__(self, classes: tuple[str, ...], threshold: float):
+        self._classes, self._runs = classes, Runs(threshold)
         self._first = self._last = None  # places of the run's first and last high snippet
         self._count = 0
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from app.analysis import find_segments
 from utils.evaluation.scores import Scores
-from utils.evaluation.segments import RATES, thresholds
+from utils.evaluation.segments import BRIDGE, RATES, thresholds
 
 CLASSES = ("normal", "fighting", "arson")
 
@@ -30,16 +30,16 @@ def test_segments_are_runs_above_the_threshold_with_one_lower_snippet_bridged():
     assert find_segments(scores([0.9]), times[:2], CLASSES, 0.4)[0].label == "anomaly"
 
 
-@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60), st.floats(2**-6, 1, width=32), st.integers(0, 3))
-def test_every_snippet_at_the_threshold_is_in_one_segment(values, threshold, bridge):
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60), st.floats(2**-6, 1, width=32))
+def test_every_snippet_at_the_threshold_is_in_one_segment(values, threshold):
     times = np.arange(len(values) + 1.0)
-    found = find_segments(scores(values), times, CLASSES, threshold, bridge=bridge)
+    found = find_segments(scores(values), times, CLASSES, threshold)
     inside = [t for one in found for t in range(one.first, one.last)]
     assert len(inside) == len(set(inside))
     values = np.float32(values)
     assert {t for t in range(len(values)) if values[t] >= threshold} <= set(inside)
     assert all(values[one.first] >= threshold and values[one.last - 1] >= threshold for one in found)
-    assert all(b.first - a.last > bridge for a, b in itertools.pairwise(found))
+    assert all(b.first - a.last > BRIDGE for a, b in itertools.pairwise(found))
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=400))

@@ -21,7 +21,7 @@ TRUTH["Fighting0"] = GroundTruth(160, 30, ((0, 48, "Fighting"), (96, 160, "Fight
 ABOUT = {
     "dataset": "ucf", "model": "reflip", "checkpoint": "best.pt", "selected_on": "val", "sample": False, "features": "visual",
     "command": "python ucf_train.py", "versions": {"torch": "2"}, "seeds": [1], "headline": [["coarse", "auc"], ["coarse", "ano_auc"]],
-    "paper": {"rule": "best epoch on test", "figures": {}}, "threshold": "cut at 0.5",
+    "paper": {"rule": "best epoch on test", "figures": {}}, "threshold": {"value": 0.5, "from": "told"},
 }  # fmt: skip
 
 
@@ -194,7 +194,8 @@ def test_segments_without_any_caption_have_no_column_for_it(tmp_path):
     shown = written(tmp_path, content)
     assert "| score (%) | annotated |\n" in shown
     assert "no NAME.jsonl beside the caption features" not in shown
-    assert "1 in 1 of 14 videos, cut at 0.5" in shown
+    assert "1 in 1 of 14 videos. The best" in shown
+    assert "Cut at the threshold 0.500: told.\n" in shown
     assert "No segment was detected" in written(tmp_path, content | {"segments": {"Abuse0": []}})
 
 

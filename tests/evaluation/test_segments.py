@@ -140,9 +140,18 @@ def test_every_segment_keeps_the_rule(seed, frames, both, threshold):
 
 def test_the_threshold_of_a_checkpoint_and_without_one():
     known = {"videos": 3, "snippets": 1200, "rates": {"0.01": 0.731}}
-    assert segments.choose(known) == (0.731, "cut at 0.731, which at most 1 % of 1,200 held-out normal snippets reach")
+    source = "reached by at most 1 % of the 1,200 snippets of 3 normal videos held out of training, scored whole"
+    assert segments.known_threshold(known, 0.01) == (0.731, source)
+    assert segments.known_threshold(known, 0.05) is None
     for nothing in (None, {"videos": 0, "snippets": 0, "rates": {}}):
-        assert segments.choose(nothing)[0] == 0.5
+        assert segments.known_threshold(nothing, 0.01) is None
+
+
+def test_rows_behind_the_end_of_a_video_show_nothing():
+    """Features may have a snippet more than the ground truth (--allow-length-mismatch)."""
+    scores = Scores(np.r_[np.full(9, 0.1), 0.9, np.full(4, 0.9)])
+    assert detect(scores, 160, [(0, 300, "all")]) == [Segment(144, 160, "anomaly", 0.9, "all")]
+    assert detect(Scores(np.r_[np.full(160, 0.1), np.full(10, 0.9)]), 160, [(0, 300, "all")]) == []
 
 
 def test_texts_lie_beside_the_source_of_a_caption_tree(tmp_path):

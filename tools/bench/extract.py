@@ -1,7 +1,7 @@
 """Ten-crop extraction against a literal reference in the same process: `python -m tools.bench extract`.
 
 The reference does what the recipe says, word by word: it converts every frame to RGB, resizes a picture anew for each crop, normalises with
-torchvision, and gives CLIP one image at a time. tests/test_extraction.py holds utils/video/extraction.py to it.
+torchvision, and gives CLIP one image at a time. tests/video/test_extraction.py holds utils/video/extraction.py to it.
 """
 
 import os

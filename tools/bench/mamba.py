@@ -2,7 +2,8 @@
 
 Every version of a block runs in a process of its own. Its peak memory is what that process had at most in a first call, less what it had
 with its model and inputs made and the libraries loaded; its time is the least of the calls that follow, under what utils/engine.fit sets,
-or that of the first where there are no others. tests/test_mamba.py holds utils/systems/mamba.py to the literal recurrences of this file.
+or that of the first where there are no others. tests/systems/test_mamba.py holds utils/systems/mamba.py to the literal recurrences of this
+file.
 
 B videos, T snippets, W channels of the scan, N states a channel.
 """

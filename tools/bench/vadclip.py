@@ -2,7 +2,7 @@
 
 The transcription does what the paper and the released code describe, step by step: every prompt at 77 tokens, T × T attention under a block
 mask, loops over the videos of a batch, each test video by itself with the text encoded again. It takes the weights as a dict by name, as in
-the authors' checkpoints. tests/test_bench_vadclip.py holds it to the released code's values.
+the authors' checkpoints. tests/tools/test_bench_vadclip.py holds it to the released code's values.
 
 B videos, T snippets, D feature width, C+1 classes (class 0 = normal).
 """

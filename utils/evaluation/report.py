@@ -217,6 +217,10 @@ def escape(text: str) -> str:
     return re.sub(r"(?<=www)\.|[\\`*_{}\[\]<>#|~$&!:@]", r"\\\g<0>", " ".join(text.split()))
 
 
+def threshold_of(report: dict) -> str:
+    return f"threshold {report['threshold']['value']:.3f}: {report['threshold']['from']}"
+
+
 def p_value(row: dict) -> str:
     return "–" if row["p"] is None else f"{row['p']:.3f}"
 
@@ -288,18 +292,16 @@ def write_report(folder: Path | str, report: dict) -> None:
     lines += markdown(class_rows(report))
     if table := segment_rows(report):
         count, videos = sum(map(len, report["segments"].values())), sum(map(bool, report["segments"].values()))
-        lines += [
-            "",
-            f"Detected segments: {count} in {videos} of {report['videos']} videos, {report['threshold']}. The best:",
-        ]
-        lines += ["", *markdown(table), "", "Annotated: whether it shares frames with an annotated segment of its class."]
+        lines += ["", f"Detected segments: {count} in {videos} of {report['videos']} videos. The best:"]
+        lines += ["", *markdown(table), "", f"Cut at the {threshold_of(report)}."]
+        lines += ["Annotated: whether it shares frames with an annotated segment of its class."]
         quoted = table[0][-1] == "caption"
         lines += ["Caption: the one at its highest snippet."] * quoted
         silent = sum(row["caption"] is None for found in report["segments"].values() for row in found)
         if silent and quoted:
             lines += [f"{silent} of {count} have none: their videos have no NAME.jsonl beside the caption features, or it is silent there."]
     elif "segments" in report:
-        lines += ["", f"No segment was detected, {report['threshold']}."]
+        lines += ["", f"No segment was detected ({threshold_of(report)})."]
     lines += ["", f"`{report['command']}`", "", ", ".join(f"{name} {value}" for name, value in report["versions"].items())]
     with replacing(Path(folder) / "report.md") as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

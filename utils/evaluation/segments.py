@@ -54,13 +54,13 @@ class Run:
 class Runs:
     """The rule, snippet by snippet, with the memory of one run. A snippet whose number is left out counts as a lower one."""
 
-    def __init__(self, threshold: float, bridge: int = BRIDGE):
-        self.threshold, self._bridge, self.current = threshold, bridge, None
+    def __init__(self, threshold: float):
+        self.threshold, self.current = threshold, None
 
     def add(self, number: int, score: np.floating, fine: np.ndarray | None = None) -> tuple[Run | None, Run | None]:
         """The next snippet: (the run that ended before it, the run that begins with it), None where there is none."""
         high, ended = score >= self.threshold, None
-        if self.current and number - self.current.last > self._bridge + high:
+        if self.current and number - self.current.last > BRIDGE + high:
             ended = self.close()
         if self.current and high:
             self.current.extend(number, score, fine)
@@ -77,9 +77,9 @@ class Runs:
         return run
 
 
-def cut(scores: Scores, threshold: float, *, bridge: int = BRIDGE) -> list[Run]:
+def cut(scores: Scores, threshold: float) -> list[Run]:
     """The runs of a whole video, by time."""
-    runs, found = Runs(threshold, bridge), []
+    runs, found = Runs(threshold), []
     for number, value in enumerate(anomaly_score(scores)):
         found.append(runs.add(number, value, None if scores.fine is None else scores.fine[number])[0])
     return [run for run in (*found, runs.close()) if run]
@@ -97,14 +97,14 @@ def thresholds(normal: dict[str, Scores], rates: tuple[float, ...] = RATES) -> d
     return {"videos": len(normal), "snippets": len(values), "rates": found}
 
 
-def choose(known: dict | None, rate: float = RATE) -> tuple[float, str]:
-    """The threshold for a false-positive rate among those that a checkpoint knows (`thresholds`), and where it comes from, in words; where
-    it knows none, UNKNOWN.
+def known_threshold(known: dict | None, rate: float) -> tuple[float, str] | None:
+    """The threshold for a false-positive rate among those that a checkpoint knows (`thresholds`), and where it comes from, in words; None
+    where it knows none for that rate.
     """
     if known is None or str(rate) not in known["rates"]:
-        return UNKNOWN, f"cut at {UNKNOWN}: the checkpoint knows no threshold"
-    value = known["rates"][str(rate)]
-    return value, f"cut at {value:.3f}, which at most {100 * rate:g} % of {known['snippets']:,} held-out normal snippets reach"
+        return None
+    source = f"{known['snippets']:,} snippets of {known['videos']} normal videos held out of training, scored whole"
+    return known["rates"][str(rate)], f"reached by at most {100 * rate:g} % of the {source}"
 
 
 class Segment(NamedTuple):
@@ -125,8 +125,10 @@ def detect(
     """
     found = {}
     for name, parts in scores.items():
-        values, frames = anomaly_score(parts), truth[name].frames
-        size = 1 if by_frame(len(values), frames) else SNIPPET
+        frames = truth[name].frames
+        size = 1 if by_frame(len(anomaly_score(parts)), frames) else SNIPPET
+        parts = Scores(*(part if part is None else part[: -(-frames // size)] for part in parts))  # rows behind its end show nothing
+        values = anomaly_score(parts)
         found[name] = []
         for run in cut(parts, threshold):
             end = frames if run.last + 1 == len(values) else min(size * (run.last + 1), frames)  # the last row stands for what follows it

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from model import SYSTEMS
+from utils.files import ROOT
 from utils.labels import DATASETS
+from utils.options import sample_files
 
 
 def announce(options) -> None:
@@ -15,11 +17,14 @@ def announce(options) -> None:
         return
     print(f"data: built-in sample (simulated features; figures say nothing about {title})")
     if options.overruled:
-        changed = ", ".join(f"{name} {getattr(options, name)} (not {value})" for name, value in options.overruled.items())
-        print(f"the sample is small, so SAMPLE in {options.dataset}_option.py overrules: {changed}; an option that you type wins over both")
+        files = [name for name in sample_files(options.dataset) if name in options.overruled]
+        changed = [f"{name} {getattr(options, name)} (not {value})" for name, value in options.overruled.items() if name not in files]
+        changed = ", ".join(changed + [f"{name} its own (not {options.overruled[name]})" for name in files])
+        print(f"the sample overrules {options.dataset}_option.py (SAMPLE there): {changed}; an option that you type wins over both")
     from utils.sample.builder import is_current, make_sample  # not needed where your own features are
 
-    folder = Path(options.feature_root).parent
-    if not is_current(folder, options.dataset):  # absent, or of an earlier version of this project
+    folder = ROOT / "data" / "sample" / options.dataset
+    here = Path(options.feature_root).parent == folder  # else it is somebody's copy, which a checkpoint names
+    if here and not is_current(folder, options.dataset):  # absent, or of an earlier version of this project
         print(f"making the sample in {folder}")
         make_sample(folder, options.dataset)

@@ -151,7 +151,7 @@ def about() -> dict:
 
 
 def simulate_captions(rng: np.random.Generator, video, dataset: Dataset, settings: CaptionSettings) -> list[Said]:
-    """What is said of each of the T snippets of a make_sample.Video."""
+    """What is said of each of the T snippets of a builder.Video."""
     length = -(-video.frames // SNIPPET)
     scene = np.cumsum(rng.random(length) < 1 / settings.scene)
     places = rng.choice(list(SCENES), scene[-1] + 1)
@@ -183,7 +183,7 @@ def say(rng: np.random.Generator, meanings) -> tuple[str, ...]:
 def sentence_vectors(clip_model, sentences: dict[str, int], directions: np.ndarray) -> dict[str, np.ndarray]:
     """sentences: {text: class number} -> {text: (E,) float16 of about unit length}.
 
-    The unit text features of the sample's CLIP (a make_sample.write_clip) tell words apart and know no meaning, so those of a class's
+    The unit text features of the sample's CLIP (a builder.write_clip) tell words apart and know no meaning, so those of a class's
     sentences are moved by its row of directions (C+1, E), as its events' features are.
     """
     import torch
@@ -202,7 +202,7 @@ def sentence_vectors(clip_model, sentences: dict[str, int], directions: np.ndarr
 
 
 def write_trees(folder: Path, plan: list, rngs: list[np.random.Generator], dataset: Dataset, clip_model, directions: np.ndarray) -> None:
-    """folder/TREE/NAME.npy (T, E) float16 and NAME.jsonl, the texts, for each of TREES and each make_sample.Video of the plan.
+    """folder/TREE/NAME.npy (T, E) float16 and NAME.jsonl, the texts, for each of TREES and each builder.Video of the plan.
 
     rngs: a generator of its own for each video; directions (C+1, E): from normal to each class in the CLIP's text space.
     """

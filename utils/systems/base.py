@@ -95,6 +95,9 @@ class CaptionSettings:
     )
 
 
+COARSE = {"ucf": ("coarse", "auc"), "xd": ("coarse", "ap")}  # the headline of systems that report their coarse score on both datasets
+
+
 class System(NamedTuple):
     """An entry of model.SYSTEMS: all that the rest of the project knows of a system.
 

@@ -12,8 +12,20 @@ from torch.nn import functional as F
 
 from utils.errors import BadInput
 from utils.prompt import cosine, position_prompts
-from utils.systems.base import CaptionSettings, Output, PaddingSettings, PromptSettings, Published, Settings, System, WindowSettings, option
+from utils.systems.base import (
+    COARSE,
+    CaptionSettings,
+    Output,
+    PaddingSettings,
+    PromptSettings,
+    Published,
+    Settings,
+    System,
+    WindowSettings,
+    option,
+)
 from utils.systems.mamba import Mamba, scan_backend
+from utils.systems.vadclip import SYSTEM as VADCLIP
 from utils.systems.vadclip import losses  # the same three, the third on the fused width
 from utils.temporal import FeedForward, LocalGraph, QuickGELU, enter_autocast
 
@@ -257,17 +269,20 @@ def build(
     )
 
 
+def uses_mamba(options) -> bool:
+    """Whether a branch that there is has Mamba blocks."""
+    stacks = {"visual": options.stack, "text": options.text_stack}
+    return "mamba" in (stacks.values() if options.branches == "both" else [stacks[options.branches]])
+
+
 SYSTEM = System(
     build,
     losses,
     TrCLIPSettings,
-    defaults=dict(
-        visual_length=256, prompt_prefix=10, prompt_postfix=10, dropout=0.7, optimizer="adamw", weight_decay=0.01, max_epoch=10,
-        scheduler="multistep", grad_clip=0, lambda_align=1, seed=234,
-    ),
-    headline={"ucf": ("coarse", "auc"), "xd": ("coarse", "ap")},
+    defaults=VADCLIP.defaults | {"dropout": 0.7},
+    headline=COARSE,
     paper={"ucf": {("coarse", "auc"): "88.59 (CLIP and captions)"}, "xd": {("coarse", "ap"): "86.38 (CLIP and captions)"}},
     rule="best on test",
     inputs=lambda options: {"both": ("features", "captions"), "visual": ("features",), "text": ("captions",)}[options.branches],
-    note=lambda options, device: scan_backend(device) if "mamba" in (options.stack, options.text_stack) else None,
-)  # fmt: skip
+    note=lambda options, device: scan_backend(device) if uses_mamba(options) else None,
+)

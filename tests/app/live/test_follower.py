@@ -115,16 +115,16 @@ def test_scores_are_those_of_score_delayed(total, length, ahead, fine, random):
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.lists(st.sampled_from([0.1, 0.3, 0.5, 0.7, 0.9]), min_size=1, max_size=40), st.integers(0, 2), st.booleans(), st.integers(0, 99))
-def test_events_are_the_segments_of_the_scores(values, bridge, fine, seed):
+@given(st.lists(st.sampled_from([0.1, 0.3, 0.5, 0.7, 0.9]), min_size=1, max_size=40), st.booleans(), st.integers(0, 99))
+def test_events_are_the_segments_of_the_scores(values, fine, seed):
     classes, values = ("normal", "a", "b"), np.array(values, np.float32)
     probabilities = np.random.default_rng(seed).dirichlet(np.ones(3), len(values)).astype(np.float32) if fine else None
     times = np.arange(len(values) + 1) / 2
-    events, lines = Events(classes, 0.5, bridge=bridge), []
+    events, lines = Events(classes, 0.5), []
     for i, value in enumerate(values):
         lines += events.add(Scored(Place(i, 0, times[i], times[i + 1], i), value, probabilities[i] if fine else None))
     lines += events.close()
-    expected = find_segments(Scores(coarse=values, fine=probabilities), times, classes, 0.5, bridge=bridge)
+    expected = find_segments(Scores(coarse=values, fine=probabilities), times, classes, 0.5)
     ended = [line for line in lines if line["state"] == "end"]
     assert [(line["first_snippet"], line["last_snippet"] + 1, line["start"], line["end"], line["class"]) for line in ended] == [
         (one.first, one.last, one.start, one.end, one.label) for one in expected
