@@ -6,8 +6,11 @@ import signal
 import pytest
 import torch
 
+from utils.evaluation import intervals
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)  # small tensors: threads only cost
+intervals.RESAMPLES = 100  # before others import it: intervals of 1,000 resamples would be a third of the time of every small training
 # A shell's background job (`nohup make test &`) ignores SIGINT, and so would every process that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -44,8 +47,8 @@ def minilm():
 
 @pytest.fixture(scope="session")
 def small_sample(tmp_path_factory):
-    """small_sample("xd"): command-line words for a sample of 28 + 28 videos and a model that trains in seconds; with `testing` those that
-    a test script takes, and with `model` those of another system.
+    """small_sample("xd"): command-line words for a sample of 28 training and 16 test videos and a model that trains in seconds; with
+    `testing` those that a test script takes, and with `model` those of another system.
     """
     from model import options_of
     from utils.sample.builder import make_sample
@@ -54,7 +57,7 @@ def small_sample(tmp_path_factory):
 
     def words(key, testing=False, model="reflip"):
         if key not in made:
-            made[key] = make_sample(tmp_path_factory.mktemp("sample") / key, key, videos=(28, 28))
+            made[key] = make_sample(tmp_path_factory.mktemp("sample") / key, key, videos=(28, 16))
         folder = made[key]
         files = {"feature-root": "features", "test-list": "test.csv", "gt-path": "gt.json", "clip": "clip.pt", "distilbert": "distilbert"}
         files |= {} if testing else {"train-list": "train.csv"}

@@ -89,7 +89,13 @@ DECAY = ["--dropout", "0.3", "--scheduler", "multistep", "--milestones", "1"]
 
 @pytest.mark.parametrize(
     ("model", "after", "more"),
-    [("reflip", 1, []), ("reflip", 2, DECAY), ("vadclip", 1, DECAY), ("hlnet", 2, DECAY), ("deepmil", 1, DECAY)],
+    [
+        ("reflip", 1, []),
+        pytest.param("reflip", 2, DECAY, marks=pytest.mark.slow),
+        pytest.param("vadclip", 1, DECAY, marks=pytest.mark.slow),
+        pytest.param("hlnet", 2, DECAY, marks=pytest.mark.slow),
+        pytest.param("deepmil", 1, DECAY, marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(small_sample, tmp_path, monkeypatch, model, after, more):
     words = [*small_sample("ucf", model=model), "--max-epoch", "3", "--seed", "1", *more]

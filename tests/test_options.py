@@ -192,26 +192,34 @@ def test_usage_errors_are_one_line_and_exit_code_2(capsys):
         assert error.count("\n") == 1
 
 
-def test_help_names_every_option_its_default_and_what_the_paper_tried():
-    done = subprocess.run([sys.executable, str(ROOT / "xd_train.py"), "--help"], capture_output=True, text=True, check=True)
-    text = " ".join(done.stdout.split())
+def shown(capsys, file, *words, **more) -> str:
+    """What --help prints, on one line."""
+    with pytest.raises(SystemExit) as caught:
+        file.parse_args([*words, "--help"], **more)
+    assert caught.value.code == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_help_names_every_option_its_default_and_what_the_paper_tried(capsys):
+    text = shown(capsys, xd_option)
     training = {name for name in declared("reflip") if name not in ("checkpoint", "save_scores", "json")}
     assert all(f"--{name.replace('_', '-')}" in text for name in training)
     assert "[default 0.0005]" in text
     assert "paper tried 0.01 0.03 0.05 0.07 0.09 0.1" in text
+    assert "--d-state" not in text  # another system's
+    assert "--d-state" in shown(capsys, xd_option, "--model", "trclip")
 
 
-def test_help_of_a_test_script_leaves_training_out_and_of_a_system_shows_its_defaults():
-    def text(*words):
-        return " ".join(subprocess.run([sys.executable, *words, "--help"], capture_output=True, text=True, check=True).stdout.split())
-
-    testing = text(str(ROOT / "ucf_test.py"))
+def test_help_of_a_test_script_leaves_training_out_and_of_a_system_shows_its_defaults(capsys):
+    testing = shown(capsys, ucf_option, testing=True)
     assert "--checkpoint" in testing
     assert not any(option in testing for option in ("--lr ", "--max-epoch", "--select", "--train-list", "--resume"))
-    assert "learning rate [default 2e-05]" in text(str(ROOT / "ucf_train.py"), "--model", "vadclip")
+    assert "learning rate [default 2e-05]" in shown(capsys, ucf_option, "--model", "vadclip")
 
 
 def test_an_unknown_name_in_an_option_file(monkeypatch):
     monkeypatch.setitem(ucf_option.SYSTEMS["reflip"], "learning_rate", 1)
-    with pytest.raises(BadInput, match=r"ucf_option\.py: SYSTEMS\['reflip'\]: unknown option 'learning_rate'; the names are in reflip's --help"):
+    with pytest.raises(
+        BadInput, match=r"ucf_option\.py: SYSTEMS\['reflip'\]: unknown option 'learning_rate'; the names are in reflip's --help"
+    ):
         ucf_option.parse_args([])

@@ -15,6 +15,7 @@ from utils.sample.builder import make_sample
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="../shared/real is not here")
+@pytest.mark.slow
 def test_real_clip_features_with_class_texts_from_a_file(tmp_path):
     """Five real UCF-Crime videos, all abnormal; their snippets outside the annotated events stand as normal bags."""
     root, source = tmp_path / "features", REAL / "ucf_clip_features"

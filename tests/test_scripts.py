@@ -21,7 +21,7 @@ def last_line(stderr):
     return stderr.strip().splitlines()[-1].split("\r")[-1]
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.slow), "1"])
 def test_a_bad_feature_file_ends_in_one_line_and_exit_code_2(small_sample, tmp_path, workers):
     words = small_sample("xd")
     root = tmp_path / "features"

@@ -469,7 +469,7 @@ def test_options_that_cannot_be(source, tmp_path, serve, more, expected):
 
 def test_the_client_is_named_where_it_is_missing(source, tmp_path, serve, monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(BadInput, match=r"needs the package openai; pip install -r requirements.txt"):
+    with pytest.raises(BadInput, match=r"needs the package openai; pip install -r requirements-app.txt"):
         main(words(source, tmp_path / "rewrites", serve()))
 
 

@@ -176,6 +176,7 @@ def test_which_versions_training_draws_from(tmp_path):
     tree.check(videos, rows, ("source", "rewrite-1"))
 
 
+@pytest.mark.slow
 def test_captions_through_the_scripts(small_sample, tmp_path, capsys, monkeypatch):
     """Both branches and the captions alone train and test; a test takes other captions (`--caption-root`), and refuses those that lack
     some.

@@ -57,6 +57,7 @@ def test_every_clip_is_scored_once_by_a_model_that_never_saw_its_source(clips):
     assert len(result["auc"]["by_seed"]) == 2
 
 
+@pytest.mark.slow
 def test_shuffled_labels_and_single_clips(clips):
     result, output = run(clips, "--seeds", "1", "--split", "clips", "--shuffle-labels", "--max-epoch", "1")
     assert (result["split"], result["shuffle_labels"]) == ("clips", True)
