@@ -46,7 +46,7 @@ def trained(small_sample, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("key", ["ucf", "xd"])
+@pytest.mark.parametrize("key", [pytest.param("ucf", marks=pytest.mark.slow), "xd"])
 def test_a_run_leaves_the_files_of_the_contract(trained, key, capsys):
     folder = trained(key)
     seed = folder / "seed-1"

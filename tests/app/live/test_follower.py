@@ -146,6 +146,7 @@ def test_look_ahead():
     assert live.look_ahead(1000, 25, 16, 1) == 0
 
 
+@pytest.mark.slow
 def test_three_cuts(tmp_path):
     detector, numbers, features = watched(make_detector(threshold=0.8))
     starts, ends = (0, 125, 350, 500), (101, 313, 430, 0)
