@@ -36,7 +36,7 @@ $(VENV)/test.stamp: $(VENV)/run.stamp requirements-app.txt requirements-dev.txt
 	touch $@
 
 lock: $(VENV)/test.stamp
-	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/installed.txt
+	$(BIN)/python -m pip freeze --all --exclude-editable > $(VENV)/installed.txt
 	$(BIN)/uv pip compile --quiet --constraint $(VENV)/installed.txt --no-annotate --no-emit-index-url --custom-compile-command "make lock" \
 		requirements-app.txt --output-file requirements.lock
 
