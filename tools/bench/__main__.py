@@ -5,6 +5,7 @@
     python -m tools.bench metrics      segment mAP and bootstrap intervals on full test sets (those of ../shared/golden)
     python -m tools.bench vadclip      VadCLIP: a training step and the test of 290 videos, at UCF-Crime's sizes
     python -m tools.bench mamba        Mamba's scan, and a training step of TrCLIP-VAD at the paper's sizes
+    python -m tools.bench device       one training step of the systems with a text side, on a GPU
     python -m tools.bench extract      ten-crop features of a video, with a tiny encoder and with one of ViT-B/16's sizes
 
 Run it on an idle machine; a figure taken beside other work says nothing.
@@ -18,13 +19,13 @@ import torch
 
 from utils.errors import BadInput, Parser, exit_code
 
-BENCHES = ("step", "metrics", "vadclip", "mamba", "extract")
+BENCHES = ("step", "metrics", "vadclip", "mamba", "extract", "device")
 
 
 def main(argv=None):
     parser = Parser("python -m tools.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help=f"which: {', '.join(BENCHES)} (default: all)")
-    names = parser.parse_args(argv).names or BENCHES
+    parser.add_argument("names", nargs="*", help=f"which: {', '.join(BENCHES)} (default: all; device where there is a GPU)")
+    names = parser.parse_args(argv).names or BENCHES[: None if torch.cuda.is_available() else -1]
     for name in names:
         if name not in BENCHES:
             raise BadInput(f"{name}: no such bench; expected {', '.join(BENCHES)}")

@@ -1,0 +1,58 @@
+"""One training step of each system with a text side at UCF-Crime's sizes on a GPU: `python -m tools.bench device`."""
+
+import time
+
+import torch
+
+from model import SYSTEMS, build_model, options_of
+from tools.bench.measure import random_batch
+from ucf_option import parse_args
+from utils import engine
+from utils.errors import BadInput
+from utils.labels import UCF
+from utils.text import openai_clip
+
+STEPS = {"reflip": 8, "vadclip": 8, "trclip": 3}  # timed, after one that warms up
+
+
+def step_times(options, clip_model, device: torch.device, steps: int) -> tuple[list[float], float]:
+    """Seconds of each of 1 + `steps` steps, and the loss of the first; weights and batch are random."""
+    more = {}
+    if "distilbert" in options_of(options.model):
+        from transformers import DistilBertConfig, DistilBertModel
+
+        more["distilbert"] = DistilBertModel(DistilBertConfig())
+    sizes = {name: getattr(options, name) for name in options_of(options.model) - more.keys()}
+    model = build_model(options.model, UCF.names, clip_model, **sizes, **more).to(device).train()
+    batch = random_batch(options)
+    if "captions" in SYSTEMS[options.model].inputs(options):
+        batch += (torch.randn(options.batch_size, options.visual_length, options.caption_width),)
+    batch = tuple(part.to(device) for part in batch)
+    optimizer, times, losses = engine.make_optimizer(model, options), [], []
+    for _ in range(1 + steps):
+        start = time.perf_counter()
+        losses.append(engine.step(model, batch, optimizer, options, device)["loss"])  # ends with a copy to the host
+        times.append(time.perf_counter() - start)
+    return times, losses[0]
+
+
+def bench_device(words=(), clip_model=None, device: torch.device | None = None) -> None:
+    """Both precisions, with the text side of CLIP ViT-B/16; tests give further option words, a small CLIP and the CPU."""
+    if device is None and not torch.cuda.is_available():
+        raise BadInput("device: measures on a GPU, and torch finds none here (CUDA); the others run on a CPU")
+    device = device or torch.device("cuda")
+    print(torch.cuda.get_device_name() if device.type == "cuda" else device.type)
+    for name, steps in STEPS.items():
+        for precision in ("fp32", "bf16"):
+            torch.manual_seed(0)
+            text = clip_model or openai_clip().model.CLIP(512, 32, 1, 64, 32, 77, 49408, 512, 8, 12)  # ViT-B/16's text side
+            files = ["--feature-root", "unused", *(["--caption-root", "unused"] if name == "trclip" else [])]
+            options = parse_args(["--model", name, *files, "--device", device.type, "--precision", precision, *words])
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            times, loss = step_times(options, text, device, steps)
+            peak = f", peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if device.type == "cuda" else ""
+            median = sorted(times[1:])[steps // 2]
+            size = f"{options.batch_size} × {options.visual_length} × {options.visual_width}"
+            print(f"{name}, {size}, {precision}: {1000 * median:.1f} ms a step (median of {steps}){peak}; first loss {loss:.4f}")
