@@ -2,7 +2,7 @@
 
 Glossary: B videos in a batch, T snippets of 16 frames each, D feature width, C anomaly classes (C+1 with 0 = normal).
 A feature file is `NAME__k.npy` (T, D) of crop k = 0..9, or `NAME.npy`: one crop (T, D) or all ten (T, 10, D).
-Features are float32 CPU tensors. Source: protocol.md, Data facts; golden/resample.npz (VadCLIP's released code).
+Features are float32 CPU tensors. Source: VadCLIP's released code and features.
 """
 
 import functools

@@ -80,7 +80,7 @@ class Glimpse(nn.Module):
 
 
 class Emphasize(nn.Module):
-    """Local, eq. 6–7: batch normalisation and a convolution inside windows; then attention over channels without parameters,
+    """Local, eq. 6–7: batch normalisation and a convolution inside windows; then (eq. 7) attention over channels without parameters,
     out_l = Σ_m g_l·g_m at each snippet; then a feed-forward network.
 
     Batch statistics are taken over valid snippets only, the convolution does not cross windows (ours), a residual connection goes round
@@ -100,7 +100,7 @@ class Emphasize(nn.Module):
         y[mask] = self.norm(x[mask]).to(y)
         y = self.conv(to_windows(y, self.window).transpose(1, 2)).transpose(1, 2)
         x = x + from_windows(y, *x.shape[:2])
-        x = x + x * x.sum(-1, keepdim=True)
+        x = x + x * x.sum(-1, keepdim=True)  # eq. 7: x_l + Σ_m x_l·x_m
         return x + self.ffn(self.norm_ffn(x))
 
 
@@ -182,7 +182,7 @@ class TemporalNetwork(nn.Module):
 
 
 class ReFLIPVAD(nn.Module):
-    """ReFLIP-VAD (systems.md §1): temporal network, classification block (CLS), video-text alignment block (VTA) with prompts and V-prompt.
+    """ReFLIP-VAD: temporal network, classification block (CLS), video-text alignment block (VTA) with prompts and V-prompt.
 
     `text` is a PromptEncoder or FixedFeatures giving (C+1, D), or None with blocks="cls".
     """

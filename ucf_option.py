@@ -5,7 +5,8 @@
     python ucf_train.py --model vadclip          another system: trclip, vadclip, hlnet, deepmil
 
 Reported in the paper (best epoch on the test set): frame AUC 88.57 with CLIP features, AVG mAP 9.62.
-A line that you delete falls back to the default in the code (--help names it); an option typed wins over what stands here.
+A line that you delete falls back to the default of the code, and the first line printed names it; an option typed wins over what
+stands here.
 """
 
 from utils.options import parse

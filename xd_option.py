@@ -5,7 +5,8 @@
     python xd_train.py --model vadclip          another system: trclip, vadclip, hlnet, deepmil
 
 Reported in the paper (best epoch on the test set): frame AP 85.81 with CLIP features, AVG mAP 27.36.
-A line that you delete falls back to the default in the code (--help names it); an option typed wins over what stands here.
+A line that you delete falls back to the default of the code, and the first line printed names it; an option typed wins over what
+stands here.
 """
 
 from utils.options import parse

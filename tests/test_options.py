@@ -80,6 +80,16 @@ def test_what_the_sample_overrules_is_said_first(monkeypatch, capsys):
     assert capsys.readouterr().out == "data: UCF-Crime features in x\n"
 
 
+def test_what_a_deleted_line_falls_back_to_is_said(monkeypatch, capsys):
+    monkeypatch.delitem(xd_option.SYSTEMS["reflip"], "lambda_align")
+    monkeypatch.delitem(xd_option.SYSTEMS["reflip"], "margin")
+    announce(xd_option.parse_args(["--feature-root", "x", "--margin", "3"]))
+    said = "xd_option.py does not set: lambda_align 0.01, the default of the code\ndata: XD-Violence features in x\n"
+    assert capsys.readouterr().out == said
+    announce(xd_option.parse_args(["--feature-root", "x", "--model", "vadclip"]))
+    assert capsys.readouterr().out == "data: XD-Violence features in x\n"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "kind"),
     [

@@ -259,6 +259,7 @@ def measure(runs: list[Run], dataset: Dataset) -> tuple[dict, list[dict], float]
         made |= testing.published(SYSTEMS[made["model"]], dataset.key, drawn[-1]) | report.evaluate(scores, truth, dataset, drawn[-1])
         if "threshold" not in made:  # segments of an earlier version, cut by another rule
             made.pop("segments", None)
+        made.setdefault("official_videos", None)
         reports.append(made)
         epochs += map(json.loads, (run.folder / "log.jsonl").read_text().splitlines())
     result = report.summarise(reports, drawn)

@@ -21,7 +21,7 @@ from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
 from utils.files import read_json
 from utils.labels import DATASETS, SNIPPET, UCF, Dataset, class_indices
 
-SLACK = 16  # frames by which official segments end after a video whose count is a multiple of 16 (protocol.md, Data facts)
+SLACK = 16  # frames by which official segments end after a video whose count is a multiple of 16 (list/README.md)
 
 Segments = list[tuple[int, int, str]]
 

@@ -198,7 +198,7 @@ def saved_options(options) -> dict:
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in vars(options).items()
-        if name not in PER_MACHINE | {"typed", "overruled", "seeds"}
+        if name not in PER_MACHINE | {"typed", "overruled", "unstated", "seeds"}
     }
 
 

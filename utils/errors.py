@@ -1,4 +1,4 @@
-"""How bad input ends: one line on stderr and exit code 2, never a traceback (contract: Errors)."""
+"""How bad input ends: one line on stderr and exit code 2, never a traceback."""
 
 import argparse
 import sys

@@ -1,5 +1,5 @@
 """What lists, features, captions, ground truth and scores share: a video's name, its snippets and crops, and the classes of each dataset in
-the order of the papers (systems.md), class 0 being normal.
+the order of the papers, class 0 being normal.
 """
 
 import re

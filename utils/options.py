@@ -77,13 +77,14 @@ class Shared:
 @dataclass(kw_only=True)
 class Resolved(Shared):
     """All options of a run, with where they come from. typed: what stood on the command line; overruled: name -> what the option file says
-    where the sample says something else.
+    where the sample says something else; unstated: hyperparameters that the file does not set for the system of which it sets all.
     """
 
     dataset: str
     sample: bool
     typed: dict
     overruled: dict
+    unstated: list
 
 
 GROUPS = {
@@ -124,6 +125,11 @@ class Declared:
     def training(self) -> bool:
         """Whether only a training script has it."""
         return (self.group == "training" and self.name not in TESTED_TOO) or self.name in ("train_list", "select", "val_share")
+
+    @property
+    def hyperparameter(self) -> bool:
+        """Whether it decides what is trained: an option file lists it for the system that it is about."""
+        return self.group in ("model", "training") and self.name not in (*TESTED_TOO, "resume", "seeds")
 
     def check_type(self, value, place: str) -> None:
         """Raise BadInput, naming `place`, unless the value of an option file is of the option's type."""
@@ -247,8 +253,8 @@ def parse(dataset: str, common: dict, systems: dict, sample: dict, argv, doc: st
     overruled = {}
     if use_sample:
         own_sample = {key: path for key, path in sample_files(dataset).items() if key in known} | own_sample
-        said = own_sample.keys() & stated.keys() - typed.keys()
-        overruled = {key: stated[key] for key in sorted(said) if stated[key] not in (None, own_sample[key])}
+        said = [key for key in sorted(own_sample.keys() - typed.keys()) if key in stated or known[key].hyperparameter]
+        overruled = {key: values[key] for key in said if values[key] not in (None, own_sample[key])}
         values |= own_sample
     else:
         lists = {"train_list": "ReFLIP_rgb.csv", "test_list": "ReFLIP_rgbtest.csv", "gt_path": "gt.json"}
@@ -263,7 +269,9 @@ def parse(dataset: str, common: dict, systems: dict, sample: dict, argv, doc: st
     if not testing or model:  # else the checkpoint names the system
         check_system(typed, name)
         check_together(values, typed, reads)
-    return options_class(name)(dataset=dataset, sample=use_sample, typed=typed, overruled=overruled, **values)
+    unstated = [key for key, one in known.items() if one.hyperparameter and key not in stated.keys() | typed.keys()]
+    about = {"typed": typed, "overruled": overruled, "unstated": unstated if name == common.get("model") else []}
+    return options_class(name)(dataset=dataset, sample=use_sample, **about, **values)
 
 
 def unknown(place: str, key: str, system: str) -> str:

@@ -1,4 +1,4 @@
-"""Prompts: what stands round the class name (systems.md §1; table X of ReFLIP-VAD).
+"""Prompts: what stands round the class name (table X of ReFLIP-VAD).
 
 B videos, T snippets, C+1 classes, N prompt tokens, W width of the text encoder's token embeddings, D width of its output.
 """

@@ -93,7 +93,7 @@ def saved_options(saved: dict, path: Path, **more) -> Resolved:
     """The options that a checkpoint of ours was trained with; `more` wins. Files of the machine (PER_MACHINE) are unknown."""
     system = known_system(saved, path)
     known = {key: value for key, value in saved["options"].items() if key in declared(system)}
-    about = {"dataset": saved["dataset"], "sample": saved["options"]["sample"], "typed": {}, "overruled": {}}
+    about = {"dataset": saved["dataset"], "sample": saved["options"]["sample"], "typed": {}, "overruled": {}, "unstated": []}
     return options_class(system)(**about | known | more)
 
 
@@ -124,7 +124,7 @@ def tested_options(options: Resolved, path: Path, saved: dict) -> Resolved:
         known["feature_root"], sample = str(source_folder(options.caption_root)), False  # captions are all there is
     if options.sample and not sample and "feature_root" not in known:
         raise BadInput(f"{path}: trained on your own features; name them with --feature-root")
-    return replace(options, **known, sample=sample, overruled={})
+    return replace(options, **known, sample=sample, overruled={}, unstated=[])
 
 
 def test_folder(options, path: Path) -> Path:

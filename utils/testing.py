@@ -14,7 +14,7 @@ from utils import checkpoint, engine, restore
 from utils.evaluation import plots, report, segments
 from utils.evaluation.intervals import difference
 from utils.evaluation.scores import save_scores
-from utils.files import make_folder, write_json
+from utils.files import ROOT, make_folder, read_json, write_json
 from utils.loading import Data
 
 
@@ -45,6 +45,7 @@ def test(model, path: Path, data: Data, options, folder: Path) -> Tested:
         "sample": options.sample,
         "features": "sample" if options.sample else "sentences" if options.sentence_encoder else "visual",
         **published(SYSTEMS[options.model], options.dataset, drawn),
+        "official_videos": None if options.sample else official_videos(scores, options.dataset),
         **report.evaluate(scores, data.truth, data.dataset, drawn),
         "command": command(),
         "versions": versions() | {"commit": saved.get("commit", "released by the authors")},
@@ -83,6 +84,12 @@ def published(system, dataset: str, drawn: dict) -> dict:
     headline = [[part, metric], list(mean if metric == "ap" and mean in drawn else (part, "ano_auc"))]
     figures = {report.label(path): value for path, value in system.paper.get(dataset, {}).items()}
     return {"headline": headline, "paper": {"rule": system.rule, "figures": figures}}
+
+
+def official_videos(scores: dict, dataset: str) -> list[int]:
+    """[how many of the tested videos are of the dataset's official test set, how many that has]."""
+    official = read_json(ROOT / "list" / f"{dataset}_gt.json", "--gt-path").keys()
+    return [len(official & scores.keys()), len(official)]
 
 
 def padding_effect(model, data: Data, options, masked: dict) -> dict:

@@ -203,7 +203,7 @@ def test_a_video_in_two_places_is_refused(tmp_path):
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/real")
 def test_uca_as_published():
-    """1,854 videos in three files, 23,542 sentences, no time out of order or beyond its video's duration (protocol.md)."""
+    """1,854 videos in three files, 23,542 sentences, no time out of order or beyond its video's duration."""
     videos, mended = read_captions([REAL / "uca_captions" / f"UCFCrime_{part}.json" for part in ("Train", "Val", "Test")], fps=30)
     assert len(videos) == 1854
     assert sum(len(video.captions) for video in videos.values()) == 23542

@@ -21,7 +21,7 @@ TRUTH["Fighting0"] = GroundTruth(160, 30, ((0, 48, "Fighting"), (96, 160, "Fight
 ABOUT = {
     "dataset": "ucf", "model": "reflip", "checkpoint": "best.pt", "selected_on": "val", "sample": False, "features": "visual",
     "command": "python ucf_train.py", "versions": {"torch": "2"}, "seeds": [1], "headline": [["coarse", "auc"], ["coarse", "ano_auc"]],
-    "paper": {"rule": "best epoch on test", "figures": {}}, "threshold": {"value": 0.5, "from": "told"},
+    "paper": {"rule": "best epoch on test", "figures": {}}, "threshold": {"value": 0.5, "from": "told"}, "official_videos": [14, 14],
 }  # fmt: skip
 
 
@@ -219,3 +219,19 @@ def test_a_report_opens_with_its_headline(tmp_path, headline, first, second):
         text = f"{first[0]} {value} %, 95 % interval [{low}; {second[0]} {report.percent(figures[second[1:]]).partition(' [')[0]} %"
         assert written(tmp_path, result).splitlines()[0] == f"**{text}**"
         assert report.print_table(result).splitlines()[0] == text
+
+
+@pytest.mark.parametrize(
+    ("official", "said"),
+    [
+        ([14, 14], None),
+        ([14, 290], "no benchmark result: 14 of the 290 videos of UCF-Crime's official test set"),
+        ([3, 290], "no benchmark result: 3 of the 290 videos of UCF-Crime's official test set, and 11 others"),
+        ([0, 290], "no benchmark result: 0 of the 290 videos of UCF-Crime's official test set, and 14 others"),
+    ],
+)
+def test_a_papers_figures_stand_beside_the_whole_official_test_set_only(tmp_path, official, said):
+    content, _ = made(official_videos=official, paper={"rule": "best", "figures": {"coarse auc": "99.99"}})
+    for shown in (written(tmp_path, content), report.print_table(content)):
+        assert ("99.99" in shown) == (said is None)
+        assert "no benchmark result" not in shown if said is None else said in shown

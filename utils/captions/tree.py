@@ -1,4 +1,4 @@
-"""Caption features beside the features of the videos: paired by name and length, never by row number (systems.md §2).
+"""Caption features beside the features of the videos: paired by name and length, never by row number.
 
 A caption tree (`--caption-root DIR`) holds one folder a version, DIR/source, DIR/rewrite-1, …, in each NAME.npy (T, E), one row per 16
 frames; without a folder `source` DIR itself is the source, and there are no rewrites. Names as published are read too: NAME_emb_0.npy,

@@ -1,4 +1,4 @@
-"""Frame-level ground truth as JSON, one video per line (contract: Files). tools.make_gt writes it from the official annotations.
+"""Frame-level ground truth as JSON, one video per line. tools.make_gt writes it from the official annotations.
 
     {"NAME": {"frames": F, "fps": 30, "segments": [[start, end, "Class"], …]}, …}
 

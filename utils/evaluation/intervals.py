@@ -1,4 +1,4 @@
-"""Bootstrap over videos: 95 % intervals of any figure, and paired differences between two systems (design/protocol.md, "Metrics").
+"""Bootstrap over videos: 95 % intervals of any figure, and paired differences between two systems.
 
 V videos. A resample draws V of them with replacement, which is a weight (V,) int; a figure is a function of such a weight
 (utils/evaluation/metrics.py).

@@ -1,4 +1,4 @@
-"""Frame-level figures and segment mAP@IoU (design/protocol.md, "Metrics"). Pure functions of numpy arrays.
+"""Frame-level figures and segment mAP@IoU. Pure functions of numpy arrays.
 
 F frames of a video, V videos, C+1 classes with class 0 = normal, R rows: runs of frames with one score and label, which are what is sorted
 and summed. All figures are fractions in [0, 1]; a figure that is undefined (one class only) is None, never NaN.
@@ -114,7 +114,7 @@ def to_rows(scores, labels) -> Rows:
 
 
 def frame_metrics(scores, labels) -> Figures:
-    """scores, labels: one (F,) array per video, F of its own; labels 0 or 1 -> the figures of protocol.md by their name in report.json.
+    """scores, labels: one (F,) array per video, F of its own; labels 0 or 1 -> its figures by their name in report.json.
 
     `auc` and `ap` (average precision) pool the frames of all videos, `ano_auc` and `ano_ap` those of anomalous videos, i.e. videos with an
     anomalous frame; `within_video_auc` is the mean of the AUC inside each anomalous video; `recall_at_fpr_X` the highest recall at a
@@ -205,7 +205,7 @@ def segment_map(probs, segments, labels, class_names, protocol: str = "official"
     """mAP over classes at IoU 0.1 … 0.5, and their mean "avg", as fractions (the released code and golden/map_*.npz: percent).
 
     Lists per video: probs (F, C+1) float; segments [[start, end], …] in frames, half-open; labels [class name, …], one per segment.
-    - `official`: what VadCLIP's released code computes (systems.md §3). All C+1 classes count. A segment labelled "A" (normal, the whole
+    - `official`: what VadCLIP's released code computes. All C+1 classes count. A segment labelled "A" (normal, the whole
       video) belongs to no class unless class_names has an "A": so UCF-Crime's "Normal" scores 0 and a perfect predictor 13/14. Everything
       is 0 if any class has no detection.
     - `anomaly`: anomalous videos only, and the classes with a segment in them; a perfect predictor gets 1. A class without a detection

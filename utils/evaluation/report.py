@@ -1,4 +1,4 @@
-"""From scores and ground truth to report.json, report.md and the printed table (contract.md: report.json, Scores)."""
+"""From scores and ground truth to report.json, report.md and the printed table."""
 
 import re
 import statistics
@@ -171,7 +171,7 @@ def label(path: tuple) -> str:
 
 def rows(report: dict) -> list[tuple[str, ...]]:
     """The table: figure, ours, and beside visual features the paper's, whose header names its selection rule."""
-    paper = report["paper"]["figures"] if report["features"] == "visual" else {}
+    paper = report["paper"]["figures"] if report["features"] == "visual" and is_benchmark(report) else {}
     table = [("figure (%)", "ours", f"paper ({report['paper']['rule']})")]
     table += [
         (label(path), percent(figure), paper.get(label(path), "")) for path, figure in figures(report).items() if path[0] != "per_class"
@@ -225,6 +225,12 @@ def p_value(row: dict) -> str:
     return "–" if row["p"] is None else f"{row['p']:.3f}"
 
 
+def is_benchmark(report: dict) -> bool:
+    """Whether the official test set was tested, all of it and nothing else: only then may a paper's figures stand beside ours."""
+    shared, official = report["official_videos"] or (0, 0)
+    return shared == official == report["videos"]
+
+
 def headline(report: dict) -> str:
     """The figure that the paper reports, with its interval, and the second one that readers look for."""
     found = figures(report)
@@ -252,6 +258,12 @@ def heading(report: dict) -> list[str]:
         + ("mean ± std over seeds, " if len(report["seeds"]) > 1 else "")
         + ("95 % bootstrap intervals over videos" + (" and seeds" if len(report["seeds"]) > 1 else ""))
     )
+    if report["official_videos"] and not is_benchmark(report):
+        shared, official = report["official_videos"]
+        lines.append(
+            f"no benchmark result: {shared} of the {official} videos of {name}'s official test set"
+            + (f", and {report['videos'] - shared} others" if shared < report["videos"] else "")
+        )
     if report["features"] in FEATURES:
         lines.append(FEATURES[report["features"]].format(name))
     return lines

@@ -9,8 +9,13 @@ from utils.options import sample_files
 
 
 def announce(options) -> None:
-    """Say which data is used; of the built-in sample also which settings it overrules, and make it if it is not there yet."""
+    """Say which data is used, and what a line that was deleted from the option file falls back to; of the built-in sample also which
+    settings it overrules, and make it if it is not there yet.
+    """
     title = DATASETS[options.dataset].title
+    if options.unstated:
+        taken = ", ".join(f"{name} {getattr(options, name)}" for name in options.unstated)
+        print(f"{options.dataset}_option.py does not set: {taken}, the default of the code")
     if not options.sample:
         what = " and ".join(SYSTEMS[options.model].inputs(options))
         print(f"data: {title} {what} in {options.feature_root}")

@@ -1,5 +1,5 @@
 """TrCLIP-VAD: a visual branch (LGM-Mamba) and a branch of captions, side by side, under VadCLIP's two heads (Neural Networks 2026, doi
-10.1016/j.neunet.2026.108951; systems.md §2). The scan is utils/systems/mamba.py.
+10.1016/j.neunet.2026.108951). The scan is utils/systems/mamba.py.
 
 B videos, T snippets, D feature width, E caption width, W = D + E fused width, C+1 classes. Masks: True = valid snippet.
 """

@@ -1,4 +1,4 @@
-"""VadCLIP (Wu et al., AAAI 2024; systems.md §3), the baseline that everyone compares with.
+"""VadCLIP (Wu et al., AAAI 2024), the baseline that everyone compares with.
 
 B videos, T snippets, D feature width, C+1 classes (class 0 = normal). Masks: True = valid snippet. Dropout (ours) acts in the feed-forward
 networks. The authors go back to the best weights on test after each epoch, without the optimizer: left out; `--select test` only keeps
