@@ -120,7 +120,9 @@ class Training:
                     f"now it is {value}; give the same options"
                 )
         if state["options"].get("ema"):
-            raise BadInput(f"--resume: {folder / 'last.pt'} was trained with --ema, which is no more; train anew without --resume")
+            raise BadInput(
+                f"--resume: {folder / 'last.pt'} was trained with --ema, which this version does not have; train anew without --resume"
+            )
         checkpoint.load_trained_state(self.model, state["weights"], folder / "last.pt")
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])

@@ -167,7 +167,7 @@ class Declared:
 @cache
 def options_class(system: str) -> type:
     """The dataclass of all options of a run of `system`."""
-    return make_dataclass("Options", [], bases=(Resolved, SYSTEMS[system].settings), kw_only=True)
+    return make_dataclass("Options", [], bases=(SYSTEMS[system].settings, Resolved), kw_only=True)
 
 
 @cache
@@ -189,6 +189,7 @@ def command_line(system: str, defaults: dict, doc: str, testing: bool) -> argpar
     --help shows what `system` has; the others' options are taken, too, to be refused by name.
     """
     result = Parser(
+        usage="%(prog)s [options]",
         description=doc,
         argument_default=argparse.SUPPRESS,
         formatter_class=argparse.RawDescriptionHelpFormatter,

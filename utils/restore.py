@@ -78,7 +78,9 @@ def known_system(saved: dict, path: Path) -> str:
         raise BadInput(f"{path}: trained with --model {options['model']}, which is not here; available models: {', '.join(SYSTEMS)}")
 
     def gone(what: str) -> BadInput:
-        return BadInput(f"{path}: trained with {what}, which is no more; test it with the commit that trained it ({saved['commit']})")
+        return BadInput(
+            f"{path}: trained with {what}, which this version does not have; test it with the commit that trained it ({saved['commit']})"
+        )
 
     own = declared(options["model"])
     for name, value in options.items():

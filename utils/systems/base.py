@@ -44,7 +44,7 @@ class Settings:
     feature_scale: float = option(
         1.0, "features are multiplied by this: CLIP's have norm 10, a sentence encoder's norm 1 wants 10 (ours)", above=0
     )
-    dropout: float = option(0.0, "dropout; where, says the system's file", low=0, high=0.99)
+    dropout: float = option(0.0, "dropout; where it acts, the system's file says (model.py, utils/systems/)", low=0, high=0.99)
 
 
 @dataclass(kw_only=True)
