@@ -9,21 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from page_server import LIMITS, MAX_BYTES, ROOT, Server, make_clips
+from page_server import MAX_BYTES, ROOT
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory):
-    return make_clips(tmp_path_factory.mktemp("page"))
-
-
-@pytest.fixture(scope="module")
-def server(videos):
-    started = Server("page_server", "--folder", videos, *LIMITS)
-    yield started
-    started.stop()
 
 
 @pytest.fixture

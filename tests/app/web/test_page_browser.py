@@ -10,25 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from page_server import LIMITS, MARKUP, Server, make_clips
+from page_server import MARKUP, Server
 from utils.video.frames import Video
 
 pytestmark = pytest.mark.slow
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory):
-    return make_clips(tmp_path_factory.mktemp("page"))
-
-
-@pytest.fixture(scope="module")
-def server(videos):
-    started = Server("page_server", "--folder", videos, *LIMITS)
-    yield started
-    started.stop()
 
 
 @pytest.fixture(scope="module")
