@@ -77,7 +77,7 @@ class Server(threading.Thread):
                 client, _ = self.socket.accept()
             except OSError:
                 return
-            with client, contextlib.suppress(OSError, ValueError), client.makefile("wb") as file:
+            with client, contextlib.suppress(OSError, av.error.FFmpegError), client.makefile("wb") as file:
                 part(client if self.raw else file)
         self.socket.close()
 
