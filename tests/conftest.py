@@ -5,12 +5,17 @@ import signal
 
 import pytest
 import torch
+from hypothesis import settings
 
 from utils.evaluation import intervals
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)  # small tensors: threads only cost
 intervals.RESAMPLES = 100  # before others import it: intervals of 1,000 resamples would be a third of the time of every small training
+# Each run tries the same examples, however busy the machine is; `pytest --hypothesis-profile explore` tries others.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
+settings.load_profile("same")
 # A shell's background job (`nohup make test &`) ignores SIGINT, and so would every process that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
