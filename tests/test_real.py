@@ -44,6 +44,7 @@ def test_real_clip_features_with_class_texts_from_a_file(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # four trainings of the whole sample
 @pytest.mark.parametrize(("key", "option", "train"), [("xd", xd_option, xd_train), ("ucf", ucf_option, ucf_train)])
 def test_the_sample_is_learnt_and_its_shuffled_labels_are_not(key, option, train, tmp_path):
     for shuffle in (False, True):
