@@ -171,7 +171,7 @@ class Detector:
             raise BadInput("--captions: every caption is empty, and the checkpoint reads them; write them anew (tools.caption_videos)")
         vectors = dict(zip(texts, embed(texts, self.caption_encoder, batch_size=256), strict=True))
         width = self.caption_encoder.output_width
-        return torch.from_numpy(caption_features(captions.captions, vectors, length=rows, width=width, fill="zeros")[0])
+        return torch.from_numpy(caption_features(captions.captions, vectors, length=rows, width=width, fill="zeros")[0]).float()
 
 
 def one_row(scores: Scores, row: int) -> Scores:
