@@ -1,6 +1,7 @@
 """Scores of one's own videos: those of the test script, those of a stream, and those by text alone."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import xd_train
-from app.detector import load_detector
+from app.detector import Detector, load_detector
 from app.export import to_dict
 from app.web.page import public
 from app.zero_shot import NORMAL, text_detector
@@ -20,7 +21,7 @@ from utils import checkpoint
 from utils.captions.formats import Caption, VideoCaptions
 from utils.errors import BadInput
 from utils.evaluation.scores import load_scores
-from utils.text import openai_clip
+from utils.text import load_sentence_text, openai_clip
 from utils.video.crops import Recipe
 from utils.video.encoder import CLIPEncoder
 from utils.video.extraction import Extracted
@@ -228,3 +229,9 @@ def test_the_page_tells_strangers_no_folder_of_this_computer(detector, tmp_path)
     detector.about["command"], whole = f"python demo.py {tmp_path} --web", detector.analyse(path)
     assert str(tmp_path) in json.dumps(to_dict(whole))
     assert str(tmp_path) not in json.dumps(to_dict(public(whole)))
+
+
+def test_caption_features_are_of_the_networks_dtype(minilm):
+    reader = SimpleNamespace(caption_encoder=load_sentence_text(minilm, "--caption-encoder"))
+    rows = Detector.caption_features(reader, VideoCaptions(48, 30, [Caption(0, 16, "a man falls")]), 3)
+    assert (rows.dtype, tuple(rows.shape)) == (torch.float32, (3, 384))

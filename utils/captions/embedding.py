@@ -22,7 +22,7 @@ def snippets(start: float, end: float, length: int) -> slice:
 def caption_features(
     captions: list[Caption], vectors: dict[str, np.ndarray], *, length: int, width: int, fill: str
 ) -> tuple[np.ndarray, int]:
-    """Rows (length, width) float32 of a video, and how many of them a sentence covers.
+    """Rows (length, width) float64 of a video, and how many of them a sentence covers.
 
     The others are zero, or that of the last covered snippet before (`previous`; zero before the first), or of the `nearest`.
     """
