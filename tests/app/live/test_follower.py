@@ -296,8 +296,8 @@ def check_interrupted(text):
 def test_a_process_ends(tmp_path, ends):
     """As a shell sees it: `… | program -`, Ctrl-C, `program | head`."""
     code = (
-        "import sys; from streams import make_detector; from utils import live; from utils.errors import exit_code\n"
-        "sys.exit(exit_code(lambda: live.run(make_detector(), '-', latency=2)))"
+        "import sys; from streams import make_detector; from app.live import follower; from utils.errors import exit_code\n"
+        "sys.exit(exit_code(lambda: follower.run(make_detector(), '-', latency=2)))"
     )
     env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -315,6 +315,7 @@ def test_a_process_ends(tmp_path, ends):
     lines = []
     while not lines or '"number": 5' not in lines[-1] or '"snippet"' not in lines[-1]:
         lines.append(process.stdout.readline().decode())
+        assert lines[-1], process.stderr.read().decode()
     if ends == "closed output":
         process.stdout.close()
     else:
