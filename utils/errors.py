@@ -1,7 +1,9 @@
 """How bad input ends: one line on stderr and exit code 2, never a traceback."""
 
 import argparse
+import signal
 import sys
+import threading
 
 
 class BadInput(ValueError):
@@ -16,8 +18,12 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def exit_code(main) -> int:
-    """Run `main()` as a script does: 0 done, 2 bad input, 130 interrupted. Any other exception is a bug and keeps its traceback."""
+def exit_code(main, go_on: str = "") -> int:
+    """Run `main()` as a script does: 0 done, 2 bad input, 130 interrupted, by Ctrl-C or by SIGTERM, which says how to `go_on`. Any other
+    exception is a bug and keeps its traceback.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()
     except BadInput as error:
@@ -26,6 +32,6 @@ def exit_code(main) -> int:
         print(f"error: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: everything finished so far is saved", file=sys.stderr)
+        print(f"interrupted: everything finished so far is saved{go_on}", file=sys.stderr)
         return 130
     return 0
