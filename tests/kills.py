@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 import traceback
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -38,7 +39,8 @@ def words(sample: Path, model: str, select: str, workers: int, output: Path) -> 
     sizes = f"--model {model} --visual-width 64 --visual-length 32 --batch-size 16 --max-epoch 3 --val-share 0.3 --lr 1e-3"
     sizes += {"trclip": " --caption-width 64 --d-state 4"}.get(model, "") + (" --dropout 0.3" if "dropout" in options_of(model) else "")
     sizes += " --prompt-prefix 2 --prompt-postfix 2" if "prompt_prefix" in options_of(model) else ""
-    return [*paths, *sizes.split(), "--seed", "1", "--device", "cpu", "--select", select, "--workers", str(workers), "--output", str(output)]
+    sizes += f" --seed 1 --device cpu --select {select} --workers {workers}"
+    return [*paths, *sizes.split(), "--output", str(output)]
 
 
 def start(argv: list[str], log: Path) -> int:
@@ -119,15 +121,15 @@ def main() -> None:
     prepare(options.plots)
     sample = make_sample(options.folder / "sample" / "ucf", "ucf", videos=(28, 16))
     cases = list(itertools.product(options.systems, ("val", "last", "test"), (0, 2)))
-    with multiprocessing.get_context("fork").Pool(options.jobs) as pool:
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("fork")) as pool:
         waiting = [
-            pool.apply_async(kills, (sample, options.folder / "-".join(map(str, case)), *case, options.moments, number))
+            pool.submit(kills, sample, options.folder / "-".join(map(str, case)), *case, options.moments, number)
             for number, case in enumerate(cases)
         ]
         wrong = []
         for case, found in zip(cases, waiting, strict=True):
-            wrong += found.get()
-            print(*case, f"{3 * options.moments} kills, {len(found.get())} wrong", flush=True)
+            wrong += found.result()
+            print(*case, f"{3 * options.moments} kills, {len(found.result())} wrong", flush=True)
     print("\n".join(wrong))
     print(f"{len(cases) * 3 * options.moments} kills, {len(wrong)} wrong")
     sys.exit(bool(wrong))
