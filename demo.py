@@ -176,7 +176,7 @@ def analyse_files(detector, videos: dict[Path, Path], options, limits) -> None:
     rows, broken = [], []
     for path, target in videos.items():
         try:
-            texts = captions.get(video_name(path.stem))
+            texts = captions.get(video_name(path.name))
             done = export.read_done(target, detector, detector.about_video(path, texts, options.latency))
             if done is None or not is_whole(target, done, options):
                 with export.progress_bar(path.name) as bar:

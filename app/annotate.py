@@ -46,7 +46,8 @@ Progress = Callable[[int, int], None]
 def annotate(analysis: "Analysis", path: Path | str, *, limits: Limits = LIMITS, progress: Progress | None = None) -> Path:
     """Write a copy of the video to `path` (.mp4) with the score curve below the picture and the class of a running segment over it.
 
-    The picture is upright, its longer side at most overlay.LONGEST pixels. progress(frames done, frames in all); without it a bar is shown.
+    The picture is as players show it, its longer side at most overlay.LONGEST pixels. progress(frames done, frames in all); without it a
+    bar is shown.
     Raises BrokenVideo where the video cannot be decoded whole within the limits, BadInput where `path` cannot be written.
     """
     from app.fonts import font_for
@@ -153,7 +154,7 @@ def _run(job: dict, analysis: "Analysis", limits: Limits, progress: Progress | N
 
 
 class Plain:
-    """Frames as they are, upright, of even sides."""
+    """Frames as players show them, of even sides."""
 
     def __init__(self, first, job: dict):
         self.scaler = Scaler(first, (even(job["size"][0]), even(job["size"][1])))

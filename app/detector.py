@@ -23,7 +23,7 @@ from utils.evaluation.scores import Scores
 from utils.evaluation.segments import RATE, anomaly_score, carrying, known_threshold
 from utils.labels import DATASETS, SNIPPET
 from utils.text import CLIPText, load_sentence_text
-from utils.video.crops import Recipe
+from utils.video.crops import UNNAMED, Recipe
 from utils.video.decoder import Limits
 from utils.video.encoder import CLIPEncoder, ImageEncoder, load_encoder, short_name
 from utils.video.extraction import Extracted, encode, extract
@@ -56,7 +56,7 @@ class Detector:
     caption_encoder: nn.Module | None = None
 
     def encode(self, pictures: Sequence[np.ndarray]) -> Tensor:
-        """Pictures (h, w, 3) uint8 as `recipe.resize` gives them -> features (n, K, D) float32 on the CPU."""
+        """Pictures (h, w, 3) uint8 as `recipe.fit` gives them -> features (n, K, D) float32 on the CPU."""
         return torch.from_numpy(encode(list(pictures), self.encoder, self.recipe, len(pictures), self.precision))
 
     def score(self, features: Tensor, captions: Tensor | None = None) -> Scores:
@@ -244,7 +244,8 @@ def load_detector(
         notes.append(CROPPED)
     if keep_aspect is None:
         keep_aspect = made.get("aspect") == "keep"
-    recipe = Recipe(crops=crops, stride=made.get("stride", SNIPPET), keep_aspect=keep_aspect, size=images.size)
+    resize = made.get("resize", UNNAMED) if made else Recipe.resize
+    recipe = Recipe(crops=crops, stride=made.get("stride", SNIPPET), keep_aspect=keep_aspect, size=images.size, resize=resize)
     with torch.inference_mode(), engine.autocast(place, precision):
         text = model.eval().text_features()
     return Detector(

@@ -27,11 +27,12 @@ from utils.errors import BadInput
 from utils.video.child import command, environment, limit_memory
 from utils.video.crops import Recipe
 from utils.video.decoder import SLIMMEST
+from utils.video.display import pixel_aspect, shown_size
 from utils.video.frames import FORMATS, MAX_PIXELS, to_rgb
 
 SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "tcp", "udp", "srt")
 NETWORK = "rtsp,rtsps,rtmp,rtmps,rtmpt,http,https,httpproxy,tcp,udp,srt,rtp,srtp,tls"  # protocols that may call one another
-STREAM_FORMATS = (*FORMATS, "rtsp", "mjpeg", "mpjpeg")
+STREAM_FORMATS = (*FORMATS, "rtsp", "mpjpeg")
 RAW = ("h264", "hevc", "mjpeg", "mpjpeg")  # no time stamps: FFmpeg counts frames at a rate that it makes up
 CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}:none")}  # sys.platform -> FFmpeg's device, and its name there
 FPS = 25.0  # assumed where a stream does not say
@@ -227,8 +228,9 @@ def open_source(source: Source, *, timeout: float, max_pixels: int):
     stream = container.streams.video[0]
     if stream.width * stream.height > max_pixels:
         raise BadInput(f"{stream.width} × {stream.height} pixels, expected at most {max_pixels}")
-    if max(stream.width, stream.height) > SLIMMEST * min(stream.width, stream.height):
-        raise BadInput(f"{stream.width} × {stream.height} pixels, expected sides of at most 1 : {SLIMMEST}")
+    width = stream.width * pixel_aspect(stream)
+    if max(width, stream.height) > SLIMMEST * min(width, stream.height):
+        raise BadInput(f"{round(width)} × {stream.height} pixels, expected sides of at most 1 : {SLIMMEST}")
     stream.codec_context.options = {"max_pixels": str(max_pixels)}
     stream.thread_type = "SLICE"  # threads over frames would hold frames back
     rate = stream.codec_context.framerate if container.format.name in RAW else stream.average_rate or stream.guessed_rate
@@ -297,11 +299,12 @@ def read(source: Source, recipe: Recipe, send, *, timeout: float, max_pixels: in
             for number, frame in enumerate(decode(container, stream)):
                 arrived, head = time.time(), b""
                 if clock is None:
-                    clock = Clock(about["fps"])
+                    clock, aspect = Clock(about["fps"]), pixel_aspect(stream)
+                    about["width"], about["height"] = shown_size(frame, aspect)
                     send(b"o", json.dumps({"arrived": arrived} | about).encode())
                 height = width = 0
                 if number % recipe.stride == 0:
-                    picture = recipe.resize(to_rgb(frame))
+                    picture = recipe.fit(to_rgb(frame), shown_size(frame, aspect))
                     (height, width), head = picture.shape[:2], picture.tobytes()
                 stamp = None if frame.pts is None or container.format.name in RAW else float(frame.pts * stream.time_base)
                 send(b"f", FRAME.pack(clock.tick(stamp), arrived, height, width) + head)

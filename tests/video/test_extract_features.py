@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -26,7 +27,7 @@ from utils.sample.builder import write_clip
 from utils.text import load_clip
 from utils.video.encoder import load_encoder
 from utils.video.extraction import Extracted
-from utils.video.folder import FeatureFolder
+from utils.video.folder import DECODER, FeatureFolder
 
 SHARED = ROOT.parent / "shared" / "real"
 ROWS = {"Abuse001_x264": 1, "Normal_Videos002_x264": 3, "Fighting003_x264": 5}  # seconds of 30 frames -> T below
@@ -113,8 +114,9 @@ def test_layouts_that_training_and_testing_read(tmp_path, videos, whole, clip, w
 def test_the_manifest(videos, whole, clip):
     manifest = json.loads((whole / "extract.json").read_text())
     encoder = load_encoder(str(clip))
-    recipe = {"crops": 10, "stride": 16, "aspect": "squash", "layout": "files", "dtype": "float16", "precision": "fp32", "size": 32}
-    assert manifest["recipe"] == recipe
+    recipe = {"crops": 10, "stride": 16, "aspect": "squash", "resize": "cv2", "layout": "files", "dtype": "float16"}
+    assert manifest["recipe"] == recipe | {"precision": "fp32", "size": 32}
+    assert manifest["decoders"] == [f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}"]
     assert manifest["encoder"] == {"name": "clip.pt", "digest": encoder.digest(), "width": 64}
     assert list(manifest["videos"]) == ["Abuse001_x264", "Fighting003_x264", "sub/Normal_Videos002_x264"]
     for key, entry in manifest["videos"].items():
@@ -224,6 +226,7 @@ def refused(*arguments) -> str:
         ("--crops 5", "crops 10, not 5"),
         ("--stride 8", "stride 16, not 8"),
         ("--aspect keep", "aspect squash, not keep"),
+        ("--resize bicubic", "resize cv2, not bicubic"),
         ("--layout one", "layout files, not one"),
         ("--dtype float32", "dtype float16, not float32"),
         ("--precision bf16", "precision fp32, not bf16"),
@@ -235,6 +238,27 @@ def test_recipes_are_not_mixed(videos, whole, clip, words, said):
     assert f"{whole}/extract.json: features with {said};" in message
     assert "--output" in message
     assert contents(whole) == before
+
+
+def test_features_older_than_the_choice_of_a_resize(tmp_path, videos, clip, capsys):
+    """They are bicubic; another decoder may go on with them, and is named beside the first."""
+    one, output = videos / "Abuse001_x264.mp4", tmp_path / "features"
+    extract(one, output, clip, "--resize", "bicubic")
+    manifest = json.loads((output / "extract.json").read_text())
+    del manifest["recipe"]["resize"], manifest["decoders"]
+    (output / "extract.json").write_text(json.dumps(manifest))
+    assert "features with resize bicubic, not cv2; set it as there" in refused(videos, output, clip)
+    manifest["decoders"] = ["PyAV 1.0"]
+    (output / "extract.json").write_text(json.dumps(manifest))
+    extract(videos / "sub", output, clip, "--resize", "bicubic")
+    assert "1 videos extracted" in capsys.readouterr().out.splitlines()[-1]
+    assert json.loads((output / "extract.json").read_text())["decoders"] == ["PyAV 1.0", DECODER]
+
+
+def test_the_resize_makes_other_features(tmp_path, videos, whole, clip):
+    extract(videos / "Abuse001_x264.mp4", tmp_path / "features", clip, "--resize", "bicubic")
+    one, other = (np.load(folder / "Abuse001_x264__0.npy").astype(float) for folder in (whole, tmp_path / "features"))
+    assert 1e-3 < np.linalg.norm(one - other) / np.linalg.norm(one) < 0.5
 
 
 def test_encoders_are_not_mixed(tmp_path, videos, whole):

@@ -24,6 +24,7 @@ from PIL import Image
 
 from utils.video.child import command, end_with_parent, environment, limit_memory
 from utils.video.crops import Recipe
+from utils.video.display import shown_size, upright_size
 from utils.video.frames import MAX_PIXELS, NEXT, BrokenVideo, Video, to_rgb
 
 THUMBNAILS, THUMBNAIL_HEIGHT = 12, 90  # how many at most; pixels
@@ -47,7 +48,7 @@ LIMITS = Limits()
 
 
 class Opened(NamedTuple):
-    """What the header says: pixels of the upright picture, frames per second on average, frames (None where it says nothing)."""
+    """What the header says: pixels of the picture as players show it, frames per second on average, frames (None where it says nothing)."""
 
     size: tuple[int, int]
     fps: float | None
@@ -153,10 +154,10 @@ class Thumbnails:
     def __init__(self):
         self.every, self.kept = 1, []
 
-    def offer(self, number: int, seconds: float, picture: np.ndarray) -> None:
+    def offer(self, number: int, seconds: float, picture: np.ndarray, shown: tuple[int, int]) -> None:
+        """shown: width and height at which the picture is shown."""
         if number % self.every == 0:
-            height, width, _ = picture.shape
-            size = max(1, round(width * THUMBNAIL_HEIGHT / height)), THUMBNAIL_HEIGHT
+            size = max(1, round(shown[0] * THUMBNAIL_HEIGHT / shown[1])), THUMBNAIL_HEIGHT
             self.kept.append((seconds, np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))))
             if len(self.kept) == 4 * THUMBNAILS:
                 self.every, self.kept = 2 * self.every, self.kept[::2]
@@ -177,11 +178,10 @@ def decode(name: str, path: str, recipe: Recipe, limits: Limits, send) -> None:
         for index, frame in enumerate(video.decode()):
             if start is None:
                 start = frame.time or 0.0
-                size = (frame.width, frame.height)  # also where a recording changes it
-                upright = size if round(frame.rotation / 90) % 2 == 0 else size[::-1]
-                if max(size) > SLIMMEST * min(size):
-                    raise BrokenVideo(f"{name}: {size[0]} × {size[1]} pixels; expected sides of at most 1 : {SLIMMEST}; leave it out")
-                send("opened", upright, video.fps, video.expected())
+                size, shown = upright_size(frame), shown_size(frame, video.aspect)  # also where a recording changes it
+                if max(shown) > SLIMMEST * min(shown):
+                    raise BrokenVideo(f"{name}: {shown[0]} × {shown[1]} pixels; expected sides of at most 1 : {SLIMMEST}; leave it out")
+                send("opened", shown, video.fps, video.expected())
             seconds = max(seconds, index * step if frame.time is None else frame.time - start)  # never back
             if index >= FASTEST * longest:
                 raise BrokenVideo(f"{name}: more than {FASTEST} frames a second of the {longest:g} allowed; allow more seconds, or {NEXT}")
@@ -189,8 +189,8 @@ def decode(name: str, path: str, recipe: Recipe, limits: Limits, send) -> None:
                 raise BrokenVideo(f"{name}: longer than {longest:g} s; expected at most that; cut it, or allow more seconds")
             if index % recipe.stride == 0:
                 picture = to_rgb(frame, None, size, reformatter)
-                thumbnails.offer(index // recipe.stride, seconds, picture)
-                held = (index // recipe.stride, seconds), recipe.resize(picture)
+                thumbnails.offer(index // recipe.stride, seconds, picture, shown)
+                held = (index // recipe.stride, seconds), recipe.fit(picture, shown)
             if held and (index == 0 or (index + 1) % recipe.stride == 0):  # a snippet is whole, or the first one
                 send("picture", *held[0], image=held[1])
                 held = None

@@ -21,7 +21,7 @@ from utils.video.frames import BrokenVideo
 
 class Extracted(NamedTuple):
     """Features (T, crops, D) float32 of one video. times: (T+1,) float64 seconds from its first frame, by the file's own time stamps: where
-    each snippet begins, then where the video ends. size: width, height of the upright picture. thumbnails: up to 12 (seconds, (h, w, 3)
+    each snippet begins, then where the video ends. size: width, height as players show it. thumbnails: up to 12 (seconds, (h, w, 3)
     uint8, upright) in order of time.
     """
 
@@ -117,7 +117,7 @@ def default_batch(size: int, device: torch.device | str) -> int:
 
 
 def encode(pictures: list[np.ndarray], encoder: ImageEncoder, recipe: Recipe, frames: int, precision: str = "fp32") -> np.ndarray:
-    """Up to `frames` pictures (h, w, 3) uint8, as `recipe.resize` leaves them -> (n, crops, D) float32, computed as a batch of `frames`."""
+    """Up to `frames` pictures (h, w, 3) uint8, as `recipe.fit` leaves them -> (n, crops, D) float32, computed as a batch of `frames`."""
     device = encoder.scale.device
     crops = torch.zeros(frames, recipe.crops, 3, recipe.size, recipe.size, dtype=torch.uint8, device=device)
     for place, picture in zip(crops, pictures, strict=False):

@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import BadInput
+from utils.files import irregular
+from utils.video.display import pixel_aspect, pose_of, shown_size, upright_size
 
 FORMATS = ("mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v", "flv", "asf", "ogg", "mxf")
-SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".flv", ".wmv", ".asf", ".3gp", ".ogv", ".mxf"}
+FORMATS += ("mjpeg", "dhav")  # pictures one after the other; Dahua's recorders
 MAX_PIXELS = 4096 * 2304
 LOST = 0.02  # share of the header's frames or seconds that may be missing, and the number of frames that always may
 LOST_FRAMES = 2
@@ -33,7 +35,7 @@ class Video:
     """An open video file, to be used in a `with` statement. Times in seconds.
 
     frames: how many the header promises (int), or None where it does not say; fps: frames per second on average, or None; width, height:
-    as stored, before rotation; seconds: as the header says, or None; decoded: how many frames have been decoded so far.
+    as stored; aspect: of a pixel (utils/video/display.py); seconds: as the header says, or None; decoded: how many frames so far.
     Raises BrokenVideo naming the file (as `name`, if that is given) where it is missing, no video of FORMATS, has no video stream, or more
     than `max_pixels` a picture.
     """
@@ -43,8 +45,8 @@ class Video:
 
         self.path, self.decoded, self._damaged, self._end, self._max_pixels = Path(path), 0, 0, 0.0, max_pixels
         self._name = name or str(path)
-        if not self.path.is_file():
-            raise BrokenVideo(f"{self._name}: no such video file; name an existing one")
+        if fault := irregular(self.path):
+            raise BrokenVideo(f"{self._name}: {fault}; expected a video file; name an existing one")
         try:
             self._container = av.open(f"file:{self.path}", options=safe_options(max_pixels))
         except (av.FFmpegError, ValueError) as error:
@@ -54,7 +56,7 @@ class Video:
             if not streams:
                 raise self._wrong("no video stream", "a video")
             self._stream = stream = streams[0]
-            self.width, self.height = stream.width, stream.height
+            self.width, self.height, self.aspect = stream.width, stream.height, pixel_aspect(stream)
             if self.width * self.height > max_pixels:
                 raise self._wrong(f"{self.width} × {self.height} pixels", f"at most {max_pixels}; shrink it")
             stream.codec_context.options = {"max_pixels": str(max_pixels)}  # a picture in the middle may be larger than the header says
@@ -156,17 +158,18 @@ def packets_of(container, stream) -> Iterator:
 
 
 def to_rgb(frame, longest: int | None = None, size: tuple[int, int] | None = None, reformatter=None) -> np.ndarray:
-    """(H, W, 3) uint8 of a decoded frame, upright; scaled to `size` (width, height as stored), its longer side at most `longest` pixels.
+    """(H, W, 3) uint8 of a decoded frame as shown; scaled to `size` (width, height as shown), its longer side at most `longest` pixels.
+    Without `size` its pixels stay what they are, whatever their aspect.
 
     reformatter: an av.video.reformatter.VideoReformatter kept for all frames of a video; to make one takes longer than its work.
     """
     from av.video.reformatter import VideoReformatter
 
-    width, height = size or (frame.width, frame.height)
-    shrink = min(1.0, longest / max(width, height)) if longest else 1.0
-    width, height = (max(1, round(side * shrink)) for side in (width, height))
+    pose, size = pose_of(frame), size or upright_size(frame)
+    shrink = min(1.0, longest / max(size)) if longest else 1.0
+    width, height = pose.swap(tuple(max(1, round(side * shrink)) for side in size))
     rgb = (reformatter or VideoReformatter()).reformat(frame, width, height, "rgb24", interpolation="BICUBIC")
-    return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), round(frame.rotation / 90)))  # both count against the clock
+    return np.ascontiguousarray(pose.upright(rgb.to_ndarray()))
 
 
 @dataclass
@@ -191,7 +194,7 @@ def windows(video: Video, offsets: Sequence[int], stride: int, *, first: int = 0
     open_windows: deque[Window] = deque()
     wanted, reach, size, reformatter = set(offsets), max(offsets[-1], stride - 1), None, VideoReformatter()
     for index, last in enumerate(video.decode()):
-        size = size or (last.width, last.height)
+        size = size or shown_size(last, video.aspect)
         if index % stride == 0 and index // stride >= first:
             open_windows.append(Window(index // stride, index, index + stride, []))
         takers = [window for window in open_windows if index - window.start in wanted]

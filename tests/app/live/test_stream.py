@@ -10,11 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -122,6 +124,19 @@ def test_a_missing_webcam():
 def test_the_child_starts_without_torch():
     code = "import sys, app.live.stream; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_pictures_stand_as_players_show_them():
+    more = {"form": "mp4", "codec": "libx264", "options": {"movflags": "frag_keyframe+empty_moov"}}
+    opened, [plain, *_], _ = read_sent(lambda file: write_stream(file, range(40), **more))
+    turned, [snippet, *_], _ = read_sent(lambda file: write_stream(file, range(40), aspect=Fraction(1, 2), mirrored=True, **more))
+    assert (opened.width, opened.height, turned.width, turned.height) == (64, 48, 32, 48)
+    assert snippet.picture.shape == plain.picture.shape  # squashed
+    assert np.abs(snippet.picture[:, ::-1].astype(int) - plain.picture).mean() < 3
+    keep = replace(RECIPE, keep_aspect=True)
+    with Server(lambda file: write_stream(file, range(20), aspect=Fraction(1, 2), **more)) as server:
+        [kept, *_] = [item for item in Connection(parse_source(f"tcp://127.0.0.1:{server.port}"), keep) if isinstance(item, Snippet)]
+    assert kept.picture.shape == (*keep.shape(32, 48)[::-1], 3)
 
 
 @pytest.mark.parametrize(
