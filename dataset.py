@@ -131,7 +131,7 @@ def index_features(root: Path) -> dict[str, dict[tuple[str, ...], dict[int | Non
     """
     index: dict[str, dict] = {}
     for file in files_below(root):
-        if file.name.endswith(".npy") and file.is_file():
+        if file.name.endswith(".npy") and not irregular(file):
             name, crop = split_crop(file.name)
             home = index.setdefault(name, {}).setdefault(file.parent.relative_to(root).parts, {})
             if home.setdefault(crop, file) != file:  # a.npy and a.mp4.npy
@@ -149,7 +149,8 @@ def _locate(row: str, root: Path, index: dict) -> tuple[str, int | None, tuple[s
         homes = {home: {crop: files[crop]} for home, files in homes.items() if crop in files}
     if not homes:
         wanted = path.name if crop is not None else f"{name}.npy or {name}__0.npy … {name}__{CROPS - 1}.npy"
-        there = f"{path} is {irregular(path)}" if os.path.lexists(path) else f"no file {wanted} below {root}"
+        fault = irregular(path) if os.path.lexists(path) else None
+        there = f"{path}: {fault}" if fault else f"no file {wanted} below {root}"
         raise Absent(f"{there}; add it, drop the row, or name another --feature-root")
     tails = {home: sum(1 for _ in takewhile(bool, map(eq, reversed(home), reversed(folder)))) for home in homes}
     best = [folder] if folder in homes else [home for home in homes if tails[home] == max(tails.values())]

@@ -15,6 +15,7 @@ and the exit code is 2. Write the videos before --classes.
 import argparse
 import glob
 import math
+import os
 import re
 import shlex
 import sys
@@ -34,7 +35,7 @@ NOT = {"stream": ("max_seconds", "timeout"), "page": ("latency",), "file": ()}  
 
 def is_stream(source: str) -> bool:
     """Whether a source is a stream: an address, the number of a webcam, or `-`. A file or folder of that name is taken as such."""
-    return bool(STREAM.match(source)) and not Path(source).exists()
+    return bool(STREAM.match(source)) and not os.path.exists(source)  # Path.exists raises where an address is too long for a name
 
 
 def parse(argv) -> argparse.Namespace:

@@ -46,7 +46,7 @@ def read_clips(path: Path | str) -> pd.DataFrame:
     clips["name"] = [video_name(name) for name in clips["path"]]
     if double := clips["name"][clips["name"].duplicated()].tolist():
         raise BadInput(f"{path}: {double[0]} stands there twice; expected each clip once, and names that differ")
-    clips["path"] = [str(Path(path).with_name(f"{name}.npy")) for path, name in zip(clips["path"], clips["name"], strict=True)]
+    clips["path"] = [str(Path(name).with_suffix(".npy")) for name in clips["path"]]
     clips["abnormal"] = [class_indices(label, UCF)[0] > 0 for label in clips["label"]]
     return clips
 

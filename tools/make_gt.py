@@ -64,10 +64,14 @@ def read_frames(path: Path | str) -> dict[str, int]:
         entries = read_json(path, "--frames")
         if not isinstance(entries, dict):
             raise BadInput(f"{path}: no object {{NAME: frames}}; check --frames")
-        frames = {video_name(name): entry.get("frames") if isinstance(entry, dict) else entry for name, entry in entries.items()}
-        for name, count in frames.items():
+        frames = {}
+        for key, entry in entries.items():
+            name, count = video_name(key), entry.get("frames") if isinstance(entry, dict) else entry
             if type(count) is not int or count <= 0:
                 raise BadInput(f"{path}: {name}: {count!r} frames; expected an integer above 0; check --frames")
+            if name in frames:
+                raise BadInput(f"{path}: {name} stands there twice, as {key} too; keep one of the two; check --frames")
+            frames[name] = count
         return frames
     frames = {}
     for name, homes in index_features(Path(path).absolute()).items():

@@ -96,6 +96,7 @@ def test_pipes_devices_and_broken_links_are_named_and_never_opened(tmp_path, odd
         ("null.mp4", "a device"),
         ("none.mp4", "no such file"),
         ("a\0", "null"),
+        ("a" * 300, "too long"),
     ],
 )
 def test_what_is_named_directly(tmp_path, odd, name, said):
@@ -116,7 +117,13 @@ def test_a_socket(tmp_path, monkeypatch):
 
 def test_features_that_are_no_files_are_named(tmp_path, odd):
     path = tmp_path / "list.csv"
-    for name, said in (("pipe.npy", "is a named pipe"), ("broken.npy", "is a broken link"), ("none.npy", "no file none.npy")):
+    touch(odd / "._a.npy")
+    for name, said in (
+        ("pipe.npy", "a named pipe"),
+        ("broken.npy", "a broken link"),
+        ("none.npy", "no file none.npy"),
+        ("._a.npy", "no file"),
+    ):
         path.write_text(f"path,label\n{name},Abuse\n")
         with pytest.raises(BadInput, match=said):
             dataset.read_list(path, odd, UCF)

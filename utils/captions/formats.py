@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.errors import BadInput
-from utils.files import files_below, replacing
+from utils.files import files_below, irregular, replacing
 from utils.labels import SNIPPET, video_name
 
 HEADER = '{"video": NAME, "frames": number, "fps": number, …}'
@@ -77,7 +77,7 @@ def read_captions(paths, fps: float) -> tuple[dict[str, VideoCaptions], dict[str
 
 def caption_files(folder: Path | str) -> list[Path]:
     """Every NAME.jsonl below a folder, sorted; links are followed (utils.files.files_below)."""
-    return sorted(file for file in files_below(folder) if file.name.endswith(".jsonl") and file.is_file())
+    return sorted(file for file in files_below(folder) if file.name.endswith(".jsonl") and not irregular(file))
 
 
 def read_caption_file(path: Path | str) -> tuple[str, VideoCaptions]:

@@ -1,5 +1,6 @@
 """Which videos a tool works through."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def find_videos(paths: list[str], output: Path, suffix: str, *, by_name: bool = 
         left.append(f"{error.filename} ({error.strerror})")
 
     for path in map(Path, paths):
-        files, is_folder = [path], path.is_dir()
+        files, is_folder = [path], os.path.isdir(path)
         if is_folder:
             found = sorted(files_below(path, but=output, failed=unreadable))
             files = [file for file in found if is_video(file.name)]
