@@ -82,7 +82,7 @@ class FeatureFolder:
                     temporary.write_bytes(content.getbuffer())
                 entry["features"][file.relative_to(self.path).as_posix()] = hashlib.sha256(content.getbuffer()).hexdigest()
             manifest["videos"][self._key(target)] = entry
-            manifest["decoders"] = sorted({*manifest.get("decoders", []), DECODER})
+            manifest["decoders"] = sorted({*manifest["decoders"], DECODER})
             manifest["videos"] = dict(sorted(manifest["videos"].items()))
             write_json(self.path / MANIFEST, manifest)
 
@@ -105,6 +105,7 @@ class FeatureFolder:
             found = {"resize": UNNAMED} | {key: manifest["encoder"][key] for key in ("digest", "width")} | manifest["recipe"]
             names = manifest["encoder"]["name"], self._about["encoder"]["name"]
             manifest["videos"].items()
+            ", ".join(manifest.setdefault("decoders", []) + [DECODER])  # a list of texts
         except (KeyError, TypeError, AttributeError):
             raise BadInput(f"{path}: no manifest of this tool; {OTHER}") from None
         wanted = {key: self._about["encoder"][key] for key in ("digest", "width")} | self._about["recipe"]
