@@ -277,14 +277,7 @@ ABOUT = '"recipe": {}, "encoder": {"digest": 1, "width": 2, "name": 3}'
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "no JSON",
-        "[1]",
-        '{"recipe": 1}',
-        f"{{{ABOUT}}}",
-        f'{{{ABOUT}, "videos": {{}}, "decoders": [{{}}]}}',
-        f'{{{ABOUT}, "videos": {{}}, "decoders": "x"}}',
-    ],
+    ["no JSON", "[1]", '{"recipe": 1}', f"{{{ABOUT}}}", *(f'{{{ABOUT}, "videos": {{}}, "decoders": {value}}}' for value in ("3", "[{}]"))],
 )
 def test_a_manifest_that_is_none_is_named(tmp_path, videos, clip, text):
     (tmp_path / "extract.json").write_text(text)

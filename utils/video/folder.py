@@ -105,7 +105,8 @@ class FeatureFolder:
             found = {"resize": UNNAMED} | {key: manifest["encoder"][key] for key in ("digest", "width")} | manifest["recipe"]
             names = manifest["encoder"]["name"], self._about["encoder"]["name"]
             manifest["videos"].items()
-            ", ".join(manifest.setdefault("decoders", []) + [DECODER])  # a list of texts
+            manifest["decoders"] = list(manifest.get("decoders", []))
+            ", ".join(manifest["decoders"])  # TypeError where they are no texts
         except (KeyError, TypeError, AttributeError):
             raise BadInput(f"{path}: no manifest of this tool; {OTHER}") from None
         wanted = {key: self._about["encoder"][key] for key in ("digest", "width")} | self._about["recipe"]
