@@ -41,7 +41,7 @@ def pose_of(frame) -> Pose:
 
 def pixel_aspect(stream) -> Fraction:
     """Width of a stored pixel over its height, as the container says, else the codec; 1 where neither does, or it is beyond WIDEST."""
-    aspect = stream.sample_aspect_ratio
+    aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio  # that of the pictures so far
     return aspect if aspect and Fraction(1, WIDEST) <= aspect <= WIDEST else Fraction(1)
 
 
