@@ -44,13 +44,14 @@ def test_every_frame_in_order(tmp_path, name, options, expected):
         assert (video.width, video.height) == options.get("size", (64, 48))
 
 
-def test_a_video_that_begins_late_is_whole(tmp_path):
-    """Matroska's duration counts from 0, as in a recording cut from the middle of a longer one."""
-    path = make_video(tmp_path / "a.mkv", delay=-1000)
+@pytest.mark.parametrize("name", ["a.mkv", "a.flv", "a.ts"])
+def test_a_video_that_begins_late_is_whole(tmp_path, name):
+    """Its duration counts from 0, as in a recording cut from the middle of a longer one."""
+    path = make_video(tmp_path / name, delay=-1000)
     with Video(path) as video:
         assert video.expected() == 50
         times = [frame.time for frame in video.decode()]
-    assert (times[0], len(times)) == (40, 50)
+    assert (times[0], len(times)) == (pytest.approx(40, abs=1.5), 50)
 
 
 def test_only_part_of_a_video_may_be_read(tmp_path):

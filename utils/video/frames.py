@@ -133,16 +133,19 @@ class Video:
 
     def _promised_seconds(self) -> float | None:
         stream, container = self._stream, self._container
-        if stream.duration:
-            return float(stream.duration * stream.time_base)
+        seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
+        if seconds and (stream.frames or "mov" not in container.format.name):
+            return seconds
         if clock_may_be_set(container):  # reckoned from the last stamp
             return container.duration / 1e6 if container.duration else None
-        try:  # Matroska: a tag "00:01:02.500000000"
-            hours, minutes, seconds = map(float, stream.metadata["DURATION"].split(":"))
-            seconds += 3600 * hours + 60 * minutes
-        except (KeyError, ValueError):  # the file's own duration may be that of its sound
-            seconds = container.duration / 1e6 if container.duration and len(container.streams) == 1 else 0
-        seconds -= max(self._start(), 0)  # these count from 0, wherever the first frame is
+        if not seconds:
+            try:  # Matroska: a tag "00:01:02.500000000"
+                hours, minutes, seconds = map(float, stream.metadata["DURATION"].split(":"))
+                seconds += 3600 * hours + 60 * minutes
+            except (KeyError, ValueError):  # the file's own duration may be that of its sound
+                seconds = container.duration / 1e6 if container.duration and len(container.streams) == 1 else 0
+        if seconds > self._start() > 0:  # these, as those of a fragmented MP4, count from 0, wherever the first frame is
+            seconds -= self._start()
         return seconds if seconds > 0 else None
 
     def _wrong(self, found: str, expected: str) -> BrokenVideo:

@@ -26,7 +26,7 @@ from app.live import follower as live
 from app.live.events import Events, Place, Scored
 from app.live.stream import Cut, Opened, Snippet, parse_source
 from golden import REAL
-from streams import RECIPE, CutOff, Server, make_detector, number_of, write_stream
+from streams import RECIPE, CutOff, Server, make_detector, number_of, standard_input, write_stream
 from utils.errors import BadInput
 from utils.evaluation.scores import Scores
 from utils.evaluation.segments import anomaly_score
@@ -178,18 +178,6 @@ def test_three_cuts(tmp_path):
     end = json.loads(text.splitlines()[-1])
     assert (end["state"], end["snippets"], end["dropped"]) == ("end", len(expected), 0)
     assert "refused" in end["reason"]
-
-
-@contextlib.contextmanager
-def standard_input(file):
-    """`file` is this process's standard input, as the reading child inherits it."""
-    kept = os.dup(0)
-    os.dup2(file.fileno(), 0)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 0)
-        os.close(kept)
 
 
 def features_of(detector, path):
