@@ -486,8 +486,9 @@ def test_after_a_gap_longer_than_the_window_nothing_before_it_is_context(missed)
         for i in range(6):
             end = arrived + 0.64 * (i + 1)
             follower.add([Snippet(first + i, 0.64 * i, 0.64 * (i + 1), end, 16, pictures[first + i])])
-        follower.cut(Cut("over", end, 96, 0))
+        follower.cut(Cut("over", end, 96, 2))
     follower.finish(None)
+    assert lines_of(out.getvalue(), "connection", "end")[0]["clock_jumps"] == 4
     snippets, features = lines_of(out.getvalue(), "snippet"), list(torch.cat([detector.encode([one]) for one in pictures]))
     assert [line["number"] for line in snippets] == list(range(12))
     parts = [slice(0, 12)] if missed == 10 else [slice(0, 6), slice(6, 12)]
