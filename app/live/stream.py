@@ -214,7 +214,7 @@ class Connection:
 
 
 def open_source(source: Source, *, timeout: float, max_pixels: int):
-    """(container, video stream, Opened's fields but `arrived`). Raises BadInput or FFmpeg's error where it is no video."""
+    """(container, video stream, Opened's fields fps, assumed, recorded). Raises BadInput or FFmpeg's error where it is no video."""
     import av
 
     options = {"max_pixels": str(max_pixels)}
@@ -230,16 +230,13 @@ def open_source(source: Source, *, timeout: float, max_pixels: int):
         raise BadInput("no video stream in it")
     if stream.width * stream.height > max_pixels:
         raise BadInput(f"{stream.width} × {stream.height} pixels, expected at most {max_pixels}")
-    if max(stream.width, stream.height) > SLIMMEST * min(stream.width, stream.height):
-        raise BadInput(f"{stream.width} × {stream.height} pixels, expected sides of at most 1 : {SLIMMEST}")
     stream.codec_context.options = {"max_pixels": str(max_pixels)}
     stream.thread_type = "SLICE"  # threads over frames would hold frames back
     rate = rate_of(container, stream)
     scheme = source.url.partition(":")[0]
     known_end = {"http": container.size > 0, "rtsp": bool(container.duration)}  # elsewhere a duration is that of what came so far
     recorded = source.piped or known_end.get(scheme.removesuffix("s"), False)
-    about = {"fps": rate or FPS, "assumed": rate is None, "width": stream.width, "height": stream.height}
-    return container, stream, about | {"recorded": recorded}
+    return container, stream, {"fps": rate or FPS, "assumed": rate is None, "recorded": recorded}
 
 
 def read(source: Source, recipe: Recipe, send, *, timeout: float, max_pixels: int, memory: int) -> None:
@@ -253,12 +250,16 @@ def read(source: Source, recipe: Recipe, send, *, timeout: float, max_pixels: in
         with container:
             clock = clock_of(container, about["fps"], recorded=about["recorded"])
             for number, (seconds, arrived, frame) in enumerate(shown(container, stream, clock)):
-                head, height, width, frames = b"", 0, 0, number + 1
+                head, height, width = b"", 0, 0
                 if number == 0:
-                    send(b"o", json.dumps({"arrived": arrived} | about).encode())
+                    size = frame.width, frame.height  # the header may not know it
+                    if max(size) > SLIMMEST * min(size):
+                        raise BadInput(f"{size[0]} × {size[1]} pixels, expected sides of at most 1 : {SLIMMEST}")
+                    send(b"o", json.dumps({"arrived": arrived, "width": size[0], "height": size[1]} | about).encode())
                 if number % recipe.stride == 0:
                     picture = recipe.resize(to_rgb(frame))
                     (height, width), head = picture.shape[:2], picture.tobytes()
+                frames += 1
                 send(b"f", FRAME.pack(seconds, seconds + lasts(frame, clock.step), arrived, height, width) + head)
         reason = "the stream ended" if frames else f"not one frame of at most {max_pixels} pixels can be decoded"
     except av.error.ExitError:

@@ -201,17 +201,18 @@ def packets_of(container, stream) -> Iterator:
 def shown(container, stream, clock: Clock, damaged: Callable[[], None] = lambda: None) -> Iterator[tuple[float, float, object]]:
     """(seconds by `clock`, time.time() when it came, frame) of every frame in the order in which they are shown.
 
-    A packet that is damaged or too large is passed over, after `damaged()`. Where the file or stream breaks off, what the decoder still
-    holds comes before the error.
+    A packet that is damaged or too large is passed over, after `damaged()` unless it lies before the first key frame. Where the file or
+    stream breaks off, what the decoder still holds comes before the error.
     """
     import av
 
-    name, error, order, packets = container.format.name, None, clock.order, packets_of(container, stream)
+    name, error, begun, order, packets = container.format.name, None, False, clock.order, packets_of(container, stream)
     while packets:
         try:
             packet = next(packets, None)
         except (av.FFmpegError, OSError) as failure:
             packet, error = None, failure
+        begun = begun or bool(packet and packet.is_keyframe)
         if packet and packet.size and name in DECODED:
             packet.pts = packet.dts
         try:
@@ -220,7 +221,8 @@ def shown(container, stream, clock: Clock, damaged: Callable[[], None] = lambda:
             frames = []
         except (av.error.InvalidDataError, av.error.ArgumentError):
             frames = []
-            damaged()
+            if begun:
+                damaged()
         if packet is None:
             packets = None
         clock.order = order if stream.codec_context.has_b_frames else 0

@@ -113,6 +113,16 @@ def test_sound_that_begins_later(tmp_path):
     assert times == pytest.approx([i / 25 for i in range(0, 200, 4)])
 
 
+def test_what_comes_before_the_first_key_frame_is_no_damage(tmp_path):
+    """A recording that begins in the middle of another, so long before a key frame that FFmpeg, opening it, finds not even its size."""
+    path, grey = tmp_path / "a.ts", np.full((48, 64, 3), 90, np.uint8)
+    make_video(path, 300, options={"g": "200", "sc_threshold": "0"}, form="mpegts", picture=lambda _: grey)
+    path.write_bytes(path.read_bytes()[188 * 20 :])
+    assert same(path)[1:3] == (pytest.approx(4), 100)
+    opened = next(Piped(path, SMALL)._snippets())
+    assert (opened.width, opened.height) == SIZE
+
+
 def test_a_cover_is_no_video(tmp_path):
     """A picture that a player shows while sound plays, as some files have beside their video."""
     with av.open(str(tmp_path / "a.mp4"), "w", options={"movflags": "faststart"}) as file:
