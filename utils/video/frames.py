@@ -98,11 +98,12 @@ class Video:
         """(seconds from the first frame, frame) of every frame, as `decode`."""
         import av
 
+        unit = float(self._stream.time_base)
         try:
             for seconds, _, frame in shown(self._container, self._stream, self.clock, self._count_damaged):
                 self.decoded += 1
-                if frame.time is not None:
-                    self._end = max(self._end, frame.time + lasts(frame, self.clock.step))
+                if frame.pts is not None:
+                    self._end = max(self._end, frame.pts * unit + (frame.duration * unit or self.clock.step))
                 yield seconds, frame
         except av.FFmpegError as error:
             raise self._wrong(f"cannot be decoded after frame {self.decoded} ({_reason(error)})", self._sound) from None
@@ -206,7 +207,8 @@ def shown(container, stream, clock: Clock, damaged: Callable[[], None] = lambda:
     """
     import av
 
-    name, error, begun, order, packets = container.format.name, None, False, clock.order, packets_of(container, stream)
+    name, unit, error, begun, order = container.format.name, float(stream.time_base), None, False, clock.order
+    packets = packets_of(container, stream)
     while packets:
         try:
             packet = next(packets, None)
@@ -227,8 +229,7 @@ def shown(container, stream, clock: Clock, damaged: Callable[[], None] = lambda:
             packets = None
         clock.order = order if stream.codec_context.has_b_frames else 0
         for frame in frames:
-            # After an error a frame has no time base of its own.
-            stamp = None if name in RAW or frame.pts is None else float(frame.pts * stream.time_base)
+            stamp = None if name in RAW or frame.pts is None else frame.pts * unit
             for seconds, (arrived, one) in clock.add(stamp, (time.time(), frame)):
                 yield seconds, arrived, one
     for seconds, (arrived, one) in clock.rest():
