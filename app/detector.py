@@ -27,7 +27,7 @@ from utils.video.crops import UNNAMED, Recipe
 from utils.video.decoder import Limits
 from utils.video.encoder import CLIPEncoder, ImageEncoder, load_encoder, short_name
 from utils.video.extraction import Extracted, encode, extract
-from utils.video.frames import LOST_FRAMES, BrokenVideo
+from utils.video.frames import BrokenVideo
 
 WINDOWS = 64  # snippets whose windows are scored together
 LATE = "Scored as a live stream, which sees little of what follows; the threshold was measured on whole videos."
@@ -144,8 +144,6 @@ class Detector:
             ends = [whole if one.last == len(values) else one.last for one in segments]
             quotes = [carrying(one.first, end, values, captions.captions, size) for one, end in zip(segments, ends, strict=True)]
             segments = [one._replace(caption=quote) for one, quote in zip(segments, quotes, strict=True)]
-        lost = (video.promised or 0) - video.frames
-        missing = [f"{lost} of the {video.promised:,} frames that its header promises are missing."] if lost > LOST_FRAMES else []
         path = Path(video.path)
         return Analysis(
             path=path,
@@ -160,7 +158,7 @@ class Detector:
             threshold_from=self.threshold_from,
             segments=segments,
             thumbnails=video.thumbnails,
-            notes=self.notes + [LATE] * (latency is not None) + missing,
+            notes=self.notes + [LATE] * (latency is not None) + video.notes,
             about=self.about_video(path, captions, latency),
         )
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import os
 import socket
 import struct
 import threading
@@ -132,6 +133,18 @@ def make_detector(*, length=16, threshold=0.5, recipe=RECIPE, fine=True, seed=0)
         device=torch.device("cpu"),
         notes=["a test"],
     )
+
+
+@contextlib.contextmanager
+def standard_input(file):
+    """`file` is this process's standard input, as the reading child inherits it."""
+    kept = os.dup(0)
+    os.dup2(file.fileno(), 0)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
 
 
 def rtsp_camera(client, numbers):

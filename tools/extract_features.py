@@ -118,6 +118,8 @@ def main(argv=None) -> None:
                 tqdm.write(f"error: {found}", file=sys.stderr)
             else:
                 folder.write(targets[found.path], found)
+                for note in found.notes:
+                    tqdm.write(f"note: {found.path}: {note}", file=sys.stderr)
             parts.pop(found.path, None)
             finished += 1
             bar.update(finished + sum(parts.values()) - bar.n)

@@ -92,8 +92,16 @@ def test_a_stream_s_scores_are_those_of_literal_windows(detector, length, ahead,
 def test_frames_that_the_header_promises_and_are_not_there_are_told(detector):
     video = extracted(torch.randn(6, 1, 64))
     assert detector.of_features(video._replace(promised=98)).notes == detector.notes
-    note = "3 of the 99 frames that its header promises are missing."
+    why = "empty, before the first key frame, or damaged"
+    note = f"3 of the 99 frames that its header counts can be shown by no player ({why})."
     assert detector.of_features(video._replace(promised=99)).notes == [*detector.notes, note]
+
+
+def test_a_clock_that_was_set_anew_is_told(detector):
+    video = extracted(torch.randn(6, 1, 64))
+    for jumps, times in ((1, "once"), (3, "3 times")):
+        note = f"Its clock went back or was far ahead {times}: the frames there are taken to follow one another."
+        assert detector.of_features(video._replace(jumps=jumps)).notes == [*detector.notes, note]
 
 
 def test_captions_are_quoted_with_segments(detector):

@@ -29,7 +29,7 @@ from utils.video.encoder import load_encoder
 from utils.video.extraction import Extracted
 from utils.video.folder import DECODER, FeatureFolder
 
-SHARED = ROOT.parent / "shared" / "real"
+SHARED, CASES = ROOT.parent / "shared" / "real", ROOT.parent / "shared" / "cases"
 ROWS = {"Abuse001_x264": 1, "Normal_Videos002_x264": 3, "Fighting003_x264": 5}  # seconds of 30 frames -> T below
 SNIPPETS = {"Abuse001_x264": 1, "Normal_Videos002_x264": 5, "Fighting003_x264": 9}
 
@@ -412,3 +412,14 @@ def test_a_broken_video_does_not_stop_the_others_of_torchrun(tmp_path, videos, w
     assert names == set(ROWS)
     for name in ("Abuse001_x264__0.npy", "Fighting003_x264__9.npy"):
         assert (tmp_path / "features" / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="needs ../shared/cases")
+def test_frames_that_no_player_shows_are_told_and_no_damage(tmp_path, clip, capsys):
+    frames = {"third_of_frames": (67, 199), "h264_open_gop": (96, 100)}
+    extract([CASES / "third_of_frames.avi", CASES / "h264_open_gop.mp4"], tmp_path / "out", clip, "--crops", "1")
+    entries, told = json.loads((tmp_path / "out" / "extract.json").read_text())["videos"], capsys.readouterr().err
+    assert {name: (entry["frames"], entry["header_frames"]) for name, entry in entries.items()} == frames
+    for name, (shown, counted) in frames.items():
+        assert entries[name]["snippets"] == shown // 16
+        assert f"{counted - shown} of the {counted} frames that its header counts can be shown by no player" in told

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.live.stream import Clock, Connection, Cut, Opened, Snippet, parse_source
+from app.live.stream import Connection, Cut, Opened, Snippet, parse_source
 from streams import RECIPE, CutOff, Server, number_of, picture, rtsp_camera, write_stream
 from utils.errors import BadInput
 from utils.files import ROOT
@@ -227,19 +227,6 @@ def test_time_stamps_may_start_anywhere_and_jump():
     assert [number_of(snippet.picture) for snippet in snippets] == list(range(0, 112, 16))
     assert [snippet.start for snippet in snippets] == pytest.approx([16 * i / 25 for i in range(7)])
     assert [snippet.end for snippet in snippets] == pytest.approx([16 * (i + 1) / 25 for i in range(7)])
-
-
-def test_clock():
-    clock = Clock(10)
-    stamps = [5.0, 5.1, 5.3, None, 5.5, 4.0, 4.1, 90.0, 90.1]
-    assert [clock.tick(stamp) for stamp in stamps] == pytest.approx([0, 0.1, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
-    assert clock.jumps == 2
-
-
-def test_a_slow_stream_does_not_jump():
-    clock = Clock(0.05)
-    assert [clock.tick(stamp) for stamp in (0.0, 20.0, 40.0)] == [0, 20, 40]
-    assert clock.jumps == 0
 
 
 def test_a_connection_that_breaks_within_a_picture():
