@@ -15,6 +15,7 @@ and the exit code is 2. Write the videos before --classes.
 import argparse
 import glob
 import math
+import os
 import re
 import shlex
 import sys
@@ -34,7 +35,7 @@ NOT = {"stream": ("max_seconds", "timeout"), "page": ("latency",), "file": ()}  
 
 def is_stream(source: str) -> bool:
     """Whether a source is a stream: an address, the number of a webcam, or `-`. A file or folder of that name is taken as such."""
-    return bool(STREAM.match(source)) and not Path(source).exists()
+    return bool(STREAM.match(source)) and not os.path.exists(source)  # Path.exists raises where an address is too long for a name
 
 
 def parse(argv) -> argparse.Namespace:
@@ -176,7 +177,7 @@ def analyse_files(detector, videos: dict[Path, Path], options, limits) -> None:
     rows, broken = [], []
     for path, target in videos.items():
         try:
-            texts = captions.get(video_name(path.stem))
+            texts = captions.get(video_name(path.name))
             done = export.read_done(target, detector, detector.about_video(path, texts, options.latency))
             if done is None or not is_whole(target, done, options):
                 with export.progress_bar(path.name) as bar:

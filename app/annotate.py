@@ -46,7 +46,8 @@ Progress = Callable[[int, int], None]
 def annotate(analysis: "Analysis", path: Path | str, *, limits: Limits = LIMITS, progress: Progress | None = None) -> Path:
     """Write a copy of the video to `path` (.mp4) with the score curve below the picture and the class of a running segment over it.
 
-    The picture is upright, its longer side at most overlay.LONGEST pixels. progress(frames done, frames in all); without it a bar is shown.
+    The picture is as players show it, its longer side at most overlay.LONGEST pixels. progress(frames done, frames in all); without it a
+    bar is shown.
     Raises BrokenVideo where the video cannot be decoded whole within the limits, BadInput where `path` cannot be written.
     """
     from app.fonts import font_for
@@ -153,7 +154,7 @@ def _run(job: dict, analysis: "Analysis", limits: Limits, progress: Progress | N
 
 
 class Plain:
-    """Frames as they are, upright, of even sides."""
+    """Frames as players show them, of even sides."""
 
     def __init__(self, first, job: dict):
         self.scaler = Scaler(first, (even(job["size"][0]), even(job["size"][1])))
@@ -230,15 +231,14 @@ def work(job: dict, report: Callable[..., None]) -> None:
     limits, name, step = job["limits"], job["name"], 1 / (job["fps"] or 25)
     ticks = TICKS if job["gap"] * TICKS < MOST else FEW_TICKS
     waiting = sorted((Output(**output, name=name, ticks=ticks) for output in job["outputs"]), key=lambda output: output.start)
-    running, first, seconds, told = [], None, 0.0, 0.0
+    running, first, told = [], None, 0.0
     longest = math.inf if limits["max_seconds"] is None else limits["max_seconds"] + step
     with Video(job["video"], max_pixels=limits["max_pixels"], name=name) as video:
-        for index, frame in enumerate(video.decode()):
+        for index, (seconds, frame) in enumerate(video.timed()):
             if first is None:
-                first, origin = frame, frame.time or 0.0
-                sound = Sound(job["video"], origin, limits["max_pixels"])
+                first = frame
+                sound = Sound(job["video"], frame.time or 0.0, limits["max_pixels"])
                 draw = Annotated(frame, job) if job["overlay"] else Plain(frame, job)
-            seconds = max(seconds, index * step if frame.time is None else frame.time - origin)  # as utils.video.decoder counts
             if seconds > longest:
                 raise BrokenVideo(f"{name}: longer than {limits['max_seconds']:g} s; expected at most that; cut it, or allow more seconds")
             while waiting and waiting[0].start - SLACK <= seconds:

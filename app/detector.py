@@ -23,11 +23,11 @@ from utils.evaluation.scores import Scores
 from utils.evaluation.segments import RATE, anomaly_score, carrying, known_threshold
 from utils.labels import DATASETS, SNIPPET
 from utils.text import CLIPText, load_sentence_text
-from utils.video.crops import Recipe
+from utils.video.crops import UNNAMED, Recipe
 from utils.video.decoder import Limits
 from utils.video.encoder import CLIPEncoder, ImageEncoder, load_encoder, short_name
 from utils.video.extraction import Extracted, encode, extract
-from utils.video.frames import LOST_FRAMES, BrokenVideo
+from utils.video.frames import BrokenVideo
 
 WINDOWS = 64  # snippets whose windows are scored together
 LATE = "Scored as a live stream, which sees little of what follows; the threshold was measured on whole videos."
@@ -56,7 +56,7 @@ class Detector:
     caption_encoder: nn.Module | None = None
 
     def encode(self, pictures: Sequence[np.ndarray]) -> Tensor:
-        """Pictures (h, w, 3) uint8 as `recipe.resize` gives them -> features (n, K, D) float32 on the CPU."""
+        """Pictures (h, w, 3) uint8 as `recipe.fit` gives them -> features (n, K, D) float32 on the CPU."""
         return torch.from_numpy(encode(list(pictures), self.encoder, self.recipe, len(pictures), self.precision))
 
     def score(self, features: Tensor, captions: Tensor | None = None) -> Scores:
@@ -144,8 +144,6 @@ class Detector:
             ends = [whole if one.last == len(values) else one.last for one in segments]
             quotes = [carrying(one.first, end, values, captions.captions, size) for one, end in zip(segments, ends, strict=True)]
             segments = [one._replace(caption=quote) for one, quote in zip(segments, quotes, strict=True)]
-        lost = (video.promised or 0) - video.frames
-        missing = [f"{lost} of the {video.promised:,} frames that its header promises are missing."] if lost > LOST_FRAMES else []
         path = Path(video.path)
         return Analysis(
             path=path,
@@ -160,7 +158,7 @@ class Detector:
             threshold_from=self.threshold_from,
             segments=segments,
             thumbnails=video.thumbnails,
-            notes=self.notes + [LATE] * (latency is not None) + missing,
+            notes=self.notes + [LATE] * (latency is not None) + video.notes,
             about=self.about_video(path, captions, latency),
         )
 
@@ -244,7 +242,8 @@ def load_detector(
         notes.append(CROPPED)
     if keep_aspect is None:
         keep_aspect = made.get("aspect") == "keep"
-    recipe = Recipe(crops=crops, stride=made.get("stride", SNIPPET), keep_aspect=keep_aspect, size=images.size)
+    resize = made.get("resize", UNNAMED) if made else Recipe.resize
+    recipe = Recipe(crops=crops, stride=made.get("stride", SNIPPET), keep_aspect=keep_aspect, size=images.size, resize=resize)
     with torch.inference_mode(), engine.autocast(place, precision):
         text = model.eval().text_features()
     return Detector(

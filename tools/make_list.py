@@ -13,10 +13,10 @@ import csv
 import sys
 from pathlib import Path, PurePosixPath
 
-from dataset import index_features, read_rows, split_crop
+from dataset import index_features, read_rows
 from utils.errors import BadInput, exit_code
 from utils.files import read_json, replacing
-from utils.labels import DATASETS, UCF, Dataset, class_indices
+from utils.labels import DATASETS, UCF, Dataset, class_indices, video_name
 
 
 def official_label(path: PurePosixPath, dataset: Dataset) -> str | None:
@@ -43,7 +43,7 @@ def read_videos(path: Path | str, dataset: Dataset, option: str = "--annotations
     videos: dict[str, tuple[PurePosixPath, str]] = {}
     for entry, label in entries:
         *folders, file = entry.replace("\\", "/").split("/")
-        name = split_crop(file.removesuffix(".mp4").removesuffix(".npy") + ".npy")[0]
+        name = video_name(file)
         place = PurePosixPath(*folders[-1:], f"{name}.npy")
         label = label or official_label(place, dataset)
         if label is None:

@@ -6,14 +6,65 @@ import json
 import os
 import shlex
 import socket
+import stat
 import sys
 import time
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from utils.errors import BadInput
 
 ROOT = Path(__file__).resolve().parents[1]  # of this project
+
+NO_FILES = {"Thumbs.db", "desktop.ini", "@eaDir", "__MACOSX", "lost+found", "System Volume Information", "$RECYCLE.BIN", "#recycle"}
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def irregular(path: Path | str) -> str | None:
+    """What `path` is, in words, where it is no regular file; None where it is one, or a link to one. Reading a pipe or a device may never
+    end, so nothing else is opened.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "a broken link" if os.path.islink(path) else "no such file"
+    except (OSError, ValueError) as error:  # ValueError: a NUL in it
+        return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+    return KINDS.get(stat.S_IFMT(mode))
+
+
+def files_below(root: Path | str, *, but: Path | str | None = None, failed: Callable | None = None) -> Iterator[Path]:
+    """Everything below a folder that is no folder, in order. Links to folders are followed, each folder once, wherever it is linked from.
+
+    What systems leave beside files is left out (names that begin with a dot, NO_FILES), and the folder `but`. A folder that cannot be read
+    is BadInput, or given to failed(OSError).
+    """
+
+    def stop(error: OSError) -> None:
+        raise BadInput(f"{error.filename}: cannot be read ({error.strerror}); allow it, or move it away") from None
+
+    seen = set()
+    leave_out = None if but is None else os.path.realpath(but)
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=failed or stop):
+        real = os.path.realpath(folder)
+        if real in seen or (real == leave_out and seen):  # a link that leads back would never end
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(filter(is_users, subfolders))
+        yield from (Path(folder, file) for file in sorted(filter(is_users, files)))
+
+
+def is_users(name: str) -> bool:
+    """Whether a file or folder of that name is somebody's, not what a system leaves beside it."""
+    return not name.startswith(".") and name not in NO_FILES
 
 
 def make_folder(path: Path | str) -> Path:

@@ -22,8 +22,9 @@ from app.analysis import Analysis, find_segments
 from app.web.shelf import FULL, keep_only, keep_tidy, new_folder, safe_name, take, tidy, videos
 from utils.errors import BadInput
 from utils.evaluation.segments import clean, clock, shorten
+from utils.labels import VIDEO_SUFFIXES
 from utils.video.decoder import Limits
-from utils.video.frames import SUFFIXES, BrokenVideo
+from utils.video.frames import BrokenVideo
 
 KEEP = 3600  # seconds for which uploads and results stay
 OLDEST = (6, 20)  # of Gradio: up to 6.15 requests lead out of the page's folder, up to 6.16 the browser asks other hosts
@@ -177,7 +178,7 @@ def build(detector, *, home: Path, folder: Path | None, limits: Limits, deadline
         with gr.Row(equal_height=False, elem_id="page"):
             with gr.Column(scale=2, min_width=280, elem_id="input"):
                 gr.Markdown(f"# Anomalies in a video\nVideos of {caps}. They stay for an hour on the computer that serves this page.")
-                upload = gr.File(label="Your video", file_types=sorted(SUFFIXES), height=150, elem_id="upload")
+                upload = gr.File(label="Your video", file_types=sorted(VIDEO_SUFFIXES), height=150, elem_id="upload")
                 if folder is not None:
                     listed = gr.Dropdown(
                         list(videos(folder)), value=None, label=f"Or one of the folder “{clean(folder.name)}”", elem_id="listed"

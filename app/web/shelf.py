@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 from utils.evaluation.segments import clean
-from utils.video.frames import SUFFIXES
+from utils.files import is_users
+from utils.labels import is_video
 
 LISTED = 1000  # videos of a folder that are offered
 FULL = "The page holds as many videos as it may; old ones are removed, so try again later."
@@ -46,10 +47,10 @@ def videos(folder: Path) -> dict[str, Path]:
     """{name below the folder: file} of its videos, by name, at most LISTED. Hidden ones, and links that lead out of it, are left out."""
     found = {}
     for parent, folders, names in os.walk(folder):  # follows no links to folders
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(filter(is_users, folders))
         for name in sorted(names):
             file = Path(parent, name)
-            if name.startswith(".") or file.suffix.lower() not in SUFFIXES or len(found) >= LISTED:
+            if not is_video(name) or not is_users(name) or len(found) >= LISTED:
                 continue
             real = file.resolve()
             if real.is_relative_to(folder) and real.is_file():

@@ -189,6 +189,7 @@ def test_a_file_whose_name_looks_like_a_webcam_is_a_file(tmp_path, monkeypatch):
     assert not demo.is_stream("0")
     assert demo.is_stream("-")
     assert demo.is_stream("rtsp://camera/stream")
+    assert demo.is_stream(f"rtsp://camera/{'x' * 300}")  # longer than a file's name may be
     assert not demo.is_stream("clips/http.mp4")
 
 

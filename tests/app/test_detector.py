@@ -92,8 +92,16 @@ def test_a_stream_s_scores_are_those_of_literal_windows(detector, length, ahead,
 def test_frames_that_the_header_promises_and_are_not_there_are_told(detector):
     video = extracted(torch.randn(6, 1, 64))
     assert detector.of_features(video._replace(promised=98)).notes == detector.notes
-    note = "3 of the 99 frames that its header promises are missing."
+    why = "empty, before the first key frame, or damaged"
+    note = f"3 of the 99 frames that its header counts can be shown by no player ({why})."
     assert detector.of_features(video._replace(promised=99)).notes == [*detector.notes, note]
+
+
+def test_a_clock_that_was_set_anew_is_told(detector):
+    video = extracted(torch.randn(6, 1, 64))
+    for jumps, times in ((1, "once"), (3, "3 times")):
+        note = f"Its clock went back or was far ahead {times}: the frames there are taken to follow one another."
+        assert detector.of_features(video._replace(jumps=jumps)).notes == [*detector.notes, note]
 
 
 def test_captions_are_quoted_with_segments(detector):
@@ -120,6 +128,7 @@ def test_what_made_the_features_is_checked(run, tmp_path):
     clip = words[words.index("--clip") + 1]
     notes = load_detector(folder / "best.pt", rate=0.05).notes
     assert notes == ["The checkpoint does not say what made its features; clip.pt was taken."]
+    assert load_detector(folder / "best.pt", rate=0.05).recipe.resize == "cv2"  # as published
     saved = checkpoint.load(folder / "best.pt")
     extract_features.main(
         [str(make_video(tmp_path / "a.mp4")), "--encoder", clip, "--aspect", "keep", "--stride", "8", "--output", str(tmp_path)]
@@ -134,7 +143,12 @@ def test_what_made_the_features_is_checked(run, tmp_path):
     checkpoint.save(tmp_path / "best.pt", saved | {"features": about})
     found = load_detector(tmp_path / "best.pt", rate=0.05)
     assert not found.notes
-    assert (found.recipe.keep_aspect, found.recipe.stride, found.recipe.crops) == (True, 8, 1)
+    assert (found.recipe.keep_aspect, found.recipe.stride, found.recipe.crops, found.recipe.resize) == (True, 8, 1, "cv2")
+    about["recipe"]["resize"] = "bicubic"
+    for _ in range(2):
+        checkpoint.save(tmp_path / "best.pt", saved | {"features": about})
+        assert load_detector(tmp_path / "best.pt", rate=0.05).recipe.resize == "bicubic"
+        about["recipe"].pop("resize", None)  # older than the choice
     assert "several crops" in load_detector(tmp_path / "best.pt", rate=0.05, crops=5).notes[0]
 
 
@@ -178,7 +192,7 @@ def test_a_video_file_from_end_to_end(detector, tmp_path):
     assert found.times.tolist() == pytest.approx([0, 0.64, 1.28, 2.0])
     assert seen[-1] == (path, 3, 3)
     grey = [np.full((48, 64, 3), 4 * 16 * t, np.uint8) for t in range(3)]  # its frames 0, 16, 32, up to the codec's loss
-    features = detector.encode([detector.recipe.resize(picture) for picture in grey])
+    features = detector.encode([detector.recipe.fit(picture) for picture in grey])
     assert np.allclose(detector.score(features).coarse, found.scores.coarse, atol=0.02)
     late = detector.analyse(path, latency=0.7)
     assert "as a live stream" in late.notes[-1]
@@ -215,7 +229,7 @@ def test_by_text_alone_is_clip_s_own_classification(small_clip, clip_file):
     assert np.allclose(scores.fine[:, 0], expected[:, : len(NORMAL)].sum(1), atol=1e-5)
     assert np.allclose(scores.fine.sum(1), 1, atol=1e-5)
     assert "without training" in detector.notes[0]
-    assert detector.recipe == Recipe(crops=1, size=32)
+    assert detector.recipe == Recipe(crops=1, size=32, resize="bicubic")  # CLIP's own
 
 
 @pytest.mark.parametrize("events", [["smoke", "Smoke"], [" "], ["normal"], ["word " * 90]])

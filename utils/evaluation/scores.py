@@ -154,7 +154,7 @@ def _read_npz(path, names):
         found: dict[str, list] = {part: [] for part in Scores._fields}
         for key in keys:
             name, _, part = key.rpartition("/")
-            found.get(part, found["coarse"]).append((name if part in found else video_name(key), archive[key]))
+            found.get(part, found["coarse"]).append((video_name(name if part in found else key), archive[key]))
         parts = {part: _once(pairs) for part, pairs in found.items()}
         classes = tuple(archive["classes"].tolist()) if "classes" in archive.files else None
     names = dict.fromkeys(itertools.chain(*parts.values()))

@@ -11,20 +11,24 @@ import io
 import re
 from pathlib import Path
 
+import av
 import numpy as np
 
 from dataset import MANIFEST
 from utils.errors import BadInput
 from utils.files import make_folder, read_json, replacing, write_json
+from utils.video.crops import UNNAMED
 from utils.video.extraction import Extracted
 
 LOCK = ".extract.lock"
 LEFT = re.compile(r"\.(.+\.npy|extract\.json)\.\d+\.tmp")  # what utils.files.replacing leaves when it is killed
 OTHER = "name another folder with --output"
+DECODER = f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}"
 
 
 class FeatureFolder:
-    """The folder `path`, whose features are made as `about` says: recipe (dict) and encoder (dict: name, digest, width).
+    """The folder `path`, whose features are made as `about` says: recipe (dict) and encoder (dict: name, digest, width). Its manifest also
+    names what decoded the videos; another version may go on, and is then named, too.
 
     Raises BadInput where features that were made otherwise lie in it, or it cannot be written.
     """
@@ -78,6 +82,7 @@ class FeatureFolder:
                     temporary.write_bytes(content.getbuffer())
                 entry["features"][file.relative_to(self.path).as_posix()] = hashlib.sha256(content.getbuffer()).hexdigest()
             manifest["videos"][self._key(target)] = entry
+            manifest["decoders"] = sorted({*manifest["decoders"], DECODER})
             manifest["videos"] = dict(sorted(manifest["videos"].items()))
             write_json(self.path / MANIFEST, manifest)
 
@@ -94,12 +99,14 @@ class FeatureFolder:
     def _read(self) -> dict:
         path = self.path / MANIFEST
         if not path.exists():
-            return {**self._about, "videos": {}}
+            return {**self._about, "decoders": [DECODER], "videos": {}}
         manifest = read_json(path, "--output")
         try:
-            found = {key: manifest["encoder"][key] for key in ("digest", "width")} | manifest["recipe"]
+            found = {"resize": UNNAMED} | {key: manifest["encoder"][key] for key in ("digest", "width")} | manifest["recipe"]
             names = manifest["encoder"]["name"], self._about["encoder"]["name"]
             manifest["videos"].items()
+            manifest["decoders"] = list(manifest.get("decoders", []))
+            ", ".join(manifest["decoders"])  # TypeError where they are no texts
         except (KeyError, TypeError, AttributeError):
             raise BadInput(f"{path}: no manifest of this tool; {OTHER}") from None
         wanted = {key: self._about["encoder"][key] for key in ("digest", "width")} | self._about["recipe"]
