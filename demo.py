@@ -20,7 +20,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from utils.errors import BadInput, Parser, exit_code
+from utils.errors import BadInput, Parser, exit_code, printable
 
 STREAM = re.compile(r"[a-z][a-z0-9+.]+://|-$|\d+$", re.IGNORECASE)
 DAY, HOUR = 86_400.0, 3600.0  # seconds
@@ -143,10 +143,10 @@ def make_detector(options):
         files = {name: getattr(options, name) for name in ("clip", "distilbert", "sentence_encoder", "text_features")}
         own = {"encoder": options.encoder, "files": files, "rate": options.false_positives, "caption_encoder": options.caption_encoder}
         detector = load_detector(path, **own, **shared)
-    print(f"looking for: {', '.join(detector.classes[1:])}", file=sys.stderr)
-    print(f"threshold {detector.threshold:.3f}: {detector.threshold_from}", file=sys.stderr)
+    print(f"looking for: {printable(', '.join(detector.classes[1:]))}", file=sys.stderr)
+    print(f"threshold {detector.threshold:.3f}: {printable(detector.threshold_from)}", file=sys.stderr)
     for note in detector.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {printable(note)}", file=sys.stderr)
     return detector
 
 
@@ -195,7 +195,7 @@ def analyse_files(detector, videos: dict[Path, Path], options, limits) -> None:
                 print(export.table(analysis))
                 done = export.write_json(analysis, target)  # last: it says that the video is done
             else:
-                print(f"{path}: done before ({target}); --overwrite does it again")
+                print(f"{printable(path)}: done before ({printable(target)}); --overwrite does it again")
             rows += [(str(path), *segment.values()) for segment in done["segments"]]
         except BadInput as error:  # a broken video, or one whose results have too long a name: the others are done
             broken.append(path)
