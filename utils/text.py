@@ -4,8 +4,6 @@ K prompts of at most L tokens, token embeddings of width W, text features of wid
 """
 
 import hashlib
-import os
-import pickle
 import warnings
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import BadInput
+from utils.reading import check_folder, check_packed, parsing, read_text, reason
 
 
 class Frozen(nn.Module):
@@ -117,7 +116,7 @@ def load_clip(name_or_path: str, option: str = "--clip") -> nn.Module:
             return clip.load(name_or_path, device="cpu")[0].float()
         except (OSError, RuntimeError) as error:
             raise BadInput(
-                f"{option} {name_or_path}: openai-clip could not download it ({_line(error)}); fetch the file elsewhere "
+                f"{option} {name_or_path}: openai-clip could not download it ({reason(error)}); fetch the file elsewhere "
                 f"(https://github.com/openai/CLIP names the addresses) and give its path: {option} FILE.pt"
             ) from None
     if not Path(name_or_path).is_file():
@@ -125,20 +124,21 @@ def load_clip(name_or_path: str, option: str = "--clip") -> nn.Module:
             f"{option} {name_or_path}: no such file and no CLIP name ({', '.join(clip.available_models())}); "
             f"a local path must be a checkpoint in OpenAI's format"
         )
-    try:
+    size = check_packed(name_or_path, option)
+    # Any way a file can fail to be a CLIP: cut short, another model, another format.
+    with parsing(f"{option} {name_or_path}: not a CLIP in OpenAI's format", "convert it, or give a name such as ViT-B/16"):
         try:
             state = torch.load(name_or_path, map_location="cpu", weights_only=True)
         except RuntimeError:  # OpenAI's own files are TorchScript archives, which torch.load refuses
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated; OpenAI's files remain
-                state = torch.jit.load(name_or_path, map_location="cpu").state_dict()
+            state = torch.jit.load(name_or_path, map_location="cpu").state_dict()  # (deprecated; OpenAI's files remain)
+        state = dict(state)
+        if sum(value.numel() for value in state.values()) > size:
+            raise ValueError("sizes beyond the file's own")
         model = clip.model.build_model(dict(state)).float()
         model.load_state_dict({key: state[key] for key in model.state_dict()})  # build_model rounds to half precision
-        return model
-    except Exception as error:  # any way a file can fail to be a CLIP: cut short, another model, another format
-        raise BadInput(
-            f"{option} {name_or_path}: not a CLIP in OpenAI's format ({_line(error)}); convert it, or give a name such as ViT-B/16"
-        ) from None
+        if not all(value.isfinite().all() for value in model.state_dict().values()):
+            raise ValueError("weights that are not finite")
+    return model
 
 
 def load_transformer(name_or_path: str, option: str, tokenizer: bool = False):
@@ -146,16 +146,27 @@ def load_transformer(name_or_path: str, option: str, tokenizer: bool = False):
 
     Returns the model, or (model, tokenizer). Raises BadInput naming `option` and the way out where it cannot be had.
     """
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoModel, AutoTokenizer, logging
 
-    try:
-        model = AutoModel.from_pretrained(name_or_path, trust_remote_code=False)
-        return (model, AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)) if tokenizer else model
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(
-            f"{option} {name_or_path}: cannot be loaded ({_line(error)}); download https://huggingface.co/{name_or_path.strip('./')} "
-            f"on a machine with internet and give the folder: {option} FOLDER"
-        ) from None
+    logging.set_verbosity_error()  # what it has to say is said below, on one line
+    size = check_folder(name_or_path, option) if Path(name_or_path).is_dir() else None
+    todo = f"download https://huggingface.co/{name_or_path.strip('./')} on a machine with internet and give the folder: {option} FOLDER"
+    with parsing(f"{option} {name_or_path}: cannot be loaded", todo):
+        if size is not None:
+            config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+            with torch.device("meta"):  # no memory
+                declared = sum(p.numel() for p in AutoModel.from_config(config, trust_remote_code=False).parameters())
+            if declared > size:
+                raise ValueError(f"config.json declares {declared:,} weights, its files have {size:,} bytes")
+        model, found = AutoModel.from_pretrained(name_or_path, trust_remote_code=False, output_loading_info=True)
+        if missing := sorted(key for key in found["missing_keys"] if "pooler" not in key):
+            raise ValueError(f"lacks {missing[0]} and {len(missing) - 1} other weights")
+        if not all(value.isfinite().all() for value in model.state_dict().values()):
+            raise ValueError("weights that are not finite")
+        words = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False) if tokenizer else None
+        if words is not None and len(words) > model.get_input_embeddings().num_embeddings:
+            raise ValueError(f"its tokenizer has {len(words)} tokens, the weights {model.get_input_embeddings().num_embeddings}")
+    return (model, words) if tokenizer else model
 
 
 def load_sentence_text(name_or_path: str, option: str = "--sentence-encoder") -> SentenceText:
@@ -174,11 +185,4 @@ def has_normalize(name_or_path: str) -> bool:
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    return file is not None and "Normalize" in Path(file).read_text()
-
-
-def _line(error: Exception) -> str:
-    """The first line of an exception, for a message of one line; not torch's advice to load a file unsafely."""
-    if isinstance(error, pickle.UnpicklingError):
-        return "no weights, or more than weights"
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200].replace(os.path.expanduser("~"), "~")
+    return file is not None and "Normalize" in read_text(file, "the sentence encoder")
