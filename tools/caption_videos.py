@@ -145,8 +145,8 @@ def warn_of_empty(targets) -> None:
     if empty := [where for where, text in found.items() if not text]:
         target, number = empty[0]
         print(
-            f"warning: {len(empty)} of {len(found)} captions are empty, the first is line {number + 2} of {printable(target)}: the captioner answered "
-            f"nothing; write them by hand, or try another --prompt or captioner",
+            f"warning: {len(empty)} of {len(found)} captions are empty, the first is line {number + 2} of {printable(target)}: the "
+            f"captioner answered nothing, or refused; write them by hand, or try another --prompt or captioner",
             file=sys.stderr,
         )
 
