@@ -146,7 +146,7 @@ def warn_of_empty(targets) -> None:
         target, number = empty[0]
         print(
             f"warning: {len(empty)} of {len(found)} captions are empty, the first is line {number + 2} of {printable(target)}: the "
-            f"captioner answered nothing; write them by hand, or try another --prompt or captioner",
+            f"captioner answered nothing, or refused; write them by hand, or try another --prompt or captioner",
             file=sys.stderr,
         )
 

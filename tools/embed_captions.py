@@ -8,10 +8,12 @@
 Captions are a folder of NAME.jsonl as tools.caption_videos and tools.rewrite_captions write them, or files of UCA, LLaVA-Video or SwinBERT
 (utils/captions/formats.py); several are joined. Captions must have as many rows as the features they are paired with: --feature-root takes
 the number from the features themselves; else a video of F frames gets F // 16 rows.
-The encoder is any sentence encoder that `transformers` loads, by hub name or local folder; its tokens are averaged, and the mean is brought
-to unit length if its own pipeline (modules.json) ends in Normalize. The mean over sentences is left as it is: how much shorter than 1 it is
-tells how much they differ. Beside each NAME.npy lies NAME.jsonl with the sentences. Started again, it goes on where it was; embed.json says
-how the features were made. Other batches (--batch-size, an interruption) may change the last bit of a float16.
+The encoder is any sentence encoder that `transformers` loads, by hub name or local folder; its tokens are pooled, and the result is brought
+to unit length, as its own files say (modules.json, 1_Pooling/config.json). Where they say nothing the mean is taken, and a line tells so:
+--pooling chooses (SimCSE as its authors use it: --pooling pooler). What of a sentence the encoder cannot take is cut off. The mean over
+sentences is left as it is: how much shorter than 1 it is tells how much they differ. Beside each NAME.npy lies NAME.jsonl with the
+sentences. Started again, it goes on where it was; embed.json says how the features were made. Other batches (--batch-size, an interruption)
+may change the last bit of a float16.
 """
 
 import argparse
@@ -36,7 +38,7 @@ from utils.evaluation.ground_truth import load_ground_truth
 from utils.files import make_folder, replacing, write_json
 from utils.labels import DATASETS, SNIPPET, Dataset
 from utils.reading import ROWS, open_array, read_bytes, read_json
-from utils.text import SentenceText, load_sentence_text
+from utils.text import POOLING, SentenceText, load_sentence_text
 
 GROUP = 64  # videos whose sentences are embedded together, then written
 
@@ -92,6 +94,7 @@ def settings_of(options, encoder: SentenceText, lengths: dict[str, int]) -> dict
     return {
         "encoder": options.encoder,
         "encoder_digest": encoder.digest(),
+        "pooling": "+".join(encoder.pooling),
         "fill": options.fill,
         "fps": options.fps,
         "precision": options.precision,
@@ -104,7 +107,7 @@ def prepare_folder(folder: Path, settings: dict) -> None:
     """Refuse a folder that holds features made otherwise. Raises BadInput naming what differs."""
     make_folder(folder)
     if (folder / "embed.json").exists():
-        before = read_json(folder / "embed.json", "--output", dict)
+        before = {"pooling": "mean", **read_json(folder / "embed.json", "--output", dict)}  # earlier versions knew no other
         for key, value in settings.items():
             if key != "encoder" and before.get(key) != value:  # the same weights may lie elsewhere by now
                 raise BadInput(
@@ -119,6 +122,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Dataset]:
     parser.add_argument("captions", nargs="+", metavar="CAPTIONS", help="caption file, or folder of NAME.jsonl")
     parser.add_argument("--dataset", choices=list(DATASETS), default="ucf", help="whose lists, ground truth and fps (default: %(default)s)")
     parser.add_argument("--encoder", required=True, metavar="NAME_OR_PATH", help="sentence encoder: local folder or hub name")
+    parser.add_argument("--pooling", choices=list(POOLING), help="of the encoder's tokens (default: as its own files say, else mean)")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the features: NAME.npy (T, D) float16, and NAME.jsonl")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--gt", metavar="JSON", help="ground truth: the lengths of its videos; others are as long as their captions say")
@@ -178,7 +182,9 @@ def main(argv=None) -> None:
         places = {name: (wanted.get(name, PurePosixPath(f"{name}.npy")), max(1, frames[name] // SNIPPET)) for name in videos}
     without, unpaired = [name for name in wanted if name not in videos], [name for name in videos if name not in places]
     videos = {name: videos[name] for name in places}
-    encoder = load_sentence_text(options.encoder, "--encoder")
+    encoder = load_sentence_text(options.encoder, "--encoder", options.pooling)
+    if encoder.note:
+        print(f"note: {encoder.note}; --pooling chooses ({', '.join(POOLING)})")
     encoder.to("cpu" if options.device == "cpu" or not torch.cuda.is_available() else "cuda")
     output, settings = Path(options.output), settings_of(options, encoder, {name: rows for name, (_, rows) in places.items()})
     prepare_folder(output, settings)

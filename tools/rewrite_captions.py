@@ -5,11 +5,13 @@
 
 CAPTIONS is what utils/captions/formats.py reads: NAME.jsonl or folders of them, UCA's, VADTree's and SwinBERT's files. The rewrites are
 DIR/rewrite-1/[folders/]NAME.jsonl, DIR/rewrite-2/…, each with its source, the line numbers of the three pairs of its prompt, its seed, and
-`fallback` where the model gave fewer than two words and the source was taken over.
+`fallback` where the model gave fewer than two words, or refused, and the source was taken over.
 
 A prompt is "write image captions differently,", three `input => output` pairs drawn from --pairs, the caption (on one line, its first
 --longest words) and ` =>`; of the answer counts what stands before the first new line. Such prompts suit base models; --api chat is for
-servers that have no completions. Paragraphs want more than the recipe's 77 tokens: --max-tokens. A key is taken from OPENAI_API_KEY.
+servers that have no completions: reasoning, words to the user and markup are left out (utils/captions/reply.py). A parameter that a server
+refuses is left out with --no-send max_tokens, another one is sent with --request max_completion_tokens=77. Paragraphs want more than the
+recipe's 77 tokens: --max-tokens. A key is taken from OPENAI_API_KEY.
 
 Every answer is kept in --cache as soon as it is there, so that after an interruption, a kill or a server's failure the same command goes on
 without asking twice. A rewrite that you correct in its file stays as you wrote it. What the same sentence becomes depends on --seed and the
@@ -18,7 +20,9 @@ version, not on order or concurrency; a server may or may not honour the seed it
 
 import argparse
 import contextlib
+import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -29,13 +33,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils.captions.formats import Caption, VideoCaptions, read_caption_file, read_captions, write_captions
-from utils.captions.llm import Endpoint, LocalModel, Sampling
+from utils.captions.llm import LEFT_OUT, SENT, Endpoint, LocalModel, Sampling
 from utils.captions.rewriting import Answers, Request, file_digest, make_request, one_line, read_pairs, rewrite_of
-from utils.errors import COUNT, POSITIVE, SEED, BadInput, Parser, bounded, exit_code
+from utils.errors import COUNT, POSITIVE, SEED, BadInput, Parser, bounded, exit_code, printable
 from utils.files import ROOT, make_folder, write_json
 from utils.reading import read_json
 
 POOL = ROOT / "list" / "caption_pairs.txt"
+WAIT = bounded(float, 0, 3600)
 
 
 def folders_of(paths: list[str]) -> dict[str, Path]:
@@ -155,17 +160,13 @@ def parser_() -> argparse.ArgumentParser:
     local.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s, CUDA where there is one)")
     server = parser.add_argument_group("with --endpoint")
     server.add_argument("--api", choices=("completions", "chat"), default="completions", help="(default: %(default)s)")
+    server.add_argument("--no-send", nargs="+", choices=LEFT_OUT, default=[], metavar="NAME", help=f"leave out: {', '.join(LEFT_OUT)}")
+    server.add_argument("--request", nargs="+", default=[], metavar="NAME=VALUE", help="send this, too: max_completion_tokens=77 top_k=50")
     server.add_argument("--concurrency", type=bounded(int, 1, 1000), default=8, help="requests at a time (default: %(default)s)")
     server.add_argument("--requests-per-minute", type=POSITIVE, metavar="N", help="at most, evenly spaced (default: no limit)")
-    server.add_argument("--timeout", type=POSITIVE, default=120, metavar="SECONDS", help="for an answer (default: %(default)s)")
+    server.add_argument("--timeout", type=POSITIVE, default=120, metavar="SECONDS", help="for a whole answer (default: %(default)s)")
     server.add_argument("--retries", type=bounded(int, 0, 1000), default=6, help="per sentence (default: %(default)s)")
-    server.add_argument(
-        "--backoff",
-        type=bounded(float, 0, 3600),
-        default=1,
-        metavar="SECONDS",
-        help="before the first, then doubled (default: %(default)s)",
-    )
+    server.add_argument("--backoff", type=WAIT, default=1, metavar="SECONDS", help="before the first, then doubled (default: %(default)s)")
     return parser
 
 
@@ -175,7 +176,28 @@ def parse(argv) -> argparse.Namespace:
         raise BadInput("--endpoint: which of its models? name one with --model")
     if options.llm and options.model:
         raise BadInput(f"--model {options.model}: names a model at --endpoint; --llm names the local one already")
+    if options.llm and (options.no_send or options.request):
+        raise BadInput("--no-send, --request: say what --endpoint is sent; with --llm leave them out")
+    options.request = further(options.request, options.no_send)
     return options
+
+
+def further(words: list[str], left_out: list[str]) -> dict:
+    """What requests hold besides, {NAME: VALUE}; values are JSON, else text. Raises BadInput for a name that has an option of its own."""
+    found = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not re.fullmatch(r"[\w.-]+", name):
+            raise BadInput(f"--request {word}: expected NAME=VALUE, as max_completion_tokens=77")
+        if name == "stream" or (name in SENT and name not in left_out):
+            raise BadInput(
+                f"--request {word}: {name} is sent already, or read by this tool; see --help for its option, or --no-send {name}"
+            )
+        try:
+            found[name] = json.loads(value)
+        except (ValueError, RecursionError):
+            found[name] = value
+    return found
 
 
 def make_backend(options):
@@ -193,6 +215,8 @@ def make_backend(options):
             backoff=options.backoff,
             per_minute=options.requests_per_minute,
             timeout=options.timeout,
+            no_send=options.no_send,
+            extra=options.request,
         )
     import torch
 
@@ -211,7 +235,8 @@ def main(argv=None) -> None:
     backend = make_backend(options)
     output, versions = Path(options.output), range(1, options.versions + 1)
     identity = {"model": backend.name, "revision": backend.revision, **backend.settings}
-    settings = {**identity, "seed": options.seed, "longest": options.longest, "pool": file_digest(options.pairs)}
+    told = {"no_send": None, "request": None}  # named where a folder's rewrites were made without
+    settings = {**told, **identity, "seed": options.seed, "longest": options.longest, "pool": file_digest(options.pairs)}
     prepare_folder(output, settings)
 
     folders = folders_of(options.captions)
@@ -267,6 +292,12 @@ def main(argv=None) -> None:
         f"{found['lines']} lines in {len(files)} files; fallbacks, where the source was taken over: {found['fallbacks']} "
         f"({found['fallbacks'] / max(1, found['lines']):.1%}); rewrites that are the source word for word: {found['same']}"
     )
+    empty = (answers[request.key] for request in needed if rewrite_of(answers[request.key], request, backend.chat) is None)
+    if found["fallbacks"] > found["lines"] / 2 and (first := next(empty, None)) is not None:
+        print(
+            f"note: most answers hold no caption; the first begins {printable(first[:100])!r}; a model that reasons wants --max-tokens, "
+            f"or to be told not to (--request); the recipe is for base models"
+        )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,10 @@ def load_text(options):
     if options.text_features:
         return read_text_features(options.text_features)
     if options.sentence_encoder:
-        return text.load_sentence_text(options.sentence_encoder)
+        encoder = text.load_sentence_text(options.sentence_encoder)
+        if encoder.note:
+            print(f"note: {encoder.note}")
+        return encoder
     return text.load_clip(options.clip)
 
 

@@ -382,6 +382,23 @@ def test_odd_videos_do_not_stop_the_others(run, tmp_path, capsys, model):
     }
 
 
+@pytest.mark.parametrize(
+    ("reply", "caption"),
+    [
+        ("<think>A man?</think>\n\n**A man walks.**", "A man walks."),
+        ("Here is a description:\nA man walks.\nA dog runs.\x1b[2J", "A man walks. A dog runs."),
+        ("I'm sorry, but I can't describe this.", ""),
+    ],
+)
+def test_of_a_chat_models_reply_the_caption_counts(run, monkeypatch, capsys, reply, caption):
+    from transformers import PreTrainedTokenizerBase
+
+    monkeypatch.setattr(PreTrainedTokenizerBase, "batch_decode", lambda self, tokens, **_: [reply] * len(tokens))
+    found = texts(run(model="smolvlm"))
+    assert {text for captions in found.values() for text in captions} == {caption}
+    assert ("captions are empty" in capsys.readouterr().err) == (caption == "")
+
+
 def test_empty_answers_are_counted(run, tmp_path, monkeypatch, capsys):
     captions = Captioner.captions
     monkeypatch.setattr(Captioner, "captions", lambda self, *words, **options: ["", *captions(self, *words, **options)[1:]])

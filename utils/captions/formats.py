@@ -8,14 +8,16 @@ First a header, then one line per caption. Frames are 0-based, half-open. A time
 """
 
 import json
+import os
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Required
 
 from typing_extensions import TypedDict
 
-from utils.errors import BadInput
+from utils.errors import UNSHOWN, BadInput
 from utils.files import replacing
 from utils.labels import SNIPPET, video_name
 from utils.reading import FRAMES, OPEN, Text, checked, many, parse_json, parsing, read_text, real, whole
@@ -27,6 +29,8 @@ LLAVA = '{"start, end": text, …} in frames'
 SWINBERT = '{"FOLDER/NAME.mp4": [text, …]}, a text per 16 frames'
 NEXT = "name a file of timestamped captions"
 OPTION = "CAPTIONS"
+LONGEST_NAME = 255 - len(".jsonl.part")  # bytes
+TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?|\x9b[0-?]*[ -/]*[@-~]")  # colours, titles, …
 
 
 Time = real(0, FRAMES)  # in frames
@@ -100,10 +104,11 @@ def read_captions(paths, fps: float) -> tuple[dict[str, VideoCaptions], dict[str
     places: dict[str, str] = {}
     for path in paths:
         for name, place, video in _read_path(Path(path), fps, mended):
+            _check_name(name, place)
             if name in videos:
                 another = "another" if str(places[name]) != str(place) else "another place"
                 raise BadInput(f"{place}: {name} stands in {another} of the caption files too ({places[name]}); name each file once")
-            videos[name], places[name] = video, place
+            videos[name], places[name] = _plain(video), place
     if not videos:
         raise BadInput(f"{paths[0]}: no videos; {NEXT}")
     return videos, mended
@@ -111,7 +116,8 @@ def read_captions(paths, fps: float) -> tuple[dict[str, VideoCaptions], dict[str
 
 def read_caption_file(path: Path | str) -> tuple[str, VideoCaptions]:
     """Read one NAME.jsonl: (NAME, its captions in the file's order). Raises BadInput naming file and line; NAME must be the file's name."""
-    return _read_lines(Path(path), read_text(path, OPTION).split("\n"))
+    name, video = _read_lines(Path(path), read_text(path, OPTION).split("\n"))
+    return name, _plain(video)
 
 
 def write_captions(path: Path | str, name: str, video: VideoCaptions) -> None:
@@ -132,6 +138,30 @@ def caption_line(caption: Caption) -> str:
     snippet = {"snippet": caption.more["snippet"]} if "snippet" in caption.more else {}
     frames = [_number(caption.start), _number(caption.end)]
     return _json({**snippet, "frames": frames, "caption": caption.text, **{k: v for k, v in caption.more.items() if k != "snippet"}})
+
+
+def _plain(video: VideoCaptions) -> VideoCaptions:
+    return replace(video, captions=[caption._replace(text=plain_text(caption.text)) for caption in video.captions])
+
+
+def _check_name(name: str, place: Path) -> None:
+    """Raises BadInput unless files can be called NAME.jsonl, NAME.npy, …"""
+    try:
+        size = len(os.fsencode(name))
+    except UnicodeEncodeError:
+        size = 0
+    if not 0 < size <= LONGEST_NAME or "\0" in name or "/" in name:
+        raise BadInput(
+            f"{place}: {_short(name)}; expected a video's name, 1 to {LONGEST_NAME} bytes that a file's name may have; rename it"
+        )
+
+
+def plain_text(text: str) -> str:
+    """A caption as its readers get it: without white space around it, terminal codes, control characters, byte order and direction marks;
+    half a surrogate pair, which is no character, is U+FFFD.
+    """
+    text = TERMINAL.sub("", text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return UNSHOWN.sub(lambda found: found[0] if found[0].isspace() else "", text).strip()
 
 
 def _json(value) -> str:

@@ -17,14 +17,14 @@ from typing import NamedTuple
 
 from typing_extensions import TypedDict
 
+from utils.captions.reply import reply_of
 from utils.errors import BadInput
 from utils.files import make_folder
 from utils.reading import OPEN, Text, parse_json, parsing, read_bytes, read_text
 
 INSTRUCTION = "write image captions differently,"
 SHOWN = 3  # pairs a prompt shows
-QUOTES = ' "“”'
-REFUSAL = re.compile(r"(i['’]m sorry|sorry,|i can(no|['’])t|i am unable|as an ai\b)", re.IGNORECASE)
+UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")  # scripts without spaces
 
 
 class Pair(NamedTuple):
@@ -116,26 +116,17 @@ def make_request(sentence: str, version: int, *, seed: int, pool: list[Pair], lo
 
 
 def rewrite_of(answer: str, request: Request, chat: bool = False) -> str | None:
-    """The rewrite in a model's answer, on one line; None where there is none: fewer than two words, or (`chat`) a refusal.
+    """The rewrite in a model's answer, on one line; None where there is none: fewer than two words, a refusal, unfinished reasoning.
 
-    A completion goes on after the caption's ` =>`: what stands before the first new line counts, and before a further `=>`, for models go
-    on to invent pairs. A chat model begins a text of its own: reasoning in <think>, empty lines, the caption itself and ` =>`, and
-    quotation marks around all are passed over first.
+    A completion goes on after the caption's ` =>`: what stands before the first new line counts. A chat model begins a text of its own
+    (utils/captions/reply.py), of whose caption the first line counts; in both, only what stands before a further `=>`, for models go on to
+    invent pairs.
     """
-    if chat:
-        if "<think>" in answer:
-            answer = answer.partition("</think>")[2]
-        answer = answer.strip()
-    line = one_line(re.split(r"[\r\n]", answer, maxsplit=1)[0])
-    if chat:
-        shown, line = request.prompt.rpartition("\n")[2].removesuffix("=>").strip(), line.strip(QUOTES)
-        line = line.removeprefix(shown).strip(QUOTES) if "=>" in line else line
-        line = line.removeprefix("=>").strip(QUOTES)
-        if REFUSAL.match(line):
-            return None
-    line = line.partition("=>")[0].strip()
+    shown = request.prompt.rpartition("\n")[2].removesuffix("=>").strip()
+    reply = reply_of(answer if chat else re.split(r"[\r\n]", answer, maxsplit=1)[0], shown)
+    line = one_line(reply.partition("\n")[0]).partition("=>")[0].strip()
     words = [word for word in line.split() if any(map(str.isalnum, word))]
-    return line if len(words) >= 2 else None
+    return line if max(len(words), len(UNSPACED.findall(line))) >= 2 else None
 
 
 class Kept(TypedDict):
