@@ -14,7 +14,6 @@ Work is shared by --shard i/n, or over the processes of torchrun. No code of the
 
 import argparse
 import itertools
-import json
 import math
 import os
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 
 import torch
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
 from utils.captions.captioner import DTYPES, Captioner
 from utils.captions.formats import Caption, VideoCaptions, caption_line, read_caption_file, write_captions
@@ -31,6 +31,7 @@ from utils.distributed import share, wait_for_others
 from utils.errors import COUNT, SEED, BadInput, Parser, bounded, exit_code, printable
 from utils.files import make_folder
 from utils.labels import SNIPPET
+from utils.reading import FRAMES, OPEN, Plain, Text, opened, parse_json, read_bytes, real, whole
 from utils.video.files import find_videos
 from utils.video.frames import BrokenVideo, Video, middles, windows
 
@@ -55,13 +56,30 @@ def about(captioner: Captioner, options) -> dict:
     return {"model": captioner.name, "revision": captioner.revision, "settings": settings}
 
 
+class Header(TypedDict):
+    """The first line of a file of this tool, as far as it is compared."""
+
+    __pydantic_config__ = OPEN
+
+    model: Text
+    revision: Text | None
+    settings: dict[Text, Plain]
+
+
+class Line(TypedDict):
+    """A further line of it."""
+
+    __pydantic_config__ = OPEN
+
+    snippet: whole(0, FRAMES)
+    frames: tuple[real(0, FRAMES), real(0, FRAMES)]
+    caption: Text
+
+
 def check_settings(path: Path, line: str, wanted: dict) -> None:
     """Raises BadInput naming what differs where the captions whose header is `line` were made otherwise."""
-    try:
-        found = json.loads(line)
-        found = {**{key: found[key] for key in ("model", "revision")}, **found["settings"]}
-    except (ValueError, KeyError, TypeError):
-        raise BadInput(f"{path}: {line[:80]!r} is no header of this tool; delete it, or name another folder with --output") from None
+    header = parse_json(line, f"{path}: no header of this tool", "delete it, or name another folder with --output", Header)
+    found = {"model": header["model"], "revision": header["revision"], **header["settings"]}
     wanted = {**{key: wanted[key] for key in ("model", "revision")}, **wanted["settings"]}
     if wanted["revision"]:
         found.pop("model"), wanted.pop("model")  # the same weights may lie elsewhere by now
@@ -72,20 +90,19 @@ def check_settings(path: Path, line: str, wanted: dict) -> None:
 
 
 def first_line(path: Path) -> str:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return file.readline()
+    with opened(path, "--output") as file:
+        return file.readline(1_000_000).decode(errors="replace")
 
 
 def read_part(path: Path, batch: int) -> list[Caption]:
     """The captions of an unfinished file, whole batches only, so that the rest is batched as it would have been."""
     captions = []
-    for line in path.read_bytes().split(b"\n")[1:-1]:  # what follows the last line end is half a line
+    for line in read_bytes(path, "--output").split(b"\n")[1:-1]:  # what follows the last line end is half a line
         try:
-            entry = json.loads(line)
-            if entry["snippet"] % 1 == 0 and len(entry["frames"]) == 2:
-                captions.append(Caption(*entry["frames"], entry["caption"], {"snippet": entry["snippet"]}))
-        except (ValueError, KeyError, TypeError):
+            entry = parse_json(line.decode(errors="replace"), str(path), "", Line)
+        except BadInput:
             break
+        captions.append(Caption(*entry["frames"], entry["caption"], {"snippet": entry["snippet"]}))
     return captions[: len(captions) // batch * batch]
 
 

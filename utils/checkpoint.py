@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from utils.errors import BadInput
 from utils.files import ROOT, replacing
-from utils.reading import OPEN, Flag, Plain, Text, check_packed, checked, parsing, real, whole
+from utils.reading import OPEN, Flag, Plain, Text, Values, check_packed, checked, parsing, real, whole
 from utils.text import Frozen
 
 # What a figure computed by scikit-learn is stored as; VadCLIP's training keeps one beside the weights.
@@ -204,6 +204,7 @@ def load(path: Path | str, kind: type = Best, option: str = "--checkpoint") -> d
         content = torch.load(path, map_location="cpu", weights_only=True)
     if isinstance(content, dict):
         if {"weights", "options", "classes"} <= content.keys():
+            checked(dict[Text, Values], content["options"], f"{path}: options", again)
             return checked(kind, content, str(path), again)
         state = content.get("model_state_dict", content)  # as VadCLIP's training saves it, or as its test and others' read it
         if isinstance(state, dict) and state and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()):

@@ -160,7 +160,7 @@ class Declared:
                 raise wrong(f"{one[:80]}…", "at most 4000 characters, none of them NUL")
             if self.type not in (int, float) or one is None:
                 continue
-            if not math.isfinite(one):
+            if isinstance(one, float) and not math.isfinite(one):
                 raise wrong(one, "a finite number")
             if self.above is not None and not self.above < one <= self.high:
                 raise wrong(one, f"a value above {self.above} and up to {self.high:,.10g}")

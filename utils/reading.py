@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 import numpy as np
-from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
 
 from utils.errors import BadInput
 
@@ -64,7 +64,18 @@ def many(kind: type) -> type:
     return Annotated[list[kind], Field(fail_fast=True)]
 
 
-Plain = Flag | Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True)] | Text | None
+def _plain(value):
+    if type(value) not in (bool, int, float, str, type(None)):
+        raise ValueError("a number, a text, True, False or None")
+    return value
+
+
+def _values(value):
+    return [_plain(part) for part in value] if type(value) in (list, tuple) else _plain(value)
+
+
+Plain = Annotated[Any, AfterValidator(_plain)]
+Values = Annotated[Any, AfterValidator(_values)]  # or a list of them
 
 
 @cache
@@ -81,7 +92,7 @@ def checked(kind, value, place: str, todo: str):
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"] if part != "[key]")
-    expected = re.sub(r" or an instance of \w+$", "", first["msg"].removeprefix("Input should be "))
+    expected = re.sub(r" or an instance of \w+$", "", first["msg"].removeprefix("Input should be ").removeprefix("Value error, "))
     for theirs, ours in WORDS.items():
         expected = expected.replace(theirs, ours)
     if first["type"] == "missing":
@@ -93,6 +104,7 @@ def shown(value) -> str:
     """`value` for a message, cut short."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = 80
+    short.maxlevel = 2
     short.maxlong = 30
     try:
         return short.repr(value)

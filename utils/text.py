@@ -237,6 +237,7 @@ def load_transformer(name_or_path: str, option: str, tokenizer: bool = False):
     from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer, logging
 
     logging.set_verbosity_error()  # what it has to say is said below, on one line
+    logging.disable_progress_bar()
     size, todo = math.inf, f"download https://huggingface.co/{name_or_path.strip('./')} on a machine with internet and give the folder"
     if Path(name_or_path).is_dir():
         size, todo = check_folder(name_or_path, option), "download the model anew, or name another folder"
@@ -345,7 +346,7 @@ def _dense(name_or_path: str, folder: str) -> nn.Sequential:
 
 def _own_json(name_or_path: str, name: str):
     file = _own_file(name_or_path, name)
-    return read_json(file, name) if file else None
+    return read_json(file, f"{name} of the encoder") if file else None
 
 
 def _own_file(name_or_path: str, name: str) -> str | None:

@@ -434,7 +434,7 @@ def test_a_folder_of_other_settings_is_refused(run, change, model, said, unfinis
 def test_captions_of_another_origin_are_not_overwritten(run, tmp_path):
     (tmp_path / "captions").mkdir()
     (tmp_path / "captions" / "own.jsonl").write_text('{"video": "own", "frames": 40}\n{"frames": [0, 40], "caption": "by hand"}\n')
-    with pytest.raises(BadInput, match=r"own.jsonl: .* no header of this tool.*--output"):
+    with pytest.raises(BadInput, match=r"own.jsonl: no header of this tool.*--output"):
         run()
     assert "by hand" in (tmp_path / "captions" / "own.jsonl").read_text()
 

@@ -10,18 +10,38 @@ import hashlib
 import io
 import re
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
+from typing_extensions import TypedDict
 
-from dataset import MANIFEST
+from dataset import MANIFEST, Manifest
 from utils.errors import BadInput
 from utils.files import make_folder, replacing, write_json
-from utils.reading import read_json
+from utils.reading import FRAMES, OPEN, Text, read_json, whole
 from utils.video.extraction import Extracted
 
 LOCK = ".extract.lock"
 LEFT = re.compile(r"\.(.+\.npy|extract\.json)\.\d+\.tmp")  # what utils.files.replacing leaves when it is killed
 OTHER = "name another folder with --output"
+
+
+class Entry(TypedDict):
+    """A finished video in the manifest; features: file -> checksum."""
+
+    __pydantic_config__ = OPEN
+
+    file: Text
+    bytes: whole(0, 2**60)
+    frames: whole(0, FRAMES)
+    features: Annotated[dict[Text, Text], Field(min_length=1)]
+
+
+class Whole(Manifest):
+    """The manifest as this tool goes on with it."""
+
+    videos: dict[Text, Entry]
 
 
 class FeatureFolder:
@@ -96,13 +116,9 @@ class FeatureFolder:
         path = self.path / MANIFEST
         if not path.exists():
             return {**self._about, "videos": {}}
-        manifest = read_json(path, "--output")
-        try:
-            found = {key: manifest["encoder"][key] for key in ("digest", "width")} | manifest["recipe"]
-            names = manifest["encoder"]["name"], self._about["encoder"]["name"]
-            manifest["videos"].items()
-        except (KeyError, TypeError, AttributeError):
-            raise BadInput(f"{path}: no manifest of this tool; {OTHER}") from None
+        manifest = read_json(path, "--output", Whole)
+        found = {key: manifest["encoder"][key] for key in ("digest", "width")} | manifest["recipe"]
+        names = manifest["encoder"]["name"], self._about["encoder"]["name"]
         wanted = {key: self._about["encoder"][key] for key in ("digest", "width")} | self._about["recipe"]
         for key, value in wanted.items():
             if found.get(key) != value:
