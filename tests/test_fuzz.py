@@ -39,9 +39,49 @@ MEMORY, SECONDS = 2 << 30, 10
 WIDTH = 8
 
 # What stands in the place of a value.
-ODD = [None, True, False, 0, -1, 3, 0.5, -0.0, 1e30, -1e300, 10**9, 10**18, -(10**18), 10**400, math.nan, math.inf, -math.inf, "", "x", "NA", "0", "-1",
-       "1e999", "nan", "\0", "a\nb", "\x1b[31m", "\ud83d", "../..", "--", "x" * 300, "x" * 150_000, "DEEP", [], {}, [[]], {"": {}}, {"a": None},
-       [0, 0, 0], ["a", "b"], [None] * 20_000]  # fmt: skip
+ODD = [
+    None,
+    True,
+    False,
+    0,
+    -1,
+    3,
+    0.5,
+    -0.0,
+    1e30,
+    -1e300,
+    10**9,
+    10**18,
+    -(10**18),
+    10**400,
+    math.nan,
+    math.inf,
+    -math.inf,
+    "",
+    "x",
+    "NA",
+    "0",
+    "-1",
+    "1e999",
+    "nan",
+    "\0",
+    "a\nb",
+    "\x1b[31m",
+    "\ud83d",
+    "../..",
+    "--",
+    "x" * 300,
+    "x" * 150_000,
+    "DEEP",
+    [],
+    {},
+    [[]],
+    {"": {}},
+    {"a": None},
+    [0, 0, 0],
+    ["a", "b"],
+    [None] * 20_000,
+]
 
 
 def odd_tensors() -> list:
@@ -56,16 +96,26 @@ def odd_tensors() -> list:
         deep = [deep]
     tensors = [torch.zeros(3), torch.full((2, 2), math.nan), torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.bool)]
     tensors += [torch.zeros(2, dtype=torch.complex64), torch.eye(2).to_sparse(), torch.zeros(1).expand(10**10), torch.zeros(0)]
-    return [*tensors, torch.zeros(1, dtype=torch.float64), torch.zeros((), dtype=torch.bfloat16), torch.ones(2, device="meta"), laughs, deep]
+    return [
+        *tensors,
+        torch.zeros(1, dtype=torch.float64),
+        torch.zeros((), dtype=torch.bfloat16),
+        torch.ones(2, device="meta"),
+        laughs,
+        deep,
+    ]
 
 
 def twist(value, draw: random.Random, odd: list):
     """A copy of `value` in which one to three of its parts, at any depth, are replaced, removed, doubled or renamed."""
     root = [copy.deepcopy(value)]
     for _ in range(draw.choice([1, 1, 1, 2, 3])):
-        places, waiting = [], [root]
+        places, waiting, seen = [], [root], set()
         while waiting:
             holder = waiting.pop()
+            if id(holder) in seen:
+                continue
+            seen.add(id(holder))
             parts = list(holder.items()) if isinstance(holder, dict) else list(enumerate(holder))
             places += [(holder, key) for key, _ in parts]
             waiting += [part for _, part in parts if isinstance(part, dict | list)]
@@ -166,8 +216,18 @@ def as_safetensors(value) -> bytes:
     return struct.pack("<Q", len(text)) + text + (data if isinstance(data, bytes) else b"")
 
 
-AS = {".json": as_json, ".jsonl": as_lines, ".cache": as_lines, ".part": as_lines, ".csv": as_csv, ".npy": as_npy, ".npz": as_npz, ".pt": as_torch,
-      ".safetensors": as_safetensors, ".gz": lambda value: gzip.compress(as_json(value), 1)}  # fmt: skip
+AS = {
+    ".json": as_json,
+    ".jsonl": as_lines,
+    ".cache": as_lines,
+    ".part": as_lines,
+    ".csv": as_csv,
+    ".npy": as_npy,
+    ".npz": as_npz,
+    ".pt": as_torch,
+    ".safetensors": as_safetensors,
+    ".gz": lambda value: gzip.compress(as_json(value), 1),
+}
 
 
 def write_as(name: str, value) -> bytes:
@@ -380,7 +440,9 @@ def model_files() -> dict:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     special = dict(unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]")
     with tempfile.TemporaryDirectory() as folder:
-        sizes = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=8, max_position_embeddings=16)
+        sizes = dict(
+            hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=8, max_position_embeddings=16
+        )
         BertModel(BertConfig(**sizes)).save_pretrained(folder)
         PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
         files = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
@@ -389,8 +451,10 @@ def model_files() -> dict:
     size = struct.unpack("<Q", weights[:8])[0]
     files["model.safetensors"] = [json.loads(weights[8 : 8 + size]), weights[8 + size :]]
     module = "sentence_transformers.models."
-    files["modules.json"] = [{"idx": i, "name": str(i), "path": path, "type": module + kind} for i, (path, kind) in
-                             enumerate([("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")])]  # fmt: skip
+    files["modules.json"] = [
+        {"idx": i, "name": str(i), "path": path, "type": module + kind}
+        for i, (path, kind) in enumerate([("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")])
+    ]
     files["1_Pooling/config.json"] = {"word_embedding_dimension": 8, "pooling_mode_mean_tokens": True}
     return files
 
@@ -432,11 +496,18 @@ def command_lines() -> dict:
 
     found = {"demo": (demo.parse, ["x.mp4"]), "ablate": (ablate.main, ["losses", "--dataset", "ucf", "--dry-run"])}
     for system in SYSTEMS:
-        found |= {f"ucf {system}": (ucf_option.parse_args, ["--model", system]), f"xd {system}": (xd_option.parse_args, ["--model", system])}
+        found |= {
+            f"ucf {system}": (ucf_option.parse_args, ["--model", system]),
+            f"xd {system}": (xd_option.parse_args, ["--model", system]),
+        }
     found["test"] = (lambda words: xd_option.parse_args(words, testing=True), [])
-    for tool, words in ((extract_features, ["x", "--output", "x"]), (caption_videos, ["x", "--captioner", "x", "--output", "x"]),
-                        (embed_captions, ["x", "--encoder", "x", "--output", "x"]), (leave_sources_out, ["x", "--feature-root", "x", "--output", "x"]),
-                        (rewrite_captions, ["x", "--llm", "x", "--output", "x"])):  # fmt: skip
+    for tool, words in (
+        (extract_features, ["x", "--output", "x"]),
+        (caption_videos, ["x", "--captioner", "x", "--output", "x"]),
+        (embed_captions, ["x", "--encoder", "x", "--output", "x"]),
+        (leave_sources_out, ["x", "--feature-root", "x", "--output", "x"]),
+        (rewrite_captions, ["x", "--llm", "x", "--output", "x"]),
+    ):
         found[tool.__name__] = (tool.parse, words)
     found["evaluate"] = (evaluate.main, ["--dataset", "ucf", "--scores", "absent.npz"])
     found["make_gt"] = (make_gt.main, ["--dataset", "ucf", "--annotations", "absent", "--frames", "absent", "--output", "absent/x"])
@@ -444,8 +515,42 @@ def command_lines() -> dict:
     return found
 
 
-VALUES = ["", "-1", "0", "1", "3", "0.5", "1e18", "1e30", "-1e300", "10000000", "9" * 400, "9" * 5000, "nan", "inf", "--", "-", "x", "None", "True", "1 2",
-          "\0", "a\0b", "a\nb", "\udce9", "x" * 300, "x" * 5000, "/" * 5000, "1/0", "0/0", "2/1", "../..", "/dev/zero", "٣", "1_000"]  # fmt: skip
+VALUES = [
+    "",
+    "-1",
+    "0",
+    "1",
+    "3",
+    "0.5",
+    "1e18",
+    "1e30",
+    "-1e300",
+    "10000000",
+    "9" * 400,
+    "9" * 5000,
+    "nan",
+    "inf",
+    "--",
+    "-",
+    "x",
+    "None",
+    "True",
+    "1 2",
+    "\0",
+    "a\0b",
+    "a\nb",
+    "\udce9",
+    "x" * 300,
+    "x" * 5000,
+    "/" * 5000,
+    "1/0",
+    "0/0",
+    "2/1",
+    "../..",
+    "/dev/zero",
+    "٣",
+    "1_000",
+]
 
 
 def try_words(lines: dict, flags: dict, draw: random.Random) -> None:
@@ -465,9 +570,18 @@ def try_words(lines: dict, flags: dict, draw: random.Random) -> None:
 MANIFEST = {
     "recipe": {"crops": 10, "stride": 16, "aspect": "squash", "layout": "one", "dtype": "float16", "precision": "fp32", "size": 32},
     "encoder": {"name": "clip.pt", "digest": "0123456789abcdef", "width": WIDTH},
-    "videos": {"README": {"file": "README.md", "bytes": 3, "frames": 40, "fps": 30.0, "header_frames": 40, "snippets": 2,
-                          "features": {"README.npy": "00"}}},
-}  # fmt: skip
+    "videos": {
+        "README": {
+            "file": "README.md",
+            "bytes": 3,
+            "frames": 40,
+            "fps": 30.0,
+            "header_frames": 40,
+            "snippets": 2,
+            "features": {"README.npy": "00"},
+        }
+    },
+}
 TRUTH = {"Abuse028_x264": {"frames": 1408, "fps": 30, "segments": [[165, 240, "Abuse"]]}, "n": {"frames": 16, "fps": 29.97, "segments": []}}
 CAPTION = {"snippet": 0, "frames": [0, 16], "caption": "a man walks", "source": "a man", "pairs": [1, 2, 3]}
 HEADER = {"video": "Own", "frames": 40, "fps": 25.0, "model": "m", "revision": "r", "settings": {"window": 64}}
@@ -483,10 +597,15 @@ READERS = {
     "features": Reader(1800, lambda: {"x.npy": FEATURES}, read_features),
     "list": Reader(1600, lambda: {"l.csv": LIST, "Abuse028_x264.npy": FEATURES, "n.npy": FEATURES}, read_list),
     "truth": Reader(1600, lambda: {"gt.json": TRUTH}, read_truth),
-    "scores npz": Reader(1200, lambda: {"s.npz": {"a/coarse": array(np.ones(4)), "a/fine": array(np.ones((4, 2))), "classes": array(np.array(["n", "f"]))}},
-                         read_scores),
+    "scores npz": Reader(
+        1200,
+        lambda: {"s.npz": {"a/coarse": array(np.ones(4)), "a/fine": array(np.ones((4, 2))), "classes": array(np.array(["n", "f"]))}},
+        read_scores,
+    ),
     "scores csv": Reader(1200, lambda: {"s.csv": SCORES}, read_scores),
-    "scores csv by number": Reader(600, lambda: {"s.csv": [["v", "pred"], ["0", "0.5"], ["1", "1"]], "names.list": "b.npy\na.npy\n"}, read_scores, True),
+    "scores csv by number": Reader(
+        600, lambda: {"s.csv": [["v", "pred"], ["0", "0.5"], ["1", "1"]], "names.list": "b.npy\na.npy\n"}, read_scores, True
+    ),
     "scores json": Reader(1000, lambda: {"s.json": RANGES}, read_scores),
     "scores json.gz": Reader(300, lambda: {"s.json.gz": RANGES}, read_scores),
     "captions": Reader(1500, lambda: {"Own.jsonl": [HEADER, CAPTION, CAPTION | {"snippet": 1, "frames": [16, 32.5]}]}, read_caption_files),
@@ -497,7 +616,9 @@ READERS = {
     "cache": Reader(900, lambda: {"answers.cache": [KEPT, KEPT | {"key": "01"}]}, read_cache),
     "pairs": Reader(400, lambda: {"pairs.txt": "# pool\na b => c d\ne => f\ng => h\n"}, read_pool),
     "annotations": Reader(400, lambda: {"annotations.txt": "Abuse028_x264.mp4  Abuse  165  240  -1  -1\n"}, read_official),
-    "official list": Reader(400, lambda: {"Anomaly_Train.txt": "Abuse/Abuse001_x264.mp4\nTraining_Normal_Videos_Anomaly/N1.mp4\n"}, read_official),
+    "official list": Reader(
+        400, lambda: {"Anomaly_Train.txt": "Abuse/Abuse001_x264.mp4\nTraining_Normal_Videos_Anomaly/N1.mp4\n"}, read_official
+    ),
     "frames": Reader(300, lambda: {"frames.json": {"a.mp4": 30, "b": {"frames": 40}}}, read_frames),
     "extract.json": Reader(500, lambda: {"extract.json": MANIFEST}, read_manifests),
     "embed.json": Reader(200, lambda: {"embed.json": {"seed": 0, "encoder_digest": "x", "captions": {"a": "b"}}}, read_manifests),
@@ -509,13 +630,20 @@ READERS = {
     "clip.pt": Reader(300, clip_files, read_clip, False, odd_tensors),
     "encoder folder": Reader(400, model_files, read_model, True),
     "options": Reader(2000, dict, lambda path: None),
-}  # fmt: skip
+}
 
 
 def become_something_else(path: Path, draw: random.Random) -> None:
     """In the place of a file a FIFO, a folder, a device, a link to nothing or to itself, or nothing."""
     path.unlink()
-    make = [os.mkfifo, os.mkdir, lambda p: os.symlink("/dev/zero", p), lambda p: os.symlink("absent", p), lambda p: os.symlink(p.name, p), id]
+    make = [
+        os.mkfifo,
+        os.mkdir,
+        lambda p: os.symlink("/dev/zero", p),
+        lambda p: os.symlink("absent", p),
+        lambda p: os.symlink(p.name, p),
+        id,
+    ]
     draw.choice(make)(path)
 
 
@@ -540,8 +668,10 @@ def fuzz(name: str, count: int, seed: str, folder: Path, said_to: int) -> list[s
     files = reader.make()
     odd = ODD + reader.odd()
     lines = command_lines() if name == "options" else {}
-    flags = {key: flags_of(main if not words[:1] == ["--model"] else lambda more, main=main, words=words: main([*words, *more]))
-             for key, (main, words) in lines.items()}  # fmt: skip
+    flags = {
+        key: flags_of(main if words[:1] != ["--model"] else lambda more, main=main, words=words: main([*words, *more]))
+        for key, (main, words) in lines.items()
+    }
     home = folder / "files"
     for number in range(count):
         draw = random.Random(f"{seed} {name} {number}")
