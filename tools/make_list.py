@@ -44,7 +44,10 @@ def read_videos(path: Path | str, dataset: Dataset, option: str = "--annotations
     videos: dict[str, tuple[PurePosixPath, str]] = {}
     for entry, label in entries:
         *folders, file = entry.replace("\\", "/").split("/")
-        name = split_crop(file.removesuffix(".mp4").removesuffix(".npy") + ".npy")[0]
+        stem = file.removesuffix(".mp4").removesuffix(".npy")
+        if not stem:
+            raise BadInput(f"{path}: {entry!r} names no video; check {option}")
+        name = split_crop(f"{stem}.npy")[0]
         place = PurePosixPath(*folders[-1:], f"{name}.npy")
         label = label or official_label(place, dataset)
         if label is None:

@@ -42,14 +42,12 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         words = sys.argv[1:] if args is None else list(args)
-        if any("\0" in word for word in words):
-            self.error("a word with a NUL character, which no name has")
-        try:
-            return super().parse_known_args(words, namespace)
-        except BadInput:
-            raise
-        except ValueError:  # argparse takes the -- of `--seed=--` away, and then finds no value
-            self.error("an option whose value is --, which ends the options")
+        for word in words:
+            if "\0" in word:
+                self.error("a word with a NUL character, which no name has")
+            if re.match(r"--[^=]+=--$", word):  # argparse takes the -- away, and gives an empty list
+                self.error(f"{word}: -- ends the options, it is no value")
+        return super().parse_known_args(words, namespace)
 
     def error(self, message):
         message = re.sub(r"^argument (\S+): (?=.*: expected .* from )", r"\1 ", message)  # of `bounded`: --seed -1: expected …
@@ -91,7 +89,7 @@ def exit_code(main, go_on: str = "") -> int:
     except OSError as error:  # a name too long for the file system, a folder that went away, a full disk
         if error.filename is None:
             raise
-        print(f"error: {printable(error.filename)}: {error.strerror}; name another file or folder", file=sys.stderr)
+        print(f"error: {BadInput(f'{error.filename}: {error.strerror}; name another file or folder')}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"interrupted: everything finished so far is saved{go_on}", file=sys.stderr)
