@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from dataset import MANIFEST, Manifest
 from utils.errors import BadInput
 from utils.files import make_folder, replacing, write_json
-from utils.reading import FRAMES, OPEN, Text, read_json, whole
+from utils.reading import FRAMES, OPEN, Text, checked, read_json, whole
 from utils.video.extraction import Extracted
 
 LOCK = ".extract.lock"
@@ -116,7 +116,8 @@ class FeatureFolder:
         path = self.path / MANIFEST
         if not path.exists():
             return {**self._about, "videos": {}}
-        manifest = read_json(path, "--output", Whole)
+        manifest = read_json(path, "--output")
+        checked(Whole, manifest, str(path), OTHER)  # written again as it was, its keys in their order
         found = {key: manifest["encoder"][key] for key in ("digest", "width")} | manifest["recipe"]
         names = manifest["encoder"]["name"], self._about["encoder"]["name"]
         wanted = {key: self._about["encoder"][key] for key in ("digest", "width")} | self._about["recipe"]
