@@ -21,10 +21,12 @@ from pathlib import Path
 
 import torch
 
+import ucf_option
 import ucf_train
 from model import SYSTEMS, options_of
+from utils import loading
 from utils.errors import exit_code
-from utils.evaluation import intervals
+from utils.evaluation import report
 from utils.sample.builder import make_sample
 
 SIGNALS = {"SIGKILL": -9, "SIGINT": 130, "SIGTERM": 130}  # and what the process ends with
@@ -33,7 +35,7 @@ COMPARED = ("best.pt", "scores.npz", "report.json", "report.md")
 
 def words(sample: Path, model: str, select: str, workers: int, output: Path) -> list[str]:
     """A training of a second, three epochs, with dropout where the system has some."""
-    files = {"feature-root": "features", "train-list": "train.csv", "test-list": "test.csv", "gt-path": "gt.json"}
+    files = {"feature-root": "features", "train-list": "one_crop.csv", "test-list": "test.csv", "gt-path": "gt.json"}
     files |= {"clip": "clip.pt", "distilbert": "distilbert"} | ({"caption-root": "captions"} if model == "trclip" else {})
     paths = [word for name, file in files.items() for word in (f"--{name}", str(sample / file))]
     sizes = f"--model {model} --visual-width 64 --visual-length 32 --batch-size 16 --max-epoch 3 --val-share 0.3 --lr 1e-3"
@@ -78,36 +80,40 @@ def content(folder: Path) -> dict[str, bytes]:
     return {name: (folder / "seed-1" / name).read_bytes() for name in COMPARED} | {"report": (folder / "report.json").read_bytes()}
 
 
-def kills(sample: Path, place: Path, model: str, select: str, workers: int, moments: int, seed: int, signals=SIGNALS) -> list[str]:
-    """What was wrong after `moments` kills by each signal."""
-    place.mkdir(parents=True, exist_ok=True)
+def kills(sample: Path, place: Path, model: str, select: str, workers: int, name: str, moments: int, end: float) -> tuple[int, list[str]]:
+    """How many kills by the signal `name` were tried, `moments` of them if that is before `end`, and what was wrong after them."""
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
     output, log, wrong = place / "run", place / "log", []
     argv = words(sample, model, select, workers, output)
     began = time.monotonic()
     assert ended(start(argv, log)) == 0, log.read_text()
     length = time.monotonic() - began
-    expected = content(output)
-    draw = random.Random(seed)
-    for name, code in signals.items():
-        left = moments
-        while left > 0:
-            shutil.rmtree(output)
-            log.unlink()
-            for _ in range(min(left, draw.randint(1, 3))):  # some are killed again as they go on
-                resume = ["--resume"] * (output / "seed-1" / "options.json").exists()
-                pid = start([*argv, *resume], log)
-                time.sleep(draw.uniform(0, 1.05 * length))
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, getattr(signal, name))
-                left -= 1
-                if (found := ended(pid)) not in (0, code):
-                    wrong.append(f"{model} {select} workers {workers} {name}: exit code {found}\n{log.read_text()[-2000:]}")
-            resume = ["--resume"] * (output / "seed-1" / "options.json").exists()
-            if found := ended(start([*argv, *resume], log)):
-                wrong.append(f"{model} {select} workers {workers} {name}: resumed, exit code {found}\n{log.read_text()[-2000:]}")
-            elif odd := [key for key, value in content(output).items() if value != expected[key]]:
-                wrong.append(f"{model} {select} workers {workers} {name}: {', '.join(odd)} differ")
-    return wrong
+    expected, draw, done = content(output), random.Random(str(place)), 0
+
+    def resume() -> list[str]:
+        return ["--resume"] * (output / "seed-1" / "options.json").exists()
+
+    def note(what: str) -> None:
+        wrong.append(f"{model} {select} workers {workers} {name}: {what}")
+
+    while done < moments and time.monotonic() < end:
+        shutil.rmtree(output)
+        log.unlink()
+        for _ in range(min(moments - done, draw.randint(1, 3))):  # some are killed again as they go on
+            pid = start([*argv, *resume()], log)
+            time.sleep(draw.uniform(0, 1.05 * length))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, getattr(signal, name))
+            done += 1
+            if (found := ended(pid)) not in (0, SIGNALS[name]):
+                note(f"exit code {found}\n{log.read_text()[-2000:]}")
+        if found := ended(start([*argv, *resume()], log)):
+            note(f"resumed, exit code {found}\n{log.read_text()[-2000:]}")
+        elif odd := [key for key, value in content(output).items() if value != expected[key]]:
+            note(f"{', '.join(odd)} differ")
+            shutil.copytree(output, place / f"odd-{len(wrong)}")
+    return done, wrong
 
 
 def main() -> None:
@@ -115,33 +121,37 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--moments", type=int, default=50)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=1e6, help="start no more kills after so long")
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS))
+    parser.add_argument("--selects", nargs="+", default=["val", "last", "test"])
+    parser.add_argument("--signals", nargs="+", default=list(SIGNALS))
+    parser.add_argument("--workers", nargs="+", type=int, default=[0, 2])
     parser.add_argument("--plots", action=argparse.BooleanOptionalAction, default=True)
     options = parser.parse_args()
-    prepare(options.plots)
     sample = make_sample(options.folder / "sample" / "ucf", "ucf", videos=(28, 16))
-    cases = list(itertools.product(options.systems, ("val", "last", "test"), (0, 2)))
+    prepare(sample, options.plots)
+    cases = list(itertools.product(options.systems, options.selects, options.workers, options.signals))
+    end, total, wrong = time.monotonic() + options.seconds, 0, []
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("fork")) as pool:
-        waiting = [
-            pool.submit(kills, sample, options.folder / "-".join(map(str, case)), *case, options.moments, number)
-            for number, case in enumerate(cases)
-        ]
-        wrong = []
+        waiting = [pool.submit(kills, sample, options.folder / "-".join(map(str, case)), *case, options.moments, end) for case in cases]
         for case, found in zip(cases, waiting, strict=True):
-            wrong += found.result()
-            print(*case, f"{3 * options.moments} kills, {len(found.result())} wrong", flush=True)
+            tried, odd = found.result()
+            total, wrong = total + tried, wrong + odd
+            print(*case, f"{tried} kills, {len(odd)} wrong", flush=True)
     print("\n".join(wrong))
-    print(f"{len(cases) * 3 * options.moments} kills, {len(wrong)} wrong")
+    print(f"{total} kills, {len(wrong)} wrong")
     sys.exit(bool(wrong))
 
 
-def prepare(plots: bool = True) -> None:
-    """What makes the trainings short: one thread, few resamples; without the plots, which nothing here compares."""
+def prepare(sample: Path, plots: bool = True) -> None:
+    """What makes the trainings short: one thread, few resamples, libraries that are loaded; without the plots, which nothing compares."""
     import utils.evaluation.plots as drawn
 
+    (sample / "one_crop.csv").write_text((sample / "train.csv").read_text().replace(".npy,", "__0.npy,"))
     os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
     torch.set_num_threads(1)
-    intervals.RESAMPLES = 100
+    report.resample.__defaults__ = (10,)
+    loading.load_model(ucf_option.parse_args(words(sample, "reflip", "val", 0, sample)), 1)
     if not plots:
         for name in ("plot_curves", "plot_confusion", "plot_alignment", "plot_scores", "plot_training"):
             setattr(drawn, name, lambda *_: None)

@@ -6,6 +6,7 @@ import ctypes
 import json
 import math
 import platform
+import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -173,9 +174,8 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
         for left in [folder / "log.jsonl", *folder.glob("events.out.tfevents.*")]:  # by an attempt that did not end its first epoch
             left.unlink(missing_ok=True)
     own = torch.Generator()  # else the loader draws its workers' seed from the generator that dropout draws from
-    loader = torch.utils.data.DataLoader(
-        train, batch_sampler=batches, num_workers=options.workers, persistent_workers=options.workers > 0, generator=own
-    )
+    more = {"num_workers": options.workers, "persistent_workers": options.workers > 0, "worker_init_fn": leave_signals}
+    loader = torch.utils.data.DataLoader(train, batch_sampler=batches, generator=own, **more)
     with SummaryWriter(folder, purge_step=run.epoch + 1) as board:
         while run.epoch < options.max_epoch:
             start, epoch = time.perf_counter(), run.epoch + 1
@@ -201,6 +201,12 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
                 board.add_scalar(name, value, epoch)
             tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in run.log[-1].items()))
     return checkpoint.load(folder / "best.pt")
+
+
+def leave_signals(_) -> None:
+    """In a worker: Ctrl-C and Slurm's SIGTERM reach the whole group, and the training, which saves, ends its workers itself."""
+    for interruption in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(interruption, signal.SIG_IGN)
 
 
 def saved_options(options) -> dict:
