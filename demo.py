@@ -21,12 +21,12 @@ import shlex
 import sys
 from pathlib import Path
 
-from utils.errors import BadInput, Parser, exit_code
+from utils.errors import BadInput, Parser, exit_code, printable
 
 STREAM = re.compile(r"[a-z][a-z0-9+.]+://|-$|\d+$", re.IGNORECASE)
 DAY, HOUR = 86_400.0, 3600.0  # seconds
 ONLY = {  # options that do something in one of the three uses only
-    "file": ("captions", "caption_encoder", "output", "video", "clips", "overwrite"),
+    "file": ("captions", "caption_encoder", "caption_pooling", "output", "video", "clips", "overwrite"),
     "stream": ("record", "reconnect", "every_snippet"),
     "page": ("host", "port"),
 }
@@ -65,6 +65,7 @@ def parse(argv) -> argparse.Namespace:
         add(model, f"--{name}", metavar="NAME_OR_PATH", help="if it lies elsewhere than in training")
     add(model, "--captions", metavar="PATH", help="NAME.jsonl or a folder of them (tools.caption_videos): quoted with the segments")
     add(model, "--caption-encoder", metavar="NAME_OR_PATH", help="sentence encoder, for a checkpoint that reads captions")
+    add(model, "--caption-pooling", metavar="NAME", help="what tools.embed_captions --pooling was given [as the encoder's files say]")
     add(model, "--crops", type=int, choices=(1, 5, 10), default=1, help="crops of a frame whose scores are averaged")
     add(model, "--aspect", choices=("squash", "keep"), help="frames become 340 × 256, or keep their shape [as in training, else squash]")
     add(model, "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
@@ -93,7 +94,7 @@ def parse(argv) -> argparse.Namespace:
 
 def check(options, given: set[str]) -> None:
     """Raise BadInput for combinations that make no sense; `given`: the options that are not at their default."""
-    for name in ("checkpoint", "encoder", "distilbert", "sentence_encoder", "text_features", "caption_encoder"):
+    for name in ("checkpoint", "encoder", "distilbert", "sentence_encoder", "text_features", "caption_encoder", "caption_pooling"):
         if options.classes and name in given:
             raise BadInput(f"--classes: is by text alone, --{name.replace('_', '-')} is of a trained checkpoint; leave one of them out")
     if options.normal and not options.classes:
@@ -137,12 +138,13 @@ def make_detector(options):
 
         path = Path(options.checkpoint) if options.checkpoint else newest_checkpoint()
         files = {name: getattr(options, name) for name in ("clip", "distilbert", "sentence_encoder", "text_features")}
-        own = {"encoder": options.encoder, "files": files, "rate": options.false_positives, "caption_encoder": options.caption_encoder}
+        own = {"encoder": options.encoder, "files": files, "rate": options.false_positives}
+        own |= {"caption_encoder": options.caption_encoder, "caption_pooling": options.caption_pooling}
         detector = load_detector(path, **own, **shared)
-    print(f"looking for: {', '.join(detector.classes[1:])}", file=sys.stderr)
-    print(f"threshold {detector.threshold:.3f}: {detector.threshold_from}", file=sys.stderr)
+    print(f"looking for: {printable(', '.join(detector.classes[1:]))}", file=sys.stderr)
+    print(f"threshold {detector.threshold:.3f}: {printable(detector.threshold_from)}", file=sys.stderr)
     for note in detector.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {printable(note)}", file=sys.stderr)
     return detector
 
 
@@ -191,7 +193,7 @@ def analyse_files(detector, videos: dict[Path, Path], options, limits) -> None:
                 print(export.table(analysis))
                 done = export.write_json(analysis, target)  # last: it says that the video is done
             else:
-                print(f"{path}: done before ({target}); --overwrite does it again")
+                print(f"{printable(path)}: done before ({printable(target)}); --overwrite does it again")
             rows += [(str(path), *segment.values()) for segment in done["segments"]]
         except BadInput as error:  # a broken video, or one whose results have too long a name: the others are done
             broken.append(path)

@@ -203,6 +203,7 @@ def load_detector(
     threshold: float | None = None,
     rate: float = RATE,
     caption_encoder: str | None = None,
+    caption_pooling: str | None = None,
     device: str = "auto",
     precision: str = "fp32",
 ) -> Detector:
@@ -228,6 +229,10 @@ def load_detector(
     checkpoint.load_trained_state(model, saved["weights"], path)
     place = engine.pick_device(device)
     notes = []
+    sentences = None
+    if "captions" in reads:
+        sentences = load_sentence_text(caption_encoder, "--caption-encoder", caption_pooling).to(place)
+        notes += [f"{note}; --caption-pooling chooses"] if (note := sentences.note) else []
     if options.sample:
         notes.append("The checkpoint was trained on the built-in sample of simulated features: its scores say nothing about this video.")
     images = load_encoder(encoder, "--encoder") if encoder else own_encoder(model, options.clip)
@@ -267,7 +272,7 @@ def load_detector(
             "recipe": asdict(recipe),
             "precision": precision,
         },
-        caption_encoder=load_sentence_text(caption_encoder, "--caption-encoder").to(place) if "captions" in reads else None,
+        caption_encoder=sentences,
     )
 
 

@@ -14,7 +14,6 @@ Work is shared by --shard i/n, or over the processes of torchrun. No code of the
 
 import argparse
 import itertools
-import json
 import math
 import os
 import sys
@@ -24,13 +23,15 @@ from pathlib import Path
 
 import torch
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
 from utils.captions.captioner import DTYPES, Captioner
 from utils.captions.formats import Caption, VideoCaptions, caption_line, read_caption_file, write_captions
 from utils.distributed import share, wait_for_others
-from utils.errors import BadInput, exit_code
+from utils.errors import COUNT, SEED, BadInput, Parser, bounded, exit_code, printable
 from utils.files import make_folder
 from utils.labels import SNIPPET
+from utils.reading import FRAMES, OPEN, Plain, Text, opened, parse_json, read_bytes, real, whole
 from utils.video.files import find_videos
 from utils.video.frames import BrokenVideo, Video, middles, windows
 
@@ -55,13 +56,30 @@ def about(captioner: Captioner, options) -> dict:
     return {"model": captioner.name, "revision": captioner.revision, "settings": settings}
 
 
+class Header(TypedDict):
+    """The first line of a file of this tool, as far as it is compared."""
+
+    __pydantic_config__ = OPEN
+
+    model: Text
+    revision: Text | None
+    settings: dict[Text, Plain]
+
+
+class Line(TypedDict):
+    """A further line of it."""
+
+    __pydantic_config__ = OPEN
+
+    snippet: whole(0, FRAMES)
+    frames: tuple[real(0, FRAMES), real(0, FRAMES)]
+    caption: Text
+
+
 def check_settings(path: Path, line: str, wanted: dict) -> None:
     """Raises BadInput naming what differs where the captions whose header is `line` were made otherwise."""
-    try:
-        found = json.loads(line)
-        found = {**{key: found[key] for key in ("model", "revision")}, **found["settings"]}
-    except (ValueError, KeyError, TypeError):
-        raise BadInput(f"{path}: {line[:80]!r} is no header of this tool; delete it, or name another folder with --output") from None
+    header = parse_json(line, f"{path}: no header of this tool", "delete it, or name another folder with --output", Header)
+    found = {"model": header["model"], "revision": header["revision"], **header["settings"]}
     wanted = {**{key: wanted[key] for key in ("model", "revision")}, **wanted["settings"]}
     if wanted["revision"]:
         found.pop("model"), wanted.pop("model")  # the same weights may lie elsewhere by now
@@ -72,20 +90,19 @@ def check_settings(path: Path, line: str, wanted: dict) -> None:
 
 
 def first_line(path: Path) -> str:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return file.readline()
+    with opened(path, "--output") as file:
+        return file.readline(1_000_000).decode(errors="replace")
 
 
 def read_part(path: Path, batch: int) -> list[Caption]:
     """The captions of an unfinished file, whole batches only, so that the rest is batched as it would have been."""
     captions = []
-    for line in path.read_bytes().split(b"\n")[1:-1]:  # what follows the last line end is half a line
+    for line in read_bytes(path, "--output").split(b"\n")[1:-1]:  # what follows the last line end is half a line
         try:
-            entry = json.loads(line)
-            if entry["snippet"] % 1 == 0 and len(entry["frames"]) == 2:
-                captions.append(Caption(*entry["frames"], entry["caption"], {"snippet": entry["snippet"]}))
-        except (ValueError, KeyError, TypeError):
+            entry = parse_json(line.decode(errors="replace"), str(path), "", Line)
+        except BadInput:
             break
+        captions.append(Caption(*entry["frames"], entry["caption"], {"snippet": entry["snippet"]}))
     return captions[: len(captions) // batch * batch]
 
 
@@ -145,38 +162,33 @@ def warn_of_empty(targets) -> None:
     if empty := [where for where, text in found.items() if not text]:
         target, number = empty[0]
         print(
-            f"warning: {len(empty)} of {len(found)} captions are empty, the first is line {number + 2} of {target}: the captioner answered "
-            f"nothing; write them by hand, or try another --prompt or captioner",
+            f"warning: {len(empty)} of {len(found)} captions are empty, the first is line {number + 2} of {printable(target)}: the "
+            f"captioner answered nothing, or refused; write them by hand, or try another --prompt or captioner",
             file=sys.stderr,
         )
 
 
 def parse(argv) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "python -m tools.caption_videos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("python -m tools.caption_videos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("videos", nargs="+", metavar="VIDEO_OR_FOLDER", help="videos, or folders of them")
     parser.add_argument("--captioner", required=True, metavar="NAME_OR_PATH", help="captioner of transformers: hub name or local folder")
     parser.add_argument("--revision", help="commit, tag or branch of the captioner on the hub (default: its main branch)")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the captions: NAME.jsonl")
-    parser.add_argument("--every", type=int, default=1, metavar="K", help="snippets that one caption covers (default: %(default)s)")
-    parser.add_argument("--frames", type=int, metavar="N", help="pictures that a video-language model sees, spread evenly (default: 8)")
-    parser.add_argument("--window", type=int, metavar="W", help="frames they are spread over (default: 64, at least the snippets covered)")
+    parser.add_argument("--every", type=COUNT, default=1, metavar="K", help="snippets that one caption covers (default: %(default)s)")
+    parser.add_argument("--frames", type=COUNT, metavar="N", help="pictures that a video-language model sees, spread evenly (default: 8)")
+    parser.add_argument("--window", type=COUNT, metavar="W", help="frames they are spread over (default: 64, or the snippets covered)")
     parser.add_argument("--prompt", metavar="TEXT", help="what a video-language model is asked, or how an image caption begins")
-    parser.add_argument("--max-new-tokens", type=int, default=40, metavar="N", help="longest caption (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.0, help="draw the words at random (default: %(default)s, the likeliest)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random words (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=8, help="captions at a time (default: %(default)s)")
+    parser.add_argument("--max-new-tokens", type=COUNT, default=40, metavar="N", help="longest caption (default: %(default)s)")
+    parser.add_argument(
+        "--temperature", type=bounded(float, 0, 100), default=0.0, help="draw the words at random (default: %(default)s, the likeliest)"
+    )
+    parser.add_argument("--seed", type=SEED, default=0, help="of the random words (default: %(default)s)")
+    parser.add_argument("--batch-size", type=COUNT, default=8, help="captions at a time (default: %(default)s)")
     parser.add_argument("--precision", choices=list(DTYPES), help="of the captioner (default: bf16 on a GPU, fp32 elsewhere)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s, CUDA where there is one)")
     parser.add_argument("--device-map", metavar="MAP", help="spread a large captioner over devices: auto, balanced (needs accelerate)")
     parser.add_argument("--shard", metavar="i/n", help="only every n-th video, from the i-th on, i = 1 … n")
     options = parser.parse_args(argv)
-    for key in ("every", "frames", "window", "max_new_tokens", "batch_size"):
-        if (value := getattr(options, key)) is not None and value < 1:
-            raise BadInput(f"--{key.replace('_', '-')} {value}: expected a whole number above 0")
-    if not 0 <= options.temperature < math.inf:
-        raise BadInput(f"--temperature {options.temperature}: expected 0 (the likeliest words) or a number above it")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise BadInput("--device cuda: not available here; expected cpu or auto")
     on_gpu = options.device != "cpu" and torch.cuda.is_available()

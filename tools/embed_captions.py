@@ -8,10 +8,12 @@
 Captions are a folder of NAME.jsonl as tools.caption_videos and tools.rewrite_captions write them, or files of UCA, LLaVA-Video or SwinBERT
 (utils/captions/formats.py); several are joined. Captions must have as many rows as the features they are paired with: --feature-root takes
 the number from the features themselves; else a video of F frames gets F // 16 rows.
-The encoder is any sentence encoder that `transformers` loads, by hub name or local folder; its tokens are averaged, and the mean is brought
-to unit length if its own pipeline (modules.json) ends in Normalize. The mean over sentences is left as it is: how much shorter than 1 it is
-tells how much they differ. Beside each NAME.npy lies NAME.jsonl with the sentences. Started again, it goes on where it was; embed.json says
-how the features were made. Other batches (--batch-size, an interruption) may change the last bit of a float16.
+The encoder is any sentence encoder that `transformers` loads, by hub name or local folder; its tokens are pooled, and the result is brought
+to unit length, as its own files say (modules.json, 1_Pooling/config.json). Where they say nothing the mean is taken, and a line tells so:
+--pooling chooses (SimCSE as its authors use it: --pooling pooler). What of a sentence the encoder cannot take is cut off. The mean over
+sentences is left as it is: how much shorter than 1 it is tells how much they differ. Beside each NAME.npy lies NAME.jsonl with the
+sentences. Started again, it goes on where it was; embed.json says how the features were made. Other batches (--batch-size, an interruption)
+may change the last bit of a float16.
 """
 
 import argparse
@@ -31,11 +33,12 @@ from dataset import index_features
 from tools.make_list import read_videos
 from utils.captions.embedding import FILLS, caption_features, embed
 from utils.captions.formats import VideoCaptions, caption_files, read_captions, write_captions
-from utils.errors import BadInput, exit_code
+from utils.errors import COUNT, POSITIVE, BadInput, Parser, exit_code, printable
 from utils.evaluation.ground_truth import load_ground_truth
-from utils.files import make_folder, read_json, replacing, write_json
+from utils.files import make_folder, replacing, write_json
 from utils.labels import DATASETS, SNIPPET, Dataset
-from utils.text import SentenceText, load_sentence_text
+from utils.reading import ROWS, open_array, read_bytes, read_json
+from utils.text import POOLING, SentenceText, load_sentence_text
 
 GROUP = 64  # videos whose sentences are embedded together, then written
 
@@ -62,11 +65,10 @@ def feature_places(root: Path | str, names) -> tuple[dict[str, tuple[PurePosixPa
         for home, files in homes.items():
             rows = {}
             for file in files.values():
-                try:
-                    rows.setdefault(len(np.load(file, mmap_mode="r", allow_pickle=False)), file)
-                except Exception as error:  # a damaged header makes NumPy raise whatever its parser raises
-                    reason = " ".join(str(error).split())
-                    raise BadInput(f"{file}: no readable features ({reason}); extract them anew, or change --feature-root") from None
+                shape = open_array(file, "--feature-root", "extract it anew").shape
+                if not shape or not 0 < shape[0] <= ROWS:
+                    raise BadInput(f"{file}: shape {shape}; expected rows of features; extract them anew, or change --feature-root")
+                rows.setdefault(shape[0], file)
             if len(rows) > 1:
                 (one, first), (two, second), *_ = rows.items()
                 raise BadInput(f"{second}: {two} rows, {first} has {one}; expected as many in every crop; extract them anew")
@@ -86,12 +88,13 @@ def settings_of(options, encoder: SentenceText, lengths: dict[str, int]) -> dict
 
     def of_path(path: str) -> str:
         if not Path(path).is_dir():
-            return digest(Path(path).read_bytes())
+            return digest(read_bytes(path, "CAPTIONS"))
         return digest(b"".join(digest(file.read_bytes()).encode() for file in caption_files(path)))
 
     return {
         "encoder": options.encoder,
         "encoder_digest": encoder.digest(),
+        "pooling": "+".join(encoder.pooling),
         "fill": options.fill,
         "fps": options.fps,
         "precision": options.precision,
@@ -104,7 +107,7 @@ def prepare_folder(folder: Path, settings: dict) -> None:
     """Refuse a folder that holds features made otherwise. Raises BadInput naming what differs."""
     make_folder(folder)
     if (folder / "embed.json").exists():
-        before = read_json(folder / "embed.json", "--output")
+        before = {"pooling": "mean", **read_json(folder / "embed.json", "--output", dict)}  # earlier versions knew no other
         for key, value in settings.items():
             if key != "encoder" and before.get(key) != value:  # the same weights may lie elsewhere by now
                 raise BadInput(
@@ -115,28 +118,24 @@ def prepare_folder(folder: Path, settings: dict) -> None:
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, Dataset]:
-    parser = argparse.ArgumentParser(
-        "python -m tools.embed_captions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("python -m tools.embed_captions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("captions", nargs="+", metavar="CAPTIONS", help="caption file, or folder of NAME.jsonl")
     parser.add_argument("--dataset", choices=list(DATASETS), default="ucf", help="whose lists, ground truth and fps (default: %(default)s)")
     parser.add_argument("--encoder", required=True, metavar="NAME_OR_PATH", help="sentence encoder: local folder or hub name")
+    parser.add_argument("--pooling", choices=list(POOLING), help="of the encoder's tokens (default: as its own files say, else mean)")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the features: NAME.npy (T, D) float16, and NAME.jsonl")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--gt", metavar="JSON", help="ground truth: the lengths of its videos; others are as long as their captions say")
     length.add_argument("--feature-root", metavar="DIR", help="features to be paired with: their lengths, their folders, only their videos")
     parser.add_argument("--list", nargs="+", default=[], metavar="CSV", help="lists whose folders the features lie in (default: flat)")
     parser.add_argument("--fill", choices=FILLS, default="zeros", help="rows that no sentence covers (default: %(default)s)")
-    parser.add_argument("--fps", type=float, help="frames per second of captions in seconds (default: the dataset's)")
-    parser.add_argument("--batch-size", type=int, default=256, help="sentences at a time (default: %(default)s)")
+    parser.add_argument("--fps", type=POSITIVE, help="frames per second of captions in seconds (default: the dataset's)")
+    parser.add_argument("--batch-size", type=COUNT, default=256, help="sentences at a time (default: %(default)s)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the encoder (default: %(default)s)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s, CUDA where there is one)")
     options = parser.parse_args(argv)
     dataset = DATASETS[options.dataset]
     options.fps = dataset.fps if options.fps is None else options.fps
-    for option, value in (("--fps", options.fps), ("--batch-size", options.batch_size)):
-        if not 0 < value < math.inf:
-            raise BadInput(f"{option} {value}: expected a number above 0")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise BadInput("--device cuda: not available here; expected cpu or auto")
     return options, dataset
@@ -183,7 +182,9 @@ def main(argv=None) -> None:
         places = {name: (wanted.get(name, PurePosixPath(f"{name}.npy")), max(1, frames[name] // SNIPPET)) for name in videos}
     without, unpaired = [name for name in wanted if name not in videos], [name for name in videos if name not in places]
     videos = {name: videos[name] for name in places}
-    encoder = load_sentence_text(options.encoder, "--encoder")
+    encoder = load_sentence_text(options.encoder, "--encoder", options.pooling)
+    if encoder.note:
+        print(f"note: {encoder.note}; --pooling chooses ({', '.join(POOLING)})")
     encoder.to("cpu" if options.device == "cpu" or not torch.cuda.is_available() else "cuda")
     output, settings = Path(options.output), settings_of(options, encoder, {name: rows for name, (_, rows) in places.items()})
     prepare_folder(output, settings)
@@ -205,7 +206,7 @@ def main(argv=None) -> None:
 
 
 def some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return printable(", ".join(names[:5])) + (", …" if len(names) > 5 else "")
 
 
 if __name__ == "__main__":

@@ -12,14 +12,12 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from dataset import index_features
 from tools.make_list import read_lines, read_videos
-from utils.errors import BadInput, exit_code
+from utils.errors import BadInput, Parser, exit_code, printable
 from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
-from utils.files import read_json
 from utils.labels import DATASETS, SNIPPET, UCF, Dataset, class_indices, video_name
+from utils.reading import FRAMES, ROWS, open_array, read_json, shown
 
 SLACK = 16  # frames by which official segments end after a video whose count is a multiple of 16 (list/README.md)
 
@@ -67,8 +65,8 @@ def read_frames(path: Path | str) -> dict[str, int]:
         frames = {}
         for key, entry in entries.items():
             name, count = video_name(key), entry.get("frames") if isinstance(entry, dict) else entry
-            if type(count) is not int or count <= 0:
-                raise BadInput(f"{path}: {name}: {count!r} frames; expected an integer above 0; check --frames")
+            if type(count) is not int or not 0 < count <= FRAMES:
+                raise BadInput(f"{path}: {name}: {shown(count)} frames; expected an integer above 0, at most {FRAMES:,}; check --frames")
             if name in frames:
                 raise BadInput(f"{path}: {name} stands there twice, as {key} too; keep one of the two; check --frames")
             frames[name] = count
@@ -118,17 +116,14 @@ def make_ground_truth(
 
 
 def count_rows(file: Path) -> int:
-    try:
-        rows = np.load(file, mmap_mode="r", allow_pickle=False).shape[0]
-    except Exception as error:  # a damaged header makes NumPy raise whatever its parser raises
-        raise BadInput(f"{file}: no readable .npy array ({' '.join(str(error).split())}); extract it anew") from None
-    if rows == 0:
-        raise BadInput(f"{file}: no rows; extract it anew")
-    return rows
+    shape = open_array(file, "--frames", "extract it anew").shape
+    if not shape or not 0 < shape[0] <= ROWS:
+        raise BadInput(f"{file}: shape {shape}; expected rows of features; extract it anew")
+    return shape[0]
 
 
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser("python -m tools.make_gt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("python -m tools.make_gt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, choices=list(DATASETS), help="whose annotations")
     parser.add_argument("--annotations", required=True, metavar="FILE", help="the official text file")
     parser.add_argument("--frames", required=True, metavar="FILE_OR_FOLDER", help="frame counts as JSON, or a folder of features")
@@ -149,7 +144,9 @@ def main(argv=None) -> None:
     print(f"{options.output}: {len(truth)} videos of {dataset.title}, {normal} normal, {frames} frames, {segments} segments")
     if clipped:
         most = max(clipped.values())
-        print(f"clipped: segments of {len(clipped)} videos end after the last frame, by up to {most} frames: {', '.join(clipped)}")
+        print(
+            f"clipped: segments of {len(clipped)} videos end after the last frame, by up to {most} frames: {printable(', '.join(clipped))}"
+        )
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ import sys
 from pathlib import Path, PurePosixPath
 
 from dataset import index_features, read_rows
-from utils.errors import BadInput, exit_code
-from utils.files import read_json, replacing
+from utils.errors import BadInput, Parser, exit_code, printable
+from utils.files import replacing
 from utils.labels import DATASETS, UCF, Dataset, class_indices, video_name
+from utils.reading import read_json, read_text
 
 
 def official_label(path: PurePosixPath, dataset: Dataset) -> str | None:
@@ -44,6 +45,8 @@ def read_videos(path: Path | str, dataset: Dataset, option: str = "--annotations
     for entry, label in entries:
         *folders, file = entry.replace("\\", "/").split("/")
         name = video_name(file)
+        if not name:
+            raise BadInput(f"{path}: {entry!r} names no video; check {option}")
         place = PurePosixPath(*folders[-1:], f"{name}.npy")
         label = label or official_label(place, dataset)
         if label is None:
@@ -105,11 +108,7 @@ def write_list(path: Path | str, videos: dict[str, tuple[PurePosixPath, str]]) -
 
 def read_lines(path: Path | str, option: str = "--annotations") -> list[str]:
     """The non-empty lines of a text file, stripped. Raises BadInput where it cannot be read."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); check {option}") from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in read_text(path, option).splitlines() if line.strip()]
 
 
 def _features(root: Path | str) -> dict[str, dict]:
@@ -119,7 +118,7 @@ def _features(root: Path | str) -> dict[str, dict]:
 
 
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser("python -m tools.make_list", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("python -m tools.make_list", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, choices=list(DATASETS), help="whose classes and names")
     parser.add_argument("--annotations", metavar="FILE", help="official list (.txt), published list (.csv) or ground truth (.json)")
     parser.add_argument("--feature-root", metavar="DIR", help="list only the videos that have features below this folder")
@@ -139,7 +138,7 @@ def main(argv=None) -> None:
     normal = sum(label == dataset.labels[0] for _, label in videos.values())
     print(f"{options.output}: {len(videos)} videos of {dataset.title}, {len(videos) - normal} abnormal, {normal} normal")
     if missing := [name for name in wanted if name not in videos]:
-        first = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+        first = printable(", ".join(missing[:5])) + (", …" if len(missing) > 5 else "")
         print(f"left out, no features below {options.feature_root}: {len(missing)} of {len(wanted)} videos ({first})")
 
 

@@ -5,11 +5,13 @@
 
 CAPTIONS is what utils/captions/formats.py reads: NAME.jsonl or folders of them, UCA's, VADTree's and SwinBERT's files. The rewrites are
 DIR/rewrite-1/[folders/]NAME.jsonl, DIR/rewrite-2/…, each with its source, the line numbers of the three pairs of its prompt, its seed, and
-`fallback` where the model gave fewer than two words and the source was taken over.
+`fallback` where the model gave fewer than two words, or refused, and the source was taken over.
 
 A prompt is "write image captions differently,", three `input => output` pairs drawn from --pairs, the caption (on one line, its first
 --longest words) and ` =>`; of the answer counts what stands before the first new line. Such prompts suit base models; --api chat is for
-servers that have no completions. Paragraphs want more than the recipe's 77 tokens: --max-tokens. A key is taken from OPENAI_API_KEY.
+servers that have no completions: reasoning, words to the user and markup are left out (utils/captions/reply.py). A parameter that a server
+refuses is left out with --no-send max_tokens, another one is sent with --request max_completion_tokens=77. Paragraphs want more than the
+recipe's 77 tokens: --max-tokens. A key is taken from OPENAI_API_KEY.
 
 Every answer is kept in --cache as soon as it is there, so that after an interruption, a kill or a server's failure the same command goes on
 without asking twice. A rewrite that you correct in its file stays as you wrote it. What the same sentence becomes depends on --seed and the
@@ -18,8 +20,9 @@ version, not on order or concurrency; a server may or may not honour the seed it
 
 import argparse
 import contextlib
-import math
+import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -30,12 +33,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils.captions.formats import Caption, VideoCaptions, caption_files, read_caption_file, read_captions, write_captions
-from utils.captions.llm import Endpoint, LocalModel, Sampling
+from utils.captions.llm import LEFT_OUT, SENT, Endpoint, LocalModel, Sampling
 from utils.captions.rewriting import Answers, Request, file_digest, make_request, one_line, read_pairs, rewrite_of
-from utils.errors import BadInput, exit_code
-from utils.files import ROOT, make_folder, read_json, write_json
+from utils.errors import COUNT, POSITIVE, SEED, BadInput, Parser, bounded, exit_code, printable
+from utils.files import ROOT, make_folder, write_json
+from utils.reading import read_json
 
 POOL = ROOT / "list" / "caption_pairs.txt"
+WAIT = bounded(float, 0, 3600)
 
 
 def folders_of(paths: list[str]) -> dict[str, Path]:
@@ -81,7 +86,7 @@ def prepare_folder(folder: Path, settings: dict) -> None:
     """Refuse a folder with rewrites made otherwise. Raises BadInput naming what differs."""
     make_folder(folder)
     if (folder / "rewrite.json").exists():
-        before = read_json(folder / "rewrite.json", "--output")
+        before = read_json(folder / "rewrite.json", "--output", dict)
         for key, value in settings.items():
             if before.get(key) != value:
                 raise BadInput(
@@ -130,9 +135,7 @@ def ask(backend, requests: list[Request], answers: Answers, cached: int) -> None
 
 
 def parser_() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m tools.rewrite_captions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("python -m tools.rewrite_captions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("captions", nargs="+", metavar="CAPTIONS", help="caption files or folders of NAME.jsonl")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of rewrite-1/, rewrite-2/, …")
     which = parser.add_mutually_exclusive_group(required=True)
@@ -140,45 +143,61 @@ def parser_() -> argparse.ArgumentParser:
     which.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible server, as http://localhost:8000/v1")
     parser.add_argument("--model", metavar="NAME", help="the model's name at --endpoint")
     parser.add_argument("--revision", help="--llm: commit, branch or tag at the hub; --endpoint: what to record as its revision")
-    parser.add_argument("--versions", type=int, default=2, help="rewrites per sentence (default: %(default)s, the paper's)")
+    parser.add_argument(
+        "--versions", type=bounded(int, 1, 100), default=2, help="rewrites per sentence (default: %(default)s, the paper's)"
+    )
     parser.add_argument("--pairs", metavar="FILE", default=str(POOL), help="pool of in-context pairs (default: list/caption_pairs.txt)")
-    parser.add_argument("--seed", type=int, default=0, help="of the drawn pairs and of the sampling (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.9, help="(default: %(default)s, LaCLIP's)")
-    parser.add_argument("--top-p", type=float, default=0.95, help="(default: %(default)s, LaCLIP's)")
-    parser.add_argument("--max-tokens", type=int, default=77, help="new tokens at most (default: %(default)s, LaCLIP's)")
-    parser.add_argument("--longest", type=int, default=300, metavar="WORDS", help="words of a caption shown (default: %(default)s)")
-    parser.add_argument("--fps", type=float, default=30, help="frames per second of UCA's videos (default: %(default)s)")
+    parser.add_argument("--seed", type=SEED, default=0, help="of the drawn pairs and of the sampling (default: %(default)s)")
+    parser.add_argument("--temperature", type=POSITIVE, default=0.9, help="(default: %(default)s, LaCLIP's)")
+    parser.add_argument("--top-p", type=bounded(float, 1e-6, 1), default=0.95, help="(default: %(default)s, LaCLIP's)")
+    parser.add_argument("--max-tokens", type=COUNT, default=77, help="new tokens at most (default: %(default)s, LaCLIP's)")
+    parser.add_argument("--longest", type=COUNT, default=300, metavar="WORDS", help="words of a caption shown (default: %(default)s)")
+    parser.add_argument("--fps", type=POSITIVE, default=30, help="frames per second of UCA's videos (default: %(default)s)")
     parser.add_argument("--cache", metavar="FILE", help="answers kept (default: DIR/answers.cache)")
     local = parser.add_argument_group("with --llm")
-    local.add_argument("--batch-size", type=int, default=32, help="prompts at a time (default: %(default)s)")
+    local.add_argument("--batch-size", type=COUNT, default=32, help="prompts at a time (default: %(default)s)")
     local.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="(default: %(default)s)")
     local.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s, CUDA where there is one)")
     server = parser.add_argument_group("with --endpoint")
     server.add_argument("--api", choices=("completions", "chat"), default="completions", help="(default: %(default)s)")
-    server.add_argument("--concurrency", type=int, default=8, help="requests at a time (default: %(default)s)")
-    server.add_argument("--requests-per-minute", type=float, metavar="N", help="at most, evenly spaced (default: no limit)")
-    server.add_argument("--timeout", type=float, default=120, metavar="SECONDS", help="for an answer (default: %(default)s)")
-    server.add_argument("--retries", type=int, default=6, help="per sentence (default: %(default)s)")
-    server.add_argument("--backoff", type=float, default=1, metavar="SECONDS", help="before the first, then doubled (default: %(default)s)")
+    server.add_argument("--no-send", nargs="+", choices=LEFT_OUT, default=[], metavar="NAME", help=f"leave out: {', '.join(LEFT_OUT)}")
+    server.add_argument("--request", nargs="+", default=[], metavar="NAME=VALUE", help="send this, too: max_completion_tokens=77 top_k=50")
+    server.add_argument("--concurrency", type=bounded(int, 1, 1000), default=8, help="requests at a time (default: %(default)s)")
+    server.add_argument("--requests-per-minute", type=POSITIVE, metavar="N", help="at most, evenly spaced (default: no limit)")
+    server.add_argument("--timeout", type=POSITIVE, default=120, metavar="SECONDS", help="for a whole answer (default: %(default)s)")
+    server.add_argument("--retries", type=bounded(int, 0, 1000), default=6, help="per sentence (default: %(default)s)")
+    server.add_argument("--backoff", type=WAIT, default=1, metavar="SECONDS", help="before the first, then doubled (default: %(default)s)")
     return parser
 
 
 def parse(argv) -> argparse.Namespace:
     options = parser_().parse_args(argv)
-    above = "versions temperature top_p max_tokens longest fps batch_size concurrency timeout requests_per_minute"
-    for name in above.split():
-        value = getattr(options, name)
-        if value is not None and not 0 < value < math.inf:
-            raise BadInput(f"--{name.replace('_', '-')} {value}: expected a number above 0")
-    if options.top_p > 1:
-        raise BadInput(f"--top-p {options.top_p}: expected a probability, at most 1")
-    if options.retries < 0 or not 0 <= options.backoff < math.inf:
-        raise BadInput(f"--retries {options.retries} --backoff {options.backoff}: expected numbers from 0 on")
     if options.endpoint and not options.model:
         raise BadInput("--endpoint: which of its models? name one with --model")
     if options.llm and options.model:
         raise BadInput(f"--model {options.model}: names a model at --endpoint; --llm names the local one already")
+    if options.llm and (options.no_send or options.request):
+        raise BadInput("--no-send, --request: say what --endpoint is sent; with --llm leave them out")
+    options.request = further(options.request, options.no_send)
     return options
+
+
+def further(words: list[str], left_out: list[str]) -> dict:
+    """What requests hold besides, {NAME: VALUE}; values are JSON, else text. Raises BadInput for a name that has an option of its own."""
+    found = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not re.fullmatch(r"[\w.-]+", name):
+            raise BadInput(f"--request {word}: expected NAME=VALUE, as max_completion_tokens=77")
+        if name == "stream" or (name in SENT and name not in left_out):
+            raise BadInput(
+                f"--request {word}: {name} is sent already, or read by this tool; see --help for its option, or --no-send {name}"
+            )
+        try:
+            found[name] = json.loads(value)
+        except (ValueError, RecursionError):
+            found[name] = value
+    return found
 
 
 def make_backend(options):
@@ -196,6 +215,8 @@ def make_backend(options):
             backoff=options.backoff,
             per_minute=options.requests_per_minute,
             timeout=options.timeout,
+            no_send=options.no_send,
+            extra=options.request,
         )
     import torch
 
@@ -214,7 +235,8 @@ def main(argv=None) -> None:
     backend = make_backend(options)
     output, versions = Path(options.output), range(1, options.versions + 1)
     identity = {"model": backend.name, "revision": backend.revision, **backend.settings}
-    settings = {**identity, "seed": options.seed, "longest": options.longest, "pool": file_digest(options.pairs)}
+    told = {"no_send": None, "request": None}  # named where a folder's rewrites were made without
+    settings = {**told, **identity, "seed": options.seed, "longest": options.longest, "pool": file_digest(options.pairs)}
     prepare_folder(output, settings)
 
     folders = folders_of(options.captions)
@@ -270,6 +292,12 @@ def main(argv=None) -> None:
         f"{found['lines']} lines in {len(files)} files; fallbacks, where the source was taken over: {found['fallbacks']} "
         f"({found['fallbacks'] / max(1, found['lines']):.1%}); rewrites that are the source word for word: {found['same']}"
     )
+    empty = (answers[request.key] for request in needed if rewrite_of(answers[request.key], request, backend.chat) is None)
+    if found["fallbacks"] > found["lines"] / 2 and (first := next(empty, None)) is not None:
+        print(
+            f"note: most answers hold no caption; the first begins {printable(first[:100])!r}; a model that reasons wants --max-tokens, "
+            f"or to be told not to (--request); the recipe is for base models"
+        )
 
 
 if __name__ == "__main__":

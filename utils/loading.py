@@ -10,10 +10,11 @@ from model import SYSTEMS, build_model, options_of
 from utils import engine, text
 from utils.batches import BalancedBatches, DrawnVersions, ShuffledBatches
 from utils.captions.tree import SOURCE, CaptionTree
-from utils.errors import BadInput
+from utils.errors import BadInput, printable
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.evaluation.scores import check_lengths
 from utils.labels import DATASETS, Dataset
+from utils.reading import open_array
 
 
 def load_text(options):
@@ -23,23 +24,23 @@ def load_text(options):
     if options.text_features:
         return read_text_features(options.text_features)
     if options.sentence_encoder:
-        return text.load_sentence_text(options.sentence_encoder)
+        encoder = text.load_sentence_text(options.sentence_encoder)
+        if encoder.note:
+            print(f"note: {encoder.note}")
+        return encoder
     return text.load_clip(options.clip)
 
 
 def read_text_features(path: str) -> torch.Tensor:
     """(C+1, D) float32 from a .npy. Raises BadInput where it is missing or no finite matrix."""
-    try:
-        features = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise BadInput(f"--text-features {path}: no such file; name a .npy of one row per class") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise BadInput(
-            f"--text-features {path}: not a .npy array ({str(error).splitlines()[0]}); name a .npy of one row per class"
-        ) from None
-    if not isinstance(features, np.ndarray) or features.ndim != 2 or features.dtype.kind != "f" or not np.isfinite(features).all():
-        raise BadInput(f"--text-features {path}: expected a finite float matrix (classes, width)")
-    return torch.from_numpy(features.astype(np.float32))
+    features = open_array(path, "--text-features", "expected one row per class")
+    if features.ndim != 2 or features.dtype.kind != "f" or features.size > 10_000_000:
+        raise BadInput(f"--text-features {path}: {features.dtype} of shape {features.shape}; expected a float matrix (classes, width)")
+    with np.errstate(over="ignore"):  # float64 beyond float32 turns into infinity
+        features = features.astype(np.float32)
+    if not np.isfinite(features).all():
+        raise BadInput(f"--text-features {path}: NaN or infinity; expected a finite matrix (classes, width)")
+    return torch.from_numpy(features)
 
 
 def load_model(options, seed: int) -> torch.nn.Module:
@@ -106,10 +107,10 @@ def load_data(options, seed: int | None) -> Data:
     videos, held_out = read_list(options.train_list, options.feature_root, dataset, "--train-list"), []
     both = sorted({video.name for video in videos} & {video.name for video in test})
     if both:
-        print(f"note: {len(both)} videos are in the training and in the test list: {', '.join(both[:5])}")
+        print(f"note: {len(both)} videos are in the training and in the test list: {printable(', '.join(both[:5]))}")
     pairs = same_content(videos, test)
     if others := [f"{a} = {b}" for a, b in pairs if a != b]:
-        print(f"note: {len(others)} training videos have the features of a test video, byte for byte: {', '.join(others)}")
+        print(f"note: {len(others)} training videos have the features of a test video, byte for byte: {printable(', '.join(others))}")
     rows = check_features(videos, options.visual_width)
     check_crops(videos)
     if captions:

@@ -7,9 +7,8 @@ from model import SYSTEMS
 from utils import checkpoint
 from utils.captions.tree import source_folder
 from utils.errors import BadInput
-from utils.files import read_json
 from utils.labels import DATASETS
-from utils.options import Resolved, check_system, declared, options_class
+from utils.options import Resolved, check_options, check_system, declared, options_class, read_options
 
 
 def check_dataset(saved: dict, path, dataset: str) -> None:
@@ -49,8 +48,8 @@ def system_of(saved: dict, path: Path, options) -> str:
 
 
 def known_system(saved: dict, path: Path) -> str:
-    """The system that a checkpoint of ours names. Raises BadInput where it is not here, or an option that is no more had a value that
-    made another network.
+    """The system that a checkpoint of ours names. Raises BadInput where it is not here, an option is not of its type or range, or one that
+    is no more had a value that made another network.
     """
     options = saved["options"]
     if options["model"] not in SYSTEMS:
@@ -65,7 +64,8 @@ def known_system(saved: dict, path: Path) -> str:
     for name, value in options.items():
         if name in own and own[name].choices and value not in own[name].choices:
             raise gone(f"{own[name].flag} {value}")
-    if options.get("mamba_width") not in (None, options["visual_width"] // 2):
+    check_options(options, options["model"], path)
+    if options.get("mamba_width") not in (None, options.get("visual_width", 0) // 2):
         raise gone(f"--mamba-width {options['mamba_width']}")
     return options["model"]
 
@@ -93,7 +93,7 @@ def tested_options(options: Resolved, path: Path, saved: dict) -> Resolved:
         if one.group == "model" and name != "mask_padding" and trained not in (None, getattr(options, name)):
             raise BadInput(f"{path}: trained with {one.flag} {trained}, found {getattr(options, name)}; leave the option out")
     beside = path.parent / "options.json"
-    files = read_json(beside, "--checkpoint") if beside.exists() else {}
+    files = read_options(beside, "--checkpoint") if beside.exists() else {}
     known = {
         name: value
         for name, value in {**files, **saved["options"]}.items()

@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from utils.errors import BadInput
-from utils.files import ROOT, locked, make_folder, read_json, write_json
-from utils.options import declared
+from utils.files import ROOT, locked, make_folder, write_json
+from utils.options import declared, read_options
+from utils.reading import read_json
 
 REPLACED = ".replaced"  # in OUTPUT: the run that --overwrite replaces, until the new one is finished
 ADDED = {"seed", "seeds", "resume", "overwrite", "output", "device", "workers"}  # what may differ between the seeds of a run
@@ -92,7 +93,7 @@ def check_alike(folder: Path, options) -> None:
     for seed, place in seed_folders(folder).items():
         if seed in options.seeds or not (place / "options.json").exists():
             continue
-        made = read_json(place / "options.json", "--output")
+        made = read_options(place / "options.json", "--output")
         for name in (name for name in declared(options.model) if name not in ADDED):
             value = getattr(options, name)
             found = made.get(name, value)
@@ -144,7 +145,7 @@ def newest(wanted: dict) -> Path | None:
     """The folder OUTPUT of the run under runs/ that was written last and whose options have the `wanted` values, if there is one."""
     found = {}
     for path in (ROOT / "runs").glob("*/seed-*/options.json"):
-        made = read_json(path, "--output")
+        made = read_options(path, "--output")
         if all(made.get(name) == value for name, value in wanted.items()):
             written = (path.with_name(name) for name in ("options.json", "last.pt", "best.pt"))
             found[path.parents[1]] = max(found.get(path.parents[1], 0), *(file.stat().st_mtime for file in written if file.exists()))
@@ -195,7 +196,7 @@ def tested_in(options, checkpoint: Path) -> Path:
         return checkpoint.parent / "test"
     folder = Path(options.output)
     if holds_run(folder) or has_results(folder):
-        made = read_json(folder / "report.json", "--output") if (folder / "report.json").exists() else {}
+        made = read_json(folder / "report.json", "--output", dict) if (folder / "report.json").exists() else {}
         if made.get("command") != options.command:
             raise BadInput(f"--output {folder}: holds a run, or the results of another test; name another folder")
     return folder
@@ -217,7 +218,7 @@ def resumed(parse_args: Callable, argv: list[str] | None):
     if not files:
         where = folder or f"runs/: of {' with '.join(wanted.values())}"
         raise BadInput(f"--resume: {where} has no run to go on with; leave --resume out, or name the run's folder with --output")
-    made = read_json(max(files, key=lambda path: path.stat().st_mtime), "--resume")
+    made = read_options(max(files, key=lambda path: path.stat().st_mtime), "--resume")
     if options.typed.get("model", made["model"]) != made["model"]:
         raise BadInput(f"--resume: {folder} was trained with --model {made['model']}, found {options.model}; leave the option out")
     own = declared(made["model"])
@@ -230,4 +231,4 @@ def resumed(parse_args: Callable, argv: list[str] | None):
     known |= {name: getattr(options, name) for name in options.typed} | {"resume": True, "overwrite": False, "output": str(folder)}
     known["seeds"] = options.seeds if {"seed", "seeds"} & options.typed.keys() else list(there)
     print(f"going on with {folder}, seed{'s' if len(known['seeds']) > 1 else ''} {', '.join(map(str, known['seeds']))}")
-    return replace(now, **known, sample=made["sample"], typed=options.typed, overruled={}, unstated=[], command=made["command"])
+    return replace(now, **known, sample=made["sample"], typed=options.typed, overruled={}, unstated=[], command=str(made.get("command")))

@@ -12,8 +12,9 @@ from utils import checkpoint, engine, restore, runs
 from utils.evaluation import plots, report, segments
 from utils.evaluation.intervals import difference
 from utils.evaluation.scores import load_scores, save_scores
-from utils.files import ROOT, make_folder, read_json, write_json
+from utils.files import ROOT, make_folder, write_json
 from utils.loading import Data
+from utils.reading import read_json
 
 
 class Tested(NamedTuple):

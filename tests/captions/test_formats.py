@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golden import REAL
-from utils.captions.formats import Caption, VideoCaptions, read_caption_file, read_captions, write_captions
+from utils.captions.formats import Caption, VideoCaptions, plain_text, read_caption_file, read_captions, write_captions
 from utils.errors import BadInput
 
 HEADER = '{"video": "Own", "frames": 40, "fps": 25.0, "model": "m"}'
@@ -30,7 +31,7 @@ def test_a_file_is_what_the_format_says(tmp_path):
     )
 
 
-texts = st.text().map(str.strip)
+texts = st.text().map(plain_text)
 spans = st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)).map(sorted)
 
 
@@ -45,6 +46,65 @@ def test_what_is_written_is_read_again(tmp_path_factory, entries, frames, number
     path = tmp_path_factory.mktemp("captions") / "Own.jsonl"
     write_captions(path, "Own", video)
     assert read_caption_file(path) == ("Own", video)
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("half an emoji \ud83d", "half an emoji \ufffd"),
+        ("\ude00 a\udcff\udcfeb", "\ufffd a\ufffd\ufffdb"),
+        ("\ud83d\ude00 a whole one", "😀 a whole one"),
+        ("\x1b[31mred\x1b[0m, \x1b]0;title\x07a \x9b1mman\x1b", "red, a man"),
+        ("a\0 \0m\0a\0n", "a man"),
+        ("\ufeffa \u202enam\u202c\u200f walks", "a nam walks"),
+        ("<b>a & b</b> | $x$ “c” ‘d’\n走る 👩‍🚒", "<b>a & b</b> | $x$ “c” ‘d’\n走る 👩‍🚒"),
+    ],
+)
+def test_what_of_a_text_is_taken(text, plain):
+    assert plain_text(text) == plain
+
+
+@given(st.text(st.characters()))
+def test_any_text_can_be_written_and_is_taken_once(text):
+    plain = plain_text(text)
+    plain.encode("utf-8")
+    assert plain_text(plain) == plain
+    assert "\x1b" not in plain
+
+
+BAD_TEXT = "a\ud83d \x1b[2Jman\0"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("uca.json", json.dumps({"Own": {"duration": 4, "timestamps": [[0, 2]], "sentences": [BAD_TEXT]}})),
+        ("llava.json", json.dumps({"vid_captions": {"Own.mp4": {"0, 9": BAD_TEXT}}})),
+        ("swinbert.txt", json.dumps({"a/Own.mp4": [BAD_TEXT]})),
+        ("Own.jsonl", f"{HEADER}\n{json.dumps({'frames': [0, 16], 'caption': BAD_TEXT})}"),
+    ],
+)
+def test_any_text_is_taken_from_every_format(tmp_path, name, content):
+    for encoded in (content, f"\ufeff{content}"):
+        (tmp_path / name).write_text(encoded, encoding="utf-8")
+        videos, _ = read_captions([tmp_path / name], fps=30)
+        assert [caption.text for caption in videos["Own"].captions] == ["a\ufffd man"]
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "half \ud83d", "x" * 245, "走" * 82, "folder/"])
+def test_a_name_that_no_file_can_have_is_refused(tmp_path, name):
+    (tmp_path / "captions.json").write_text(json.dumps({name: UCA}))
+    with pytest.raises(BadInput, match=r"expected a video's name, 1 to 244 bytes"):
+        read_captions([tmp_path / "captions.json"], fps=30)
+
+
+@pytest.mark.parametrize("name", ["NA", "01", "null", "1e5", "x" * 242, "<b>x", "a\x1b[31mb", os.fsdecode(b"caf\xe9")])
+def test_a_name_stays_the_name_it_is(tmp_path, name):
+    (tmp_path / "captions.json").write_text(json.dumps({name: UCA}))
+    videos, _ = read_captions([tmp_path / "captions.json"], fps=30)
+    assert list(videos) == [name]
+    write_captions(tmp_path / f"{name}.jsonl", name, videos[name])
+    assert read_caption_file(tmp_path / f"{name}.jsonl")[0] == name
 
 
 def test_what_an_editor_leaves_is_read(tmp_path):
@@ -62,8 +122,8 @@ def test_what_an_editor_leaves_is_read(tmp_path):
         (["[1]", ONE], 1, "the header"),
         (['{"frames": 40}'], 1, "the header"),
         ([HEADER.replace("Own", "Else"), ONE], 1, "Own.jsonl"),
-        ([HEADER.replace("40", "-1"), ONE], 1, "above 0"),
-        ([HEADER.replace("25.0", "NaN"), ONE], 1, "above 0"),
+        ([HEADER.replace("40", "-1"), ONE], 1, "frames -1"),
+        ([HEADER.replace("25.0", "NaN"), ONE], 1, "fps nan; expected a finite number"),
         ([HEADER, ONE[:-1]], 2, '"frames"'),
         ([HEADER, "", ONE, "a man walks"], 4, '"frames"'),
         ([HEADER, "[]"], 2, '"frames"'),
@@ -73,8 +133,8 @@ def test_what_an_editor_leaves_is_read(tmp_path):
         ([HEADER, '{"frames": [0, Infinity], "caption": "a"}'], 2, '"frames"'),
         ([HEADER, '{"frames": [0, 16], "caption": null}'], 2, '"caption"'),
         ([HEADER, '{"frames": [16, 0], "caption": "a"}'], 2, "start <= end"),
-        ([HEADER, '{"frames": [-1, 0], "caption": "a"}'], 2, "start <= end"),
-        ([HEADER, '{"snippet": 0.5, "frames": [0, 16], "caption": "a"}'], 2, "whole number"),
+        ([HEADER, '{"frames": [-1, 0], "caption": "a"}'], 2, "frames.0 -1"),
+        ([HEADER, '{"snippet": 0.5, "frames": [0, 16], "caption": "a"}'], 2, "snippet 0.5; expected a valid integer"),
         ([HEADER, ONE, ONE], 3, "as on line 2"),
     ],
 )

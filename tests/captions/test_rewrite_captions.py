@@ -15,12 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from golden import SHARED
 from tools import rewrite_captions
 from tools.rewrite_captions import main
 from utils.captions.formats import read_captions
 from utils.errors import BadInput, exit_code
 from utils.files import ROOT
 
+needs_cases = pytest.mark.skipif(not (SHARED / "cases").is_dir(), reason="../shared/cases is not here")
 KEY = "sk-loopback-1234567890"
 SENTENCES = ["a man walks", "a dog runs away", "the red car hits the shop", "people wait for a bus", "somebody opens a door"]
 HEADER = {"frames": 80, "fps": 30.0, "model": "captioner", "revision": "r", "settings": {"every": 1}}
@@ -33,7 +35,8 @@ def in_other_words(prompt: str) -> str:
 
 class Loopback(ThreadingHTTPServer):
     """Speaks /v1/completions and /v1/chat/completions. `script(sentence, n)` says what the nth request for a sentence gets: None a good
-    answer, a text that answer, a number that status, (status, headers), "drop" a closed connection, "hang" no answer for a while.
+    answer, a text or list that content, a number that status, (status, headers) or (status, {"error": …}), "drop" a closed connection,
+    "hang" no answer for a while, "drip" one that never ends, byte by byte, "drip headers" one whose headers do not.
     """
 
     daemon_threads = True
@@ -64,15 +67,15 @@ class Handler(BaseHTTPRequestHandler):
         prompt = body["messages"][-1]["content"] if chat else body["prompt"]
         sentence = prompt.rpartition("\n")[2].removesuffix(" =>")
         with server.lock:
-            server.asked[sentence, body["seed"]] += 1
+            server.asked[sentence, body.get("seed")] += 1
             server.bodies.append({"path": self.path, **body})
             server.keys.add(self.headers["Authorization"])
             server.times.append(time.monotonic())
             server.busy += 1
             server.busiest = max(server.busiest, server.busy)
-            action = server.script(sentence, server.asked[sentence, body["seed"]])
+            action = server.script(sentence, server.asked[sentence, body.get("seed")])
         try:
-            self.act(action, prompt, (sentence, body["seed"]), chat)
+            self.act(action, prompt, (sentence, body.get("seed")), chat)
         finally:
             with server.lock:
                 server.busy -= 1
@@ -85,9 +88,16 @@ class Handler(BaseHTTPRequestHandler):
             self.server.release.wait(20)
             self.close_connection = True
             return
+        if action in ("drip", "drip headers"):
+            self.close_connection = True
+            start = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n"
+            self.wfile.write(start + (b"\r\n" if action == "drip" else b"X-Slow: "))
+            while not self.server.release.wait(0.05):
+                self.wfile.write(b" ")
+            return
         status, headers = action if isinstance(action, tuple) else (action, {}) if isinstance(action, int) else (200, {})
         if status == 200:
-            text = action if isinstance(action, str) else in_other_words(prompt)
+            text = action if isinstance(action, str | list) else in_other_words(prompt)
             choice = {"index": 0, "finish_reason": "stop"}
             choice |= {"message": {"role": "assistant", "content": text}} if chat else {"text": text, "logprobs": None}
             answer = {
@@ -98,9 +108,10 @@ class Handler(BaseHTTPRequestHandler):
                 "choices": [choice],
             }
             with self.server.lock:
-                self.server.paid[which] += bool(text.strip())
+                self.server.paid[which] += bool(text if isinstance(text, list) else text.strip())
         else:
             answer = {"error": {"message": f"status {status} for {self.headers['Authorization']}", "code": headers.pop("code", None)}}
+            answer = headers.pop("error", answer)
         content = json.dumps(answer).encode()
         self.send_response(status)
         for name, value in {"Content-Type": "application/json", "Content-Length": str(len(content)), **headers}.items():
@@ -288,6 +299,138 @@ def test_a_filtered_sentence_falls_back(source, tmp_path, serve):
     assert [bool(line.get("fallback")) for line in lines(tmp_path / "rewrites")[1]] == [False, True, False]
 
 
+@needs_cases
+def test_replies_that_went_wrong(tmp_path, serve):
+    """Each `content` of ../shared/cases/chat_answers.json becomes its `caption`, or, null, a counted fallback."""
+    rows = json.loads((SHARED / "cases" / "chat_answers.json").read_text(encoding="utf-8"))
+    sentences = [f"a man walks past number {i}" for i in range(len(rows))]
+    write_source(tmp_path / "captions", sentences, "Own")
+    server = serve(lambda sentence, n: rows[sentences.index(sentence)]["content"])
+    main(words(tmp_path / "captions", tmp_path / "rewrites", server, "--api", "chat", "--versions", 1))
+    found = [None if line.get("fallback") else line["caption"] for line in lines(tmp_path / "rewrites", 1, "Own")[1]]
+    assert found == [row["caption"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("content", "caption"),
+    [
+        (
+            [{"type": "reasoning", "text": "hm"}, {"type": "output_text", "text": "In other "}, {"type": "text", "text": "words."}],
+            "In other words.",
+        ),
+        (["In other words."], "In other words."),
+        ([{"type": "text", "text": {"value": "In other words.", "annotations": []}}], "In other words."),
+        ([{"type": "refusal", "refusal": "I cannot do that."}], None),
+        ([], None),
+    ],
+)
+def test_an_answer_in_parts(tmp_path, serve, content, caption):
+    write_source(tmp_path / "captions", ["a man walks"], "Own")
+    main(words(tmp_path / "captions", tmp_path / "rewrites", serve(lambda sentence, n: content), "--api", "chat", "--versions", 1))
+    assert [None if line.get("fallback") else line["caption"] for line in lines(tmp_path / "rewrites", 1, "Own")[1]] == [caption]
+
+
+def test_a_model_that_only_reasons_is_shown(source, tmp_path, serve, capsys):
+    server = serve(lambda sentence, n: "<think>\nOkay, the user\x1b[2J wants")
+    main(words(source, tmp_path / "rewrites", server, "--api", "chat"))
+    out = capsys.readouterr().out
+    assert "fallbacks, where the source was taken over: 12 (100.0%)" in out
+    assert "the first begins '<think>" in out
+    assert "--max-tokens" in out
+    assert "\x1b" not in out
+
+
+def test_what_is_sent_can_be_chosen(source, tmp_path, serve):
+    server, output = serve(), tmp_path / "rewrites"
+    more = ["--no-send", "max_tokens", "seed", "stop", "--request", "max_completion_tokens=77", "effort=low", 'kwargs={"thinking": false}']
+    main(words(source, output, server, "--versions", 1, *more))
+    for body in server.bodies:
+        assert not {"max_tokens", "seed", "stop"} & body.keys()
+        assert body.items() >= {"max_completion_tokens": 77, "effort": "low", "kwargs": {"thinking": False}, "temperature": 0.9}.items()
+    assert lines(output)[0]["settings"]["request"] == {"max_completion_tokens": 77, "effort": "low", "kwargs": {"thinking": False}}
+    with pytest.raises(BadInput, match=r"made with no_send \['max_tokens', 'seed', 'stop'\], not None"):
+        main(words(source, output, server, "--versions", 1))
+
+
+UNSUPPORTED = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "more", "expected"),
+    [
+        (
+            400,
+            {"error": {"message": UNSUPPORTED, "param": "max_tokens"}},
+            [],
+            "--no-send max_tokens, and --request max_completion_tokens=77",
+        ),
+        (400, {"error": {"message": "Unsupported value: 'temperature'", "param": "temperature"}}, [], "--no-send temperature"),
+        (422, {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "not permitted"}]}, [], "--no-send seed"),
+        (400, {"error": "Unrecognized request argument supplied: top_p"}, [], "--no-send top_p"),
+        (
+            400,
+            {"message": "top_k must be below 9 (max_tokens is 5)"},
+            ["--request", "top_k=50"],
+            "it refuses top_k: change --request top_k=50",
+        ),
+        (400, {"error": {"message": "bad max_completion_tokens"}}, [], "check --model, --api and the sampling options"),
+    ],
+)
+def test_a_parameter_that_the_server_refuses_is_named(source, tmp_path, serve, capsys, status, error, more, expected):
+    server = serve(lambda sentence, n: (status, {"error": error}))
+    assert exit_code(lambda: main(words(source, tmp_path / "rewrites", server, "--concurrency", 1, *more))) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"error: --endpoint {server.url}: answers {status} (")
+    assert expected in said
+
+
+@pytest.mark.parametrize("action", ["drip", "drip headers"])
+def test_an_answer_that_never_ends_is_given_up(tmp_path, serve, capsys, action):
+    """A byte every 0.05 s, so that no single read is late; the time is for the whole answer."""
+    write_source(tmp_path / "captions", ["a man walks"], "Own")
+    server = serve(lambda sentence, n: action if n <= 2 else None)
+    main(words(tmp_path / "captions", tmp_path / "rewrites", server, "--timeout", 0.4, "--versions", 1))
+    assert lines(tmp_path / "rewrites", 1, "Own")[1][0]["caption"] == "walks man a"
+    assert (
+        exit_code(lambda: main(words(tmp_path / "captions", tmp_path / "other", server, "--timeout", 0.2, "--retries", 0, "--seed", 1)))
+        == 2
+    )
+    assert "no whole answer within 0.2 seconds, see --timeout" in capsys.readouterr().err
+
+
+def test_one_interruption_ends_a_run_whose_server_drips(source, tmp_path, serve):
+    """Ctrl-C, once; the four answers that are there stay."""
+    server, output = serve(lambda sentence, n: "drip" if server.paid.total() >= 4 else None), tmp_path / "rewrites"
+    command = [sys.executable, "-m", "tools.rewrite_captions", *words(source, output, server, "--concurrency", 1, "--timeout", 10000)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not (server.paid.total() == 4 and server.busy == 1):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        error = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert error.splitlines()[-1].startswith("interrupted: ")
+    assert "Traceback" not in error
+    assert len((output / "answers.cache").read_bytes().splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["--request", "max_completion_tokens"], "expected NAME=VALUE"),
+        (["--request", "stream=true"], "read by this tool"),
+        (["--request", "temperature=1"], "--no-send temperature"),
+    ],
+)
+def test_requests_that_cannot_be(source, tmp_path, serve, more, expected):
+    with pytest.raises(BadInput, match=expected):
+        main(words(source, tmp_path / "rewrites", serve(), *more))
+
+
 def test_chat(source, tmp_path, serve):
     server = serve(lambda sentence, n: f'\n"{sentence} => In other words."\nAnd more.')
     main(words(source, tmp_path / "rewrites", server, "--api", "chat"))
@@ -454,7 +597,7 @@ def test_a_folder_of_other_rewrites_is_refused(source, tmp_path, serve, capsys):
         (["--endpoint", f"http://user:{KEY}@localhost/v1"], "OPENAI_API_KEY"),
         (["--endpoint", f"http://localhost/v1?key={KEY}"], "OPENAI_API_KEY"),
         (["--model", ""], "name one with --model"),
-        (["--versions", "0"], "--versions 0: expected a number above 0"),
+        (["--versions", "0"], "--versions 0: expected a whole number from 1 to 100"),
         (["--top-p", "1.5"], "--top-p 1.5"),
         (["--retries", "-1"], "--retries -1"),
         (["--requests-per-minute", "nan"], "--requests-per-minute nan"),

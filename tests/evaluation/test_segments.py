@@ -170,7 +170,7 @@ def test_texts_lie_beside_the_source_of_a_caption_tree(tmp_path):
 
     damaged = tmp_path / "tree" / "source" / "b.jsonl"
     damaged.write_text('{"video": "b"}\n{"frames"')
-    with pytest.raises(BadInput, match=r"b\.jsonl: line 2: no JSON"):
+    with pytest.raises(BadInput, match=r"b\.jsonl: line 2: not a JSON file"):
         tree.texts(videos)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from utils.captions.formats import plain_text
+from utils.captions.reply import reply_of
 from utils.errors import BadInput
 
 PROMPT = "Describe in one sentence what happens in this video."
@@ -54,7 +56,7 @@ class Captioner:
     def captions(
         self, clips: list[list[np.ndarray]], *, offsets: list[int], window: int, fps: float | None, prompt: str | None, generation: dict
     ) -> list[str]:
-        """Clips of pictures (H, W, 3) uint8 -> a caption each, in one line.
+        """Clips of pictures (H, W, 3) uint8 -> a caption each, in one line; of a chat model's reply the caption in it, "" for a refusal.
 
         offsets: the frame number of each picture within a window of `window` frames; a chat model is told the times.
         """
@@ -63,7 +65,8 @@ class Captioner:
         tokens = self.model.generate(**inputs, **generation)
         if self.chat:
             tokens = tokens[:, inputs["input_ids"].shape[1] :]
-        return [" ".join(text.split()) for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return [" ".join((reply_of(text) if self.chat else plain_text(text)).split()) for text in texts]
 
     def _chat_inputs(self, clips, offsets, window, fps, prompt):
         as_video = getattr(self.processor, "video_processor", None) is not None

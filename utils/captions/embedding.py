@@ -49,14 +49,11 @@ def caption_features(
 def embed(sentences: list[str], encoder: SentenceText, *, batch_size: int, precision: str = "fp32") -> np.ndarray:
     """(n,) sentences -> (n, D) float32, in their order; batches are of like length. Longer ones than the encoder takes are cut."""
     device = encoder.table.weight.device
-    longest = min(encoder.tokenizer.model_max_length, encoder.max_length)
     order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
     result = np.empty((len(sentences), encoder.output_width), np.float32)
     for at in range(0, len(order), batch_size):
         batch = order[at : at + batch_size]
-        tokens = encoder.tokenizer(
-            [sentences[i] for i in batch], padding=True, padding_side="right", truncation=True, max_length=longest, return_tensors="pt"
-        ).to(device)
+        ids, lengths = encoder.batch([sentences[i] for i in batch])
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            result[batch] = encoder(encoder.table(tokens.input_ids), tokens.attention_mask.sum(1)).float().cpu().numpy()
+            result[batch] = encoder(encoder.table(ids.to(device)), lengths.to(device)).float().cpu().numpy()
     return result

@@ -4,14 +4,16 @@ Both have `run(requests, keep)`, which calls keep(request, answer) as soon as an
 sampled depends on a request's prompt and seed alone.
 """
 
+import contextlib
 import email.utils
 import math
 import os
 import random
+import re
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -21,8 +23,11 @@ from utils.errors import BadInput
 
 Keep = Callable[[Request, str], None]
 LONGEST_WAIT = 600  # seconds; a server that asks for more is given up
+GRACE = 5  # seconds that a stopping run waits for the answers under way
 IN_A_ROW = 8  # sentences given up one after the other: the server is gone
 FILTERED = ("content_filter", "content_policy_violation")
+SENT = ("model", "prompt", "messages", "seed", "temperature", "top_p", "max_tokens", "stop")  # parameters of a request
+LEFT_OUT = SENT[3:]  # those that one can do without
 CHAT = "Continue the text below after its last =>. Reply with that continuation alone: one rewritten caption on one line.\n\n"
 
 
@@ -150,10 +155,12 @@ class _Pace:
 class Endpoint:
     """A model behind an OpenAI-compatible server, through the `openai` client: plain completions, or `chat` where it has only that.
 
-    The key comes from OPENAI_API_KEY and goes nowhere else; without one, servers of one's own get the word "none". 408, 409, 429, 5xx,
-    time-outs and broken connections are tried again `retries` times, after `backoff` seconds, twice that, … (with jitter), and not before
-    Retry-After. An empty answer is asked for once more, then taken as it is; what a server's content filter stops counts as empty. Other
-    answers that are no success raise BadInput at once. What a stopping run has under way is still received: it is paid for.
+    The key comes from OPENAI_API_KEY and goes nowhere else; without one, servers of one's own get the word "none". `no_send` names
+    parameters that are left out of the requests, `extra` holds further ones. 408, 409, 429, 5xx, broken connections and answers that are
+    not there whole after `timeout` seconds are tried again `retries` times, after `backoff` seconds, twice that, … (with jitter), and not
+    before Retry-After. An empty answer is asked for once more, then taken as it is; what a server's content filter stops counts as empty.
+    Other answers that are no success raise BadInput at once, naming the parameter that the server refused. What a stopping run has under
+    way is still received, for it is paid for, if it comes within GRACE seconds.
     """
 
     def __init__(
@@ -169,6 +176,8 @@ class Endpoint:
         backoff: float,
         per_minute: float | None,
         timeout: float,
+        no_send: Sequence[str] = (),
+        extra: dict | None = None,
     ):
         try:
             import openai
@@ -183,16 +192,19 @@ class Endpoint:
             raise BadInput("OPENAI_API_KEY: holds characters that no key has; set it anew")
         self.url, self.name, self.revision, self.chat, self.sampling = url, model, revision, chat, sampling
         self.settings = {"api": "chat" if chat else "completions", **sampling._asdict()}
-        self.concurrency, self.retries, self.backoff = concurrency, retries, backoff
+        self.settings |= {key: value for key, value in (("no_send", sorted(no_send)), ("request", extra)) if value}  # they decide as well
+        self.concurrency, self.retries, self.backoff, self.timeout = concurrency, retries, backoff, timeout
+        self.no_send, self.extra = frozenset(no_send), extra or {}
         self.counts = {"requests": 0, "retries": 0}
+        self._last = math.inf  # when the answers under way are given up
         self._errors, self._lock, self._stop, self._pace = openai, threading.Lock(), threading.Event(), _Pace(per_minute)
-        self._client = openai.OpenAI(
-            api_key=self._key, base_url=url, max_retries=0, timeout=timeout
-        )  # retries are ours: counted, stoppable
+        # Retries are ours: counted, stoppable. Its time-out is for each read, so that a server which drips never meets it.
+        self._client = openai.OpenAI(api_key=self._key, base_url=url, max_retries=0, timeout=timeout)
 
     def run(self, requests: list[Request], keep: Keep) -> None:
         """Answer all. Raises BadInput where the server refuses, or where sentences are left after all retries."""
         self._stop.clear()
+        self._last = math.inf
         pool = ThreadPoolExecutor(self.concurrency)
         row, reason = 0, ""
         try:
@@ -206,6 +218,7 @@ class Endpoint:
                         break
         finally:
             self._stop.set()
+            self._last = time.monotonic() + GRACE
             pool.shutdown(wait=True, cancel_futures=True)
         if reason:
             raise BadInput(f"--endpoint {self.url}: no answer after {self.retries} retries ({reason}); see to the server, then start again")
@@ -220,7 +233,7 @@ class Endpoint:
                 self._wait(wait)
             self._count("requests")
             try:
-                answer = self._call(request)
+                answer = self._in_time(request)
                 empty += not answer.strip()
                 if answer.strip() or empty > 1:
                     return answer
@@ -230,13 +243,13 @@ class Endpoint:
                     return ""
                 reason = self._message(error)
                 if (error.status_code < 500 and error.status_code not in (408, 409, 429)) or error.code == "insufficient_quota":
-                    raise BadInput(f"--endpoint {self.url}: answers {reason}; {_next_step(error.status_code)}") from None
+                    raise BadInput(f"--endpoint {self.url}: answers {reason}; {self._next_step(error)}") from None
                 delay = _retry_after(error.response.headers.get("retry-after"))
                 if delay > LONGEST_WAIT:
                     raise _GaveUp(f"{reason}; it asks to wait {delay:.0f} s") from None
                 if error.status_code == 429:
                     self._pace.patience(delay)
-            except (self._errors.APIConnectionError, self._errors.APIError, ValueError) as error:  # ValueError: an answer that is no JSON
+            except (self._errors.APIError, TimeoutError, ValueError) as error:  # ValueError: an answer that is no JSON
                 reason, delay = self._message(error), 0.0
             if attempt < self.retries:
                 self._count("retries")
@@ -245,19 +258,61 @@ class Endpoint:
             return ""
         raise _GaveUp(reason)
 
+    def _in_time(self, request: Request) -> str:
+        """The text of a request's answer. Raises what `_call` does, TimeoutError where it is not there whole after `timeout` seconds, and
+        _GaveUp where the run has been stopping for GRACE seconds.
+        """
+        answer = Future()
+
+        def work():
+            try:
+                answer.set_result(self._call(request))
+            except BaseException as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=work, daemon=True).start()  # what a server drips into it later is nobody's
+        late = time.monotonic() + self.timeout
+        while not answer.done() and time.monotonic() < min(late, self._last):
+            with contextlib.suppress(TimeoutError):
+                answer.exception(timeout=0.1)
+        if answer.done():
+            return answer.result()
+        if self._last <= late:
+            raise _GaveUp
+        raise TimeoutError(f"no whole answer within {self.timeout:g} seconds, see --timeout")
+
     def _call(self, request: Request) -> str:
         """One request; the text of its answer. Raises what the client raises, ValueError where a success holds no answer."""
-        sampling = dict(model=self.name, seed=request.seed, **self.sampling._asdict())
+        sampling = dict(model=self.name, seed=request.seed, **self.sampling._asdict(), **({} if self.chat else {"stop": ["\n"]}))
+        sampling = {key: value for key, value in sampling.items() if key not in self.no_send} | {"extra_body": self.extra or None}
         if self.chat:  # all in one message: not every model's template knows a system
             messages = [{"role": "user", "content": CHAT + request.prompt}]
             answer = self._client.chat.completions.create(messages=messages, **sampling)
         else:
-            answer = self._client.completions.create(prompt=request.prompt, stop=["\n"], **sampling)
+            answer = self._client.completions.create(prompt=request.prompt, **sampling)
         try:
             choice = answer.choices[0]
-            return self._scrub((choice.message.content if self.chat else choice.text) or "")
+            content = choice.message.content if self.chat else choice.text
+            return "" if choice.finish_reason in FILTERED else self._scrub(_text_of(content))
         except (TypeError, IndexError, AttributeError):
             raise ValueError("a success without an answer in it") from None
+
+    def _next_step(self, error) -> str:
+        if error.status_code in (401, 403):
+            return "set OPENAI_API_KEY to a key of that server"
+        if error.status_code == 404:
+            return "check --model and --endpoint (most end in /v1); a server without completions needs --api chat"
+        if error.status_code == 429:
+            return "its quota is used up"
+        name = _refused(error.body, [name for name in (*LEFT_OUT, *self.extra) if name not in self.no_send])
+        if name is None:
+            return "check --model, --api and the sampling options"
+        if name in self.extra:
+            return f"it refuses {name}: change --request {name}={self.extra[name]}, or leave it out"
+        other = re.search(r"[Uu]se ['\"`]?(\w+)['\"`]? instead", str(error.body))
+        value = self.sampling._asdict().get(name, "VALUE")
+        more = f"--request {other[1]}={value}" if other else "--request NAME=VALUE for what it takes in its place"
+        return f"it refuses {name}: change it, or leave it out with --no-send {name}, and {more}"
 
     def _wait(self, seconds: float) -> None:
         if self._stop.wait(seconds) if seconds > 0 else self._stop.is_set():
@@ -273,7 +328,8 @@ class Endpoint:
     def _message(self, error: Exception) -> str:
         """What went wrong, on one line, without the key."""
         body = getattr(error, "body", None)
-        text = str(body.get("message") or body) if isinstance(body, dict) else str(body or error.__cause__ or error)
+        said = (body.get("message") or body.get("detail") or body) if isinstance(body, dict) else body
+        text = str(said or error.__cause__ or error)
         status = getattr(error, "status_code", None)
         return f"{status} ({_line(self._scrub(text))})" if status else _line(self._scrub(text))
 
@@ -290,14 +346,27 @@ def _retry_after(value: str | None) -> float:
     return max(0.0, seconds) if not math.isnan(seconds) else 0.0
 
 
-def _next_step(status: int) -> str:
-    if status in (401, 403):
-        return "set OPENAI_API_KEY to a key of that server"
-    if status == 404:
-        return "check --model and --endpoint (most end in /v1); a server without completions needs --api chat"
-    if status == 429:
-        return "its quota is used up"
-    return "check --model, --api and the sampling options"
+def _text_of(content) -> str:
+    """An answer's text: as it is, or what its parts say, reasoning left out. Raises TypeError for what is neither."""
+    if isinstance(content, str) or content is None:
+        return content or ""
+    if isinstance(content, list):
+        return "".join(map(_text_of, content))
+    content = content if isinstance(content, dict) else content.model_dump()
+    if content.get("type") not in (None, "text", "output_text"):
+        return ""
+    text = content.get("text")
+    return _text_of(text.get("value") if isinstance(text, dict) else text)
+
+
+def _refused(body, names) -> str | None:
+    """Which of the parameters `names` an error's body is about: what its `param` or `detail` says, else the first that its message has."""
+    body = body if isinstance(body, dict) else {"message": body}
+    for said in (body.get("param"), body.get("detail"), body.get("message")):
+        found = {name: re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", str(said)) for name in names}
+        if any(found.values()):
+            return min((place.start(), name) for name, place in found.items() if place)[1]
+    return None
 
 
 def _line(error: Exception | str) -> str:

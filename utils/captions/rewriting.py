@@ -15,13 +15,16 @@ import threading
 from pathlib import Path
 from typing import NamedTuple
 
+from typing_extensions import TypedDict
+
+from utils.captions.reply import reply_of
 from utils.errors import BadInput
 from utils.files import make_folder
+from utils.reading import OPEN, Text, parse_json, parsing, read_bytes, read_text
 
 INSTRUCTION = "write image captions differently,"
 SHOWN = 3  # pairs a prompt shows
-QUOTES = ' "“”'
-REFUSAL = re.compile(r"(i['’]m sorry|sorry,|i can(no|['’])t|i am unable|as an ai\b)", re.IGNORECASE)
+UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")  # scripts without spaces
 
 
 class Pair(NamedTuple):
@@ -53,12 +56,7 @@ def read_pairs(path: Path | str, option: str = "--pairs") -> list[Pair]:
 
     Raises BadInput naming file and line where a line is no such pair or stands there twice, or fewer than three pairs are there.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror}); name a file of pairs with {option}") from None
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8, or see {option}") from None
+    lines = read_text(path, option).split("\n")
     pairs: dict[tuple[str, str], Pair] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -118,26 +116,26 @@ def make_request(sentence: str, version: int, *, seed: int, pool: list[Pair], lo
 
 
 def rewrite_of(answer: str, request: Request, chat: bool = False) -> str | None:
-    """The rewrite in a model's answer, on one line; None where there is none: fewer than two words, or (`chat`) a refusal.
+    """The rewrite in a model's answer, on one line; None where there is none: fewer than two words, a refusal, unfinished reasoning.
 
-    A completion goes on after the caption's ` =>`: what stands before the first new line counts, and before a further `=>`, for models go
-    on to invent pairs. A chat model begins a text of its own: reasoning in <think>, empty lines, the caption itself and ` =>`, and
-    quotation marks around all are passed over first.
+    A completion goes on after the caption's ` =>`: what stands before the first new line counts. A chat model begins a text of its own
+    (utils/captions/reply.py), of whose caption the first line counts; in both, only what stands before a further `=>`, for models go on to
+    invent pairs.
     """
-    if chat:
-        if "<think>" in answer:
-            answer = answer.partition("</think>")[2]
-        answer = answer.strip()
-    line = one_line(re.split(r"[\r\n]", answer, maxsplit=1)[0])
-    if chat:
-        shown, line = request.prompt.rpartition("\n")[2].removesuffix("=>").strip(), line.strip(QUOTES)
-        line = line.removeprefix(shown).strip(QUOTES) if "=>" in line else line
-        line = line.removeprefix("=>").strip(QUOTES)
-        if REFUSAL.match(line):
-            return None
-    line = line.partition("=>")[0].strip()
+    shown = request.prompt.rpartition("\n")[2].removesuffix("=>").strip()
+    reply = reply_of(answer if chat else re.split(r"[\r\n]", answer, maxsplit=1)[0], shown)
+    line = one_line(reply.partition("\n")[0]).partition("=>")[0].strip()
     words = [word for word in line.split() if any(map(str.isalnum, word))]
-    return line if len(words) >= 2 else None
+    return line if max(len(words), len(UNSPACED.findall(line))) >= 2 else None
+
+
+class Kept(TypedDict):
+    """A line of the answers on disk, as far as it is read again."""
+
+    __pydantic_config__ = OPEN
+
+    key: Text
+    answer: Text
 
 
 class Answers:
@@ -179,13 +177,11 @@ class Answers:
         self._file.seek(0)
         *lines, torn = self._file.read().split(b"\n")
         for number, line in enumerate(lines, 1):
-            try:
-                entry = json.loads(line)
-                self._found[str(entry["key"])] = str(entry["answer"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise BadInput(
-                    f"{self.path}:{number}: no answer that was kept ({type(error).__name__}); delete the line, or see --cache"
-                ) from None
+            place = f"{self.path}:{number}"
+            with parsing(f"{place}: no answer that was kept", "delete the line, or see --cache"):
+                text = line.decode()
+            entry = parse_json(text, place, "delete the line, or see --cache", Kept)
+            self._found[entry["key"]] = entry["answer"]
         if torn:
             self._file.truncate(self._file.tell() - len(torn))
 
@@ -225,7 +221,7 @@ class Answers:
 
 def file_digest(path: Path | str) -> str:
     """A fingerprint of a file's content, 16 hexadecimal digits."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    return hashlib.sha256(read_bytes(path, "--pairs")).hexdigest()[:16]
 
 
 def folder_name(name_or_path: str) -> str:

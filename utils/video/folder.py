@@ -10,13 +10,17 @@ import hashlib
 import io
 import re
 from pathlib import Path
+from typing import Annotated, NotRequired
 
 import av
 import numpy as np
+from pydantic import Field
+from typing_extensions import TypedDict
 
-from dataset import MANIFEST
+from dataset import MANIFEST, Manifest
 from utils.errors import BadInput
-from utils.files import make_folder, read_json, replacing, write_json
+from utils.files import make_folder, replacing, write_json
+from utils.reading import FRAMES, OPEN, Text, checked, read_json, whole
 from utils.video.crops import UNNAMED
 from utils.video.extraction import Extracted
 
@@ -24,6 +28,24 @@ LOCK = ".extract.lock"
 LEFT = re.compile(r"\.(.+\.npy|extract\.json)\.\d+\.tmp")  # what utils.files.replacing leaves when it is killed
 OTHER = "name another folder with --output"
 DECODER = f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}"
+
+
+class Entry(TypedDict):
+    """A finished video in the manifest; features: file -> checksum."""
+
+    __pydantic_config__ = OPEN
+
+    file: Text
+    bytes: whole(0, 2**60)
+    frames: whole(0, FRAMES)
+    features: Annotated[dict[Text, Text], Field(min_length=1)]
+
+
+class Whole(Manifest):
+    """The manifest as this tool goes on with it."""
+
+    videos: dict[Text, Entry]
+    decoders: NotRequired[list[Text]]
 
 
 class FeatureFolder:
@@ -101,14 +123,10 @@ class FeatureFolder:
         if not path.exists():
             return {**self._about, "decoders": [DECODER], "videos": {}}
         manifest = read_json(path, "--output")
-        try:
-            found = {"resize": UNNAMED} | {key: manifest["encoder"][key] for key in ("digest", "width")} | manifest["recipe"]
-            names = manifest["encoder"]["name"], self._about["encoder"]["name"]
-            manifest["videos"].items()
-            manifest["decoders"] = list(manifest.get("decoders", []))
-            ", ".join(manifest["decoders"])  # TypeError where they are no texts
-        except (KeyError, TypeError, AttributeError):
-            raise BadInput(f"{path}: no manifest of this tool; {OTHER}") from None
+        checked(Whole, manifest, str(path), OTHER)  # written again as it was, its keys in their order
+        manifest.setdefault("decoders", [])
+        found = {"resize": UNNAMED} | {key: manifest["encoder"][key] for key in ("digest", "width")} | manifest["recipe"]
+        names = manifest["encoder"]["name"], self._about["encoder"]["name"]
         wanted = {key: self._about["encoder"][key] for key in ("digest", "width")} | self._about["recipe"]
         for key, value in wanted.items():
             if found.get(key) != value:
