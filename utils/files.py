@@ -24,10 +24,22 @@ def make_folder(path: Path | str) -> Path:
     return path
 
 
+def check_name(path: Path | str) -> None:
+    """Raises BadInput where no file can be called so: too long a name, most file systems take 255 bytes, or one with a NUL."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"{path}: cannot be written ({reason}); take a shorter, plain name") from None
+
+
 @contextlib.contextmanager
 def replacing(path: Path | str):
     """Yield a temporary path in the folder of `path`; on success it replaces `path`, on failure `path` is untouched."""
     path = Path(path)
+    check_name(path)
     if path.exists() and not path.is_file():  # a folder, or a device, which renaming would replace
         raise BadInput(f"{path}: is no regular file; name a file to write")
     make_folder(path.parent)
@@ -38,21 +50,26 @@ def replacing(path: Path | str):
         os.replace(temporary, path)
     except OSError as error:
         raise BadInput(f"{path}: cannot be written ({error.strerror}); free some space or name another place") from None
+    except UnicodeEncodeError as error:  # half a surrogate pair, or a byte of a file's name that is not UTF-8
+        found = error.object[max(0, error.start - 40) : error.end + 20]
+        raise BadInput(f"{path}: cannot hold {found!r}, which is not UTF-8 text; rename that file, or correct that text") from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
 
 
 def write_json(path: Path | str, value, indent: int | None = 1) -> None:
-    """Write `value` as JSON (UTF-8, keys in the order given) under `path`, whole or not at all."""
+    """Write `value` as JSON (UTF-8, keys in the order given) under `path`, whole or not at all. What a name has that is not UTF-8 goes out
+    as it is read again: \\udce9.
+    """
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(value, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def read_json(path: Path | str, option: str):
     """Read a JSON file named by `option`. Raises BadInput naming file and option where it is missing or is no JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file; name an existing one with {option}") from None
     except OSError as error:
