@@ -16,22 +16,32 @@ from operator import eq
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch.nn.functional import pad
+from typing_extensions import TypedDict
 
 from utils.errors import BadInput
 from utils.labels import CROPS, Dataset, class_indices, multi_hot
+from utils.reading import OPEN, ROWS, Plain, Text, open_array, read_csv, whole
 
 MANIFEST = "extract.json"  # beside features that tools.extract_features wrote: what made them
-# What NumPy says of a file that it cannot map -> what is wrong with it.
-DAMAGE = {
-    "No data left": "empty file",
-    "EOF: reading": "truncated file",
-    "mmap length": "truncated file",
-    "Python objects": "pickled objects, which are never loaded",
-    "pickled": "no .npy array, or a pickle, which is never loaded",
-}
+
+
+class Encoder(TypedDict):
+    """What made features: name and fingerprint of an encoder, and its width D."""
+
+    name: Text
+    digest: Text
+    width: whole(1, 1_000_000)
+
+
+class Manifest(TypedDict):
+    """The manifest beside features, as far as whoever reads them needs it (utils/video/folder.py has the rest)."""
+
+    __pydantic_config__ = OPEN
+
+    encoder: Encoder
+    recipe: dict[Text, Plain]
 
 
 @dataclass(frozen=True)
@@ -97,15 +107,17 @@ def read_list(path: Path | str, feature_root: Path | str, dataset: Dataset, opti
 
 
 def read_rows(path: Path | str, option: str) -> list[tuple[str, str]]:
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: no readable CSV list ({' '.join(str(error).split())}); check {option}") from None
-    # pandas takes the first of three fields for an index instead of complaining.
-    if list(table.columns) != ["path", "label"] or not isinstance(table.index, pd.RangeIndex) or table.empty:
-        found = f"header {','.join(table.columns)!r}, {len(table)} rows"
+    rows = read_csv(path, option)
+    _, header = next(rows, (0, []))
+    entries = []
+    for line, row in rows if header == ["path", "label"] else ():
+        if len(row) != 2:
+            raise BadInput(f"{path}: line {line} has {len(row)} fields; expected path and label; check {option}")
+        entries.append((row[0], row[1]))
+    if not entries:
+        found = f"header {','.join(header)!r}, {len(entries)} rows"
         raise BadInput(f"{path}: {found}; expected 'path,label' and two fields in each row; check {option}")
-    return list(zip(table["path"].str.strip(), table["label"].str.strip(), strict=True))
+    return entries
 
 
 def index_features(root: Path) -> dict[str, dict[tuple[str, ...], dict[int | None, Path]]]:
@@ -152,25 +164,17 @@ def open_features(path: Path | str, width: int, options: str = "--visual-width o
     """Map a feature file, (T, D) or (T, 10, D), and check all that its header tells; reads no features. Raises BadInput as load_features
     does; `options` are those that it names.
     """
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except OSError as error:
-        fault = f"cannot be read ({error.strerror or error})"
-    except Exception as error:  # a damaged header makes NumPy raise whatever its parser raises
-        fault = next((fault for text, fault in DAMAGE.items() if text in str(error)), "damaged .npy file")
+    expected = f"expected float features (T, {width}) or (T, {CROPS}, {width}); extract it anew, or set {options}"
+    array = open_array(path, options, expected)
+    if array.dtype.kind != "f":
+        fault = f"{array.dtype} values"
+    elif array.shape[1:] not in ((width,), (CROPS, width)):
+        fault = f"shape {array.shape}"
+    elif not 0 < len(array) <= ROWS:
+        fault = f"{len(array) or 'no'} rows"
     else:
-        if not isinstance(array, np.ndarray):
-            fault = ".npz archive"
-        elif array.dtype.kind != "f":
-            fault = f"{array.dtype} values"
-        elif array.shape[1:] not in ((width,), (CROPS, width)):
-            fault = f"shape {array.shape}"
-        elif len(array) == 0:
-            fault = "no rows"
-        else:
-            return array
-    expected = f"expected float features (T, {width}) or (T, {CROPS}, {width})"
-    raise BadInput(f"{path}: {fault}; {expected}; extract it anew, or set {options}")
+        return array
+    raise BadInput(f"{path}: {fault}; {expected}")
 
 
 def load_features(path: Path | str, width: int, crop: int | None = None) -> torch.Tensor:

@@ -41,8 +41,8 @@ class ReFLIPSettings(Settings, WindowSettings, PromptSettings):
     v_prompt: bool = option(True, "multimodal prompt: class embeddings see the video (eq. 9-10)", tried="on, off")
     prompt: str = option("reparameterized", "what stands round the class name (table X)", choices=PROMPTS, tried="all of them")
     template: str = option("a video of", "words before the class name with --prompt template", tried='"a video of", "a long video of"')
-    lambda_magnitude: float = option(0.001, "λ2, weight of feature-magnitude separability", group="training")
-    margin: float = option(10.0, "margin between normal and abnormal ‖G_visual‖₂ (ours; the paper prints none)", group="training")
+    lambda_magnitude: float = option(0.001, "λ2, weight of feature-magnitude separability", group="training", low=0)
+    margin: float = option(10.0, "margin between normal and abnormal ‖G_visual‖₂ (ours; the paper prints none)", group="training", low=0)
 
 
 class FeatureIntensify(nn.Module):

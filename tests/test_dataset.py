@@ -1,3 +1,4 @@
+import os
 import pickle
 from collections import Counter
 from itertools import chain, pairwise
@@ -198,15 +199,17 @@ def test_a_label_of_the_other_dataset_names_list_and_row(tmp_path):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "no readable CSV list"),
+        ("", "header ''"),
         ("path,label\n", "0 rows"),
         ("f.npy,Abuse\n", "header 'f.npy,Abuse'"),
         ("path;label\nf.npy;Abuse\n", "header 'path;label'"),
         ("path,label,crop\nf.npy,Abuse,1\n", "header 'path,label,crop'"),
-        ("path,label\nf.npy,Abuse,x\n", "two fields"),
-        ("path,label\nf.npy,Abuse\nf.npy,Abuse,x\n", "no readable CSV list"),
-        ('path,label\n"f.npy,Abuse\n', "no readable CSV list"),
-        ("path,label\nf.npy\n", "row 1"),
+        ("path,label\nf.npy,Abuse,x\n", "line 2 has 3 fields"),
+        ("path,label\nf.npy,Abuse\nf.npy,Abuse,x\n", "line 3 has 3 fields"),
+        ('path,label\n"f.npy,Abuse\n', "line 2 has 1 fields"),
+        ("path,label\nf.npy\n", "line 2 has 1 fields"),
+        ("path,label\n" + "x" * 5_000_000, "line 2"),
+        ("," * 5_000_000, "header ''"),
         ("path,label\n,Abuse\n", "row 1"),
     ],
 )
@@ -276,8 +279,9 @@ def _npz(path):
 
 
 BAD_FILES = {
-    "missing": (lambda path: None, "No such file"),
-    "folder": (lambda path: path.mkdir(), "cannot be read"),
+    "missing": (lambda path: None, "no such file"),
+    "folder": (lambda path: path.mkdir(), "is no regular file"),
+    "FIFO": (os.mkfifo, "is no regular file"),
     "empty": (lambda path: path.touch(), "empty file"),
     "no rows": (lambda path: save(path, 0), "no rows"),
     "wide": (lambda path: save(path, shape=(WIDTH + 1,)), "shape (3, 5)"),
@@ -289,10 +293,10 @@ BAD_FILES = {
     "integers": (lambda path: save(path, dtype=np.int64), "int64 values"),
     "complex": (lambda path: save(path, dtype=np.complex64), "complex64 values"),
     "objects": (lambda path: np.save(path, np.array([{}]), allow_pickle=True), "pickled objects"),
-    "pickle": (lambda path: path.write_bytes(pickle.dumps([1.0])), "no .npy array, or a pickle"),
-    "text": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "no .npy array"),
+    "pickle": (lambda path: path.write_bytes(pickle.dumps([1.0])), "no .npy, or a pickle"),
+    "text": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "no .npy, or a pickle"),
     "npz": (_npz, ".npz archive"),
-    "no zip": (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(50)), "damaged"),
+    "no zip": (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(50)), ".npz archive"),
     "cut": (lambda path: path.write_bytes(save(path).read_bytes()[:-1]), "truncated file"),
     "no data": (lambda path: path.write_bytes(save(path).read_bytes()[:128]), "truncated file"),
     "cut header": (lambda path: path.write_bytes(save(path).read_bytes()[:40]), "truncated file"),

@@ -6,7 +6,17 @@ from pathlib import Path
 from model import SYSTEMS
 from utils.files import ROOT
 
-GROUND = {"utils.errors", "utils.files", "utils.labels", "utils.text", "utils.losses", "utils.temporal", "utils.prompt", "utils.systems"}
+GROUND = {
+    "utils.errors",
+    "utils.files",
+    "utils.reading",
+    "utils.labels",
+    "utils.text",
+    "utils.losses",
+    "utils.temporal",
+    "utils.prompt",
+    "utils.systems",
+}
 SCRIPTS = ("ucf_train", "ucf_test", "xd_train", "xd_test")
 
 

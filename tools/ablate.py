@@ -29,12 +29,13 @@ from model import SYSTEMS
 from tools.evaluate import compare, label
 from utils import testing
 from utils.distributed import share
-from utils.errors import BadInput, Parser, exit_code
+from utils.errors import COUNT, SEED, BadInput, Parser, exit_code
 from utils.evaluation import report
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.evaluation.scores import load_scores
-from utils.files import ROOT, make_folder, read_json, replacing, write_json
+from utils.files import ROOT, make_folder, replacing, write_json
 from utils.labels import DATASETS, Dataset
+from utils.reading import read_json
 
 
 class Row(NamedTuple):
@@ -325,11 +326,11 @@ def main(argv=None) -> None:
     parser.add_argument("table", choices=list(TABLES), help="which table")
     parser.add_argument("--dataset", choices=list(DATASETS), required=True)
     parser.add_argument("--output", metavar="DIR", help="folder of the tables (default: runs/ablate-DATASET)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="K", help="one run each (default: 1 2 3)")
+    parser.add_argument("--seeds", nargs="+", type=SEED, default=[1, 2, 3], metavar="K", help="one run each (default: 1 2 3)")
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="run only these; the table has all")
     parser.add_argument("--reference", metavar="ROW", help="the row that the others are compared with (default: the paper's full setting)")
     parser.add_argument("--shard", default="1/1", metavar="i/n", help="every n-th run, from the i-th on (default: %(default)s, all)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")
+    parser.add_argument("--jobs", type=COUNT, default=1, metavar="N", help="runs at a time (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="print the commands of the runs that are not finished, and do nothing")
     options = parser.parse_args(words[:cut])
     table = TABLES[options.table]
@@ -338,8 +339,6 @@ def main(argv=None) -> None:
         if name not in table.rows:
             raise BadInput(f"{option} {name}: no row of {options.table}; expected one of {', '.join(table.rows)}")
     number, count = share(options.shard)
-    if options.jobs < 1:
-        raise BadInput(f"--jobs {options.jobs}: expected 1 or more")
     folder = Path(options.output or os.path.relpath(ROOT / "runs" / f"ablate-{options.dataset}")) / options.table
     runs = all_runs(table, options.dataset, folder, list(dict.fromkeys(options.seeds)), passed)
     shard = [run for run in runs if run.row in (options.rows or table.rows)][number::count]

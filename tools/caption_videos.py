@@ -28,7 +28,7 @@ from tqdm import tqdm
 from utils.captions.captioner import DTYPES, Captioner
 from utils.captions.formats import Caption, VideoCaptions, caption_line, read_caption_file, write_captions
 from utils.distributed import share, wait_for_others
-from utils.errors import BadInput, Parser, exit_code, printable
+from utils.errors import COUNT, SEED, BadInput, Parser, bounded, exit_code, printable
 from utils.files import make_folder
 from utils.labels import SNIPPET
 from utils.video.files import find_videos
@@ -157,24 +157,21 @@ def parse(argv) -> argparse.Namespace:
     parser.add_argument("--captioner", required=True, metavar="NAME_OR_PATH", help="captioner of transformers: hub name or local folder")
     parser.add_argument("--revision", help="commit, tag or branch of the captioner on the hub (default: its main branch)")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the captions: NAME.jsonl")
-    parser.add_argument("--every", type=int, default=1, metavar="K", help="snippets that one caption covers (default: %(default)s)")
-    parser.add_argument("--frames", type=int, metavar="N", help="pictures that a video-language model sees, spread evenly (default: 8)")
-    parser.add_argument("--window", type=int, metavar="W", help="frames they are spread over (default: 64, at least the snippets covered)")
+    parser.add_argument("--every", type=COUNT, default=1, metavar="K", help="snippets that one caption covers (default: %(default)s)")
+    parser.add_argument("--frames", type=COUNT, metavar="N", help="pictures that a video-language model sees, spread evenly (default: 8)")
+    parser.add_argument("--window", type=COUNT, metavar="W", help="frames they are spread over (default: 64, or the snippets covered)")
     parser.add_argument("--prompt", metavar="TEXT", help="what a video-language model is asked, or how an image caption begins")
-    parser.add_argument("--max-new-tokens", type=int, default=40, metavar="N", help="longest caption (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.0, help="draw the words at random (default: %(default)s, the likeliest)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random words (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=8, help="captions at a time (default: %(default)s)")
+    parser.add_argument("--max-new-tokens", type=COUNT, default=40, metavar="N", help="longest caption (default: %(default)s)")
+    parser.add_argument(
+        "--temperature", type=bounded(float, 0, 100), default=0.0, help="draw the words at random (default: %(default)s, the likeliest)"
+    )
+    parser.add_argument("--seed", type=SEED, default=0, help="of the random words (default: %(default)s)")
+    parser.add_argument("--batch-size", type=COUNT, default=8, help="captions at a time (default: %(default)s)")
     parser.add_argument("--precision", choices=list(DTYPES), help="of the captioner (default: bf16 on a GPU, fp32 elsewhere)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s, CUDA where there is one)")
     parser.add_argument("--device-map", metavar="MAP", help="spread a large captioner over devices: auto, balanced (needs accelerate)")
     parser.add_argument("--shard", metavar="i/n", help="only every n-th video, from the i-th on, i = 1 … n")
     options = parser.parse_args(argv)
-    for key in ("every", "frames", "window", "max_new_tokens", "batch_size"):
-        if (value := getattr(options, key)) is not None and value < 1:
-            raise BadInput(f"--{key.replace('_', '-')} {value}: expected a whole number above 0")
-    if not 0 <= options.temperature < math.inf:
-        raise BadInput(f"--temperature {options.temperature}: expected 0 (the likeliest words) or a number above it")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise BadInput("--device cuda: not available here; expected cpu or auto")
     on_gpu = options.device != "cpu" and torch.cuda.is_available()

@@ -33,10 +33,11 @@ from dataset import index_features
 from tools.make_list import read_videos
 from utils.captions.embedding import FILLS, caption_features, embed
 from utils.captions.formats import VideoCaptions, read_captions, write_captions
-from utils.errors import BadInput, Parser, exit_code, printable
+from utils.errors import COUNT, POSITIVE, BadInput, Parser, exit_code, printable
 from utils.evaluation.ground_truth import load_ground_truth
-from utils.files import make_folder, read_json, replacing, write_json
+from utils.files import make_folder, replacing, write_json
 from utils.labels import DATASETS, SNIPPET, Dataset
+from utils.reading import ROWS, open_array, read_bytes, read_json
 from utils.text import POOLING, SentenceText, load_sentence_text
 
 GROUP = 64  # videos whose sentences are embedded together, then written
@@ -64,11 +65,10 @@ def feature_places(root: Path | str, names) -> tuple[dict[str, tuple[PurePosixPa
         for home, files in homes.items():
             rows = {}
             for file in files.values():
-                try:
-                    rows.setdefault(len(np.load(file, mmap_mode="r", allow_pickle=False)), file)
-                except Exception as error:  # a damaged header makes NumPy raise whatever its parser raises
-                    reason = " ".join(str(error).split())
-                    raise BadInput(f"{file}: no readable features ({reason}); extract them anew, or change --feature-root") from None
+                shape = open_array(file, "--feature-root", "extract it anew").shape
+                if not shape or not 0 < shape[0] <= ROWS:
+                    raise BadInput(f"{file}: shape {shape}; expected rows of features; extract them anew, or change --feature-root")
+                rows.setdefault(shape[0], file)
             if len(rows) > 1:
                 (one, first), (two, second), *_ = rows.items()
                 raise BadInput(f"{second}: {two} rows, {first} has {one}; expected as many in every crop; extract them anew")
@@ -88,7 +88,7 @@ def settings_of(options, encoder: SentenceText, lengths: dict[str, int]) -> dict
 
     def of_path(path: str) -> str:
         if not Path(path).is_dir():
-            return digest(Path(path).read_bytes())
+            return digest(read_bytes(path, "CAPTIONS"))
         return digest(b"".join(digest(file.read_bytes()).encode() for file in sorted(Path(path).rglob("*.jsonl"))))
 
     return {
@@ -107,7 +107,7 @@ def prepare_folder(folder: Path, settings: dict) -> None:
     """Refuse a folder that holds features made otherwise. Raises BadInput naming what differs."""
     make_folder(folder)
     if (folder / "embed.json").exists():
-        before = {"pooling": "mean", **read_json(folder / "embed.json", "--output")}  # earlier versions knew no other
+        before = {"pooling": "mean", **read_json(folder / "embed.json", "--output", dict)}  # earlier versions knew no other
         for key, value in settings.items():
             if key != "encoder" and before.get(key) != value:  # the same weights may lie elsewhere by now
                 raise BadInput(
@@ -129,16 +129,13 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Dataset]:
     length.add_argument("--feature-root", metavar="DIR", help="features to be paired with: their lengths, their folders, only their videos")
     parser.add_argument("--list", nargs="+", default=[], metavar="CSV", help="lists whose folders the features lie in (default: flat)")
     parser.add_argument("--fill", choices=FILLS, default="zeros", help="rows that no sentence covers (default: %(default)s)")
-    parser.add_argument("--fps", type=float, help="frames per second of captions in seconds (default: the dataset's)")
-    parser.add_argument("--batch-size", type=int, default=256, help="sentences at a time (default: %(default)s)")
+    parser.add_argument("--fps", type=POSITIVE, help="frames per second of captions in seconds (default: the dataset's)")
+    parser.add_argument("--batch-size", type=COUNT, default=256, help="sentences at a time (default: %(default)s)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the encoder (default: %(default)s)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s, CUDA where there is one)")
     options = parser.parse_args(argv)
     dataset = DATASETS[options.dataset]
     options.fps = dataset.fps if options.fps is None else options.fps
-    for option, value in (("--fps", options.fps), ("--batch-size", options.batch_size)):
-        if not 0 < value < math.inf:
-            raise BadInput(f"{option} {value}: expected a number above 0")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise BadInput("--device cuda: not available here; expected cpu or auto")
     return options, dataset

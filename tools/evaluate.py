@@ -19,7 +19,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from utils.errors import BadInput, exit_code
+from utils.errors import BadInput, Parser, bounded, exit_code
 from utils.evaluation import report
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.evaluation.intervals import RESAMPLES, difference, interval, over_seeds
@@ -83,18 +83,24 @@ def sentence(path: tuple, row: dict, videos: int, seeds: tuple[int, int]) -> str
 
 
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser("python -m tools.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("python -m tools.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", choices=list(DATASETS), required=True)
     parser.add_argument("--scores", nargs="+", required=True, metavar="FILE", help="one file per seed of a system")
     parser.add_argument("--against", nargs="+", metavar="FILE", help="another system's, for the paired difference")
     parser.add_argument("--gt-path", metavar="JSON", help="ground truth (default: list/DATASET_gt.json)")
     parser.add_argument("--names", metavar="LIST", help="list whose order numbers the videos of a .csv")
-    parser.add_argument("--allow-length-mismatch", type=int, default=0, metavar="N", help="accept up to N snippets (default: %(default)s)")
-    parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of the bootstrap over videos (default: %(default)s)")
+    parser.add_argument(
+        "--allow-length-mismatch",
+        type=bounded(int, 0, 100_000),
+        default=0,
+        metavar="N",
+        help="accept up to N snippets (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--resamples", type=bounded(int, 1, 10_000), default=RESAMPLES, help="of the bootstrap over videos (default: %(default)s)"
+    )
     parser.add_argument("--json", metavar="FILE", help="write all figures there, as fractions")
     options = parser.parse_args(argv)
-    if options.resamples < 1:
-        raise BadInput(f"--resamples {options.resamples}: expected 1 or more")
     dataset = DATASETS[options.dataset]
     gt_path = options.gt_path or ROOT / "list" / f"{dataset.key}_gt.json"
     truth = load_ground_truth(gt_path, dataset)

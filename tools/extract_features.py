@@ -14,7 +14,6 @@ Files are not trusted: each one is decoded in a process of its own, of limited m
 """
 
 import argparse
-import math
 import os
 import sys
 from pathlib import Path
@@ -24,7 +23,7 @@ from tqdm import tqdm
 
 from utils.distributed import share, wait_for_others
 from utils.engine import pick_device
-from utils.errors import BadInput, exit_code
+from utils.errors import COUNT, POSITIVE, BadInput, Parser, bounded, exit_code
 from utils.video.crops import COUNTS, Recipe
 from utils.video.decoder import LIMITS, Limits
 from utils.video.encoder import LITE, load_encoder
@@ -36,41 +35,25 @@ from utils.video.frames import BrokenVideo
 BAR = "{l_bar}{bar}| {n:.1f}/{total_fmt} videos [{elapsed}<{remaining}]"
 
 
-def positive(text: str, kind=int):
-    value = kind(text)
-    if not 0 < value < math.inf:
-        raise ValueError
-    return value
-
-
-def seconds(text: str) -> float:
-    return positive(text, float)
-
-
-positive.__name__, seconds.__name__ = "whole number above 0", "number of seconds above 0"  # argparse names them in its message
-
-
 def parse(argv) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "python -m tools.extract_features", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("python -m tools.extract_features", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("videos", nargs="+", metavar="VIDEO_OR_FOLDER", help="videos, or folders of them")
     add("--output", required=True, type=Path, metavar="DIR", help="folder of the features, and of extract.json")
     add("--encoder", default="ViT-B/16", metavar="NAME_OR_FILE", help=f"a CLIP, by name or file, or {LITE} (default: %(default)s)")
     add("--crops", type=int, choices=COUNTS, default=10, help="centre; and four corners; and these mirrored (default: %(default)s)")
-    add("--stride", type=positive, default=16, metavar="N", help="frames of a snippet, the first of which is taken (default: %(default)s)")
+    add("--stride", type=COUNT, default=16, metavar="N", help="frames of a snippet, the first of which is taken (default: %(default)s)")
     add("--aspect", choices=("squash", "keep"), default="squash", help="pictures of 340 × 256, or shorter side 256 (default: %(default)s)")
     add("--layout", choices=("files", "one"), help="a file per crop, or one per video (default: files, of one crop one)")
     add("--dtype", choices=("float16", "float32"), default="float16", help="of the files (default: %(default)s)")
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="of the encoder (default: %(default)s)")
-    add("--batch-size", type=positive, metavar="N", help="crops at a time (default: 60 on a GPU, elsewhere a megapixel, 20 of 224)")
-    add("--workers", type=positive, metavar="N", help="videos decoded at a time (default: half the CPU cores, at most 8)")
+    add("--batch-size", type=COUNT, metavar="N", help="crops at a time (default: 60 on a GPU, elsewhere a megapixel, 20 of 224)")
+    add("--workers", type=bounded(int, 1, 256), metavar="N", help="videos decoded at a time (default: half the CPU cores, at most 8)")
     add("--shard", metavar="i/n", help="only every n-th video, from the i-th on, i = 1 … n")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="of the encoder (default: %(default)s)")
-    add("--max-pixels", type=positive, default=LIMITS.max_pixels, metavar="N", help="of a picture (default: %(default)s)")
-    add("--max-seconds", type=seconds, metavar="S", help="length of a video (default: any)")
-    add("--timeout", type=seconds, metavar="S", default=3600, help="for decoding a video, waits for the encoder left out (default: 3600)")
+    add("--max-pixels", type=bounded(int, 1, 10**9), default=LIMITS.max_pixels, metavar="N", help="of a picture (default: %(default)s)")
+    add("--max-seconds", type=POSITIVE, metavar="S", help="length of a video (default: any)")
+    add("--timeout", type=POSITIVE, metavar="S", default=3600, help="for decoding a video, waits for the encoder left out (default: 3600)")
     options = parser.parse_args(argv)
     options.layout = options.layout or ("one" if options.crops == 1 else "files")
     if options.layout == "one" and options.crops == 5:

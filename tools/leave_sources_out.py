@@ -27,22 +27,29 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 import ucf_option
 from utils import engine, loading, testing, training
 from utils.checkpoint import load, load_trained_state
-from utils.errors import BadInput, exit_code
+from utils.errors import SEED, BadInput, Parser, bounded, exit_code
 from utils.evaluation.intervals import interval, over_seeds, resampled
 from utils.evaluation.segments import anomaly_score
 from utils.files import make_folder, replacing, write_json
 from utils.labels import SNIPPET, UCF, class_indices, video_name
+from utils.reading import open_array, read_csv
 
 
 def read_clips(path: Path | str) -> pd.DataFrame:
     """Columns name, path (of the features, below --feature-root), label, source, abnormal (bool). Raises BadInput for what is not so."""
-    try:
-        clips = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: no readable CSV ({str(error).splitlines()[0]}); name one with the columns path,label,source") from None
-    missing = {"path", "label", "source"} - set(clips.columns)
+    rows = read_csv(path, "CLIPS.csv")
+    _, header = next(rows, (0, []))
+    missing = {"path", "label", "source"} - set(header)
     if missing:
-        raise BadInput(f"{path}: columns {', '.join(clips.columns)}; expected path, label and source; add {min(missing)}")
+        raise BadInput(f"{path}: columns {', '.join(header)}; expected path, label and source; add {min(missing)}")
+    entries = []
+    for line, row in rows:
+        if len(row) != len(header) or not row[header.index("path")]:
+            raise BadInput(f"{path}: line {line} has {len(row)} cells, or no path; expected {len(header)}: {', '.join(header)}")
+        entries.append(row)
+    if not entries:
+        raise BadInput(f"{path}: no clips; expected path, label and source of each")
+    clips = pd.DataFrame(entries, columns=header)
     clips["name"] = [video_name(name) for name in clips["path"]]
     if double := clips["name"][clips["name"].duplicated()].tolist():
         raise BadInput(f"{path}: {double[0]} stands there twice; expected each clip once, and names that differ")
@@ -73,7 +80,8 @@ def score_fold(clips: pd.DataFrame, test: np.ndarray, folder: Path, words: list[
     root = words[words.index("--feature-root") + 1]
     truth = {}
     for clip in clips[held].itertuples():  # a clip is normal or abnormal as a whole
-        frames = SNIPPET * len(np.load(Path(root) / clip.path, mmap_mode="r", allow_pickle=False))
+        shape = open_array(Path(root) / clip.path, "--feature-root").shape
+        frames = SNIPPET * shape[0] if shape else 0
         truth[clip.name] = {"frames": frames, "fps": 30, "segments": [[0, frames, clip.label]] if clip.abnormal else []}
     write_json(folder / "gt.json", truth)
     files = {"train-list": "train.csv", "test-list": "test.csv", "gt-path": "gt.json"}
@@ -106,14 +114,14 @@ def figures(clips: pd.DataFrame, scores: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def parse(argv) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "python -m tools.leave_sources_out", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("clips", metavar="CLIPS.csv", help="path,label,source of each clip")
     parser.add_argument("--feature-root", required=True, metavar="DIR", help="features of the clips, under the same paths")
-    parser.add_argument("--folds", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--folds", type=bounded(int, 2, 1000), default=5, help="(default: %(default)s)")
     parser.add_argument("--split", choices=("sources", "clips"), default="sources", help="what is dealt to folds (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the folds and of training (default: 1 2 3)")
+    parser.add_argument("--seeds", type=SEED, nargs="+", default=[1, 2, 3], help="of the folds and of training (default: 1 2 3)")
     parser.add_argument("--shuffle-labels", action="store_true", help="control: labels permuted over the clips, anew for each seed")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the runs and of result.json")
     options, words = parser.parse_known_args(argv)

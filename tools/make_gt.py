@@ -12,14 +12,12 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from dataset import index_features
 from tools.make_list import read_lines, read_videos
-from utils.errors import BadInput, exit_code, printable
+from utils.errors import BadInput, Parser, exit_code, printable
 from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
-from utils.files import read_json
 from utils.labels import DATASETS, SNIPPET, UCF, Dataset, class_indices
+from utils.reading import FRAMES, ROWS, open_array, read_json, shown
 
 SLACK = 16  # frames by which official segments end after a video whose count is a multiple of 16 (list/README.md)
 
@@ -66,8 +64,8 @@ def read_frames(path: Path | str) -> dict[str, int]:
             raise BadInput(f"{path}: no object {{NAME: frames}}; check --frames")
         frames = {name.removesuffix(".mp4"): entry.get("frames") if isinstance(entry, dict) else entry for name, entry in entries.items()}
         for name, count in frames.items():
-            if type(count) is not int or count <= 0:
-                raise BadInput(f"{path}: {name}: {count!r} frames; expected an integer above 0; check --frames")
+            if type(count) is not int or not 0 < count <= FRAMES:
+                raise BadInput(f"{path}: {name}: {shown(count)} frames; expected an integer above 0, at most {FRAMES:,}; check --frames")
         return frames
     frames = {}
     for name, homes in index_features(Path(path).absolute()).items():
@@ -114,17 +112,14 @@ def make_ground_truth(
 
 
 def count_rows(file: Path) -> int:
-    try:
-        rows = np.load(file, mmap_mode="r", allow_pickle=False).shape[0]
-    except Exception as error:  # a damaged header makes NumPy raise whatever its parser raises
-        raise BadInput(f"{file}: no readable .npy array ({' '.join(str(error).split())}); extract it anew") from None
-    if rows == 0:
-        raise BadInput(f"{file}: no rows; extract it anew")
-    return rows
+    shape = open_array(file, "--frames", "extract it anew").shape
+    if not shape or not 0 < shape[0] <= ROWS:
+        raise BadInput(f"{file}: shape {shape}; expected rows of features; extract it anew")
+    return shape[0]
 
 
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser("python -m tools.make_gt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("python -m tools.make_gt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, choices=list(DATASETS), help="whose annotations")
     parser.add_argument("--annotations", required=True, metavar="FILE", help="the official text file")
     parser.add_argument("--frames", required=True, metavar="FILE_OR_FOLDER", help="frame counts as JSON, or a folder of features")

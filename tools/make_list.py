@@ -14,9 +14,10 @@ import sys
 from pathlib import Path, PurePosixPath
 
 from dataset import index_features, read_rows, split_crop
-from utils.errors import BadInput, exit_code, printable
-from utils.files import read_json, replacing
+from utils.errors import BadInput, Parser, exit_code, printable
+from utils.files import replacing
 from utils.labels import DATASETS, UCF, Dataset, class_indices
+from utils.reading import read_json, read_text
 
 
 def official_label(path: PurePosixPath, dataset: Dataset) -> str | None:
@@ -105,11 +106,7 @@ def write_list(path: Path | str, videos: dict[str, tuple[PurePosixPath, str]]) -
 
 def read_lines(path: Path | str, option: str = "--annotations") -> list[str]:
     """The non-empty lines of a text file, stripped. Raises BadInput where it cannot be read."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); check {option}") from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in read_text(path, option).splitlines() if line.strip()]
 
 
 def _features(root: Path | str) -> dict[str, dict]:
@@ -119,7 +116,7 @@ def _features(root: Path | str) -> dict[str, dict]:
 
 
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser("python -m tools.make_list", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("python -m tools.make_list", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, choices=list(DATASETS), help="whose classes and names")
     parser.add_argument("--annotations", metavar="FILE", help="official list (.txt), published list (.csv) or ground truth (.json)")
     parser.add_argument("--feature-root", metavar="DIR", help="list only the videos that have features below this folder")

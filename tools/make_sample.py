@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from utils.errors import Parser, exit_code
+from utils.errors import SEED, Parser, exit_code
 from utils.files import ROOT
 from utils.labels import DATASETS
 from utils.sample.builder import make_sample
@@ -17,7 +17,7 @@ def main(argv=None) -> None:
     parser = Parser("python -m tools.make_sample", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", choices=[*DATASETS, "both"], default="both")
     parser.add_argument("--output", type=Path, default=ROOT / "data" / "sample", help="(default: data/sample)")
-    parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    parser.add_argument("--seed", type=SEED, default=0, help="(default: 0)")
     parser.add_argument("--shuffle-labels", action="store_true", help="permute the training labels: a detector must then find nothing")
     options = parser.parse_args(argv)
     for key in DATASETS if options.dataset == "both" else [options.dataset]:

@@ -21,7 +21,6 @@ version, not on order or concurrency; a server may or may not honour the seed it
 import argparse
 import contextlib
 import json
-import math
 import os
 import re
 import shlex
@@ -36,10 +35,12 @@ from tqdm import tqdm
 from utils.captions.formats import Caption, VideoCaptions, read_caption_file, read_captions, write_captions
 from utils.captions.llm import LEFT_OUT, SENT, Endpoint, LocalModel, Sampling
 from utils.captions.rewriting import Answers, Request, file_digest, make_request, one_line, read_pairs, rewrite_of
-from utils.errors import BadInput, Parser, exit_code, printable
-from utils.files import ROOT, make_folder, read_json, write_json
+from utils.errors import COUNT, POSITIVE, SEED, BadInput, Parser, bounded, exit_code, printable
+from utils.files import ROOT, make_folder, write_json
+from utils.reading import read_json
 
 POOL = ROOT / "list" / "caption_pairs.txt"
+WAIT = bounded(float, 0, 3600)
 
 
 def folders_of(paths: list[str]) -> dict[str, Path]:
@@ -85,7 +86,7 @@ def prepare_folder(folder: Path, settings: dict) -> None:
     """Refuse a folder with rewrites made otherwise. Raises BadInput naming what differs."""
     make_folder(folder)
     if (folder / "rewrite.json").exists():
-        before = read_json(folder / "rewrite.json", "--output")
+        before = read_json(folder / "rewrite.json", "--output", dict)
         for key, value in settings.items():
             if before.get(key) != value:
                 raise BadInput(
@@ -142,42 +143,35 @@ def parser_() -> argparse.ArgumentParser:
     which.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible server, as http://localhost:8000/v1")
     parser.add_argument("--model", metavar="NAME", help="the model's name at --endpoint")
     parser.add_argument("--revision", help="--llm: commit, branch or tag at the hub; --endpoint: what to record as its revision")
-    parser.add_argument("--versions", type=int, default=2, help="rewrites per sentence (default: %(default)s, the paper's)")
+    parser.add_argument(
+        "--versions", type=bounded(int, 1, 100), default=2, help="rewrites per sentence (default: %(default)s, the paper's)"
+    )
     parser.add_argument("--pairs", metavar="FILE", default=str(POOL), help="pool of in-context pairs (default: list/caption_pairs.txt)")
-    parser.add_argument("--seed", type=int, default=0, help="of the drawn pairs and of the sampling (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.9, help="(default: %(default)s, LaCLIP's)")
-    parser.add_argument("--top-p", type=float, default=0.95, help="(default: %(default)s, LaCLIP's)")
-    parser.add_argument("--max-tokens", type=int, default=77, help="new tokens at most (default: %(default)s, LaCLIP's)")
-    parser.add_argument("--longest", type=int, default=300, metavar="WORDS", help="words of a caption shown (default: %(default)s)")
-    parser.add_argument("--fps", type=float, default=30, help="frames per second of UCA's videos (default: %(default)s)")
+    parser.add_argument("--seed", type=SEED, default=0, help="of the drawn pairs and of the sampling (default: %(default)s)")
+    parser.add_argument("--temperature", type=POSITIVE, default=0.9, help="(default: %(default)s, LaCLIP's)")
+    parser.add_argument("--top-p", type=bounded(float, 1e-6, 1), default=0.95, help="(default: %(default)s, LaCLIP's)")
+    parser.add_argument("--max-tokens", type=COUNT, default=77, help="new tokens at most (default: %(default)s, LaCLIP's)")
+    parser.add_argument("--longest", type=COUNT, default=300, metavar="WORDS", help="words of a caption shown (default: %(default)s)")
+    parser.add_argument("--fps", type=POSITIVE, default=30, help="frames per second of UCA's videos (default: %(default)s)")
     parser.add_argument("--cache", metavar="FILE", help="answers kept (default: DIR/answers.cache)")
     local = parser.add_argument_group("with --llm")
-    local.add_argument("--batch-size", type=int, default=32, help="prompts at a time (default: %(default)s)")
+    local.add_argument("--batch-size", type=COUNT, default=32, help="prompts at a time (default: %(default)s)")
     local.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="(default: %(default)s)")
     local.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s, CUDA where there is one)")
     server = parser.add_argument_group("with --endpoint")
     server.add_argument("--api", choices=("completions", "chat"), default="completions", help="(default: %(default)s)")
     server.add_argument("--no-send", nargs="+", choices=LEFT_OUT, default=[], metavar="NAME", help=f"leave out: {', '.join(LEFT_OUT)}")
     server.add_argument("--request", nargs="+", default=[], metavar="NAME=VALUE", help="send this, too: max_completion_tokens=77 top_k=50")
-    server.add_argument("--concurrency", type=int, default=8, help="requests at a time (default: %(default)s)")
-    server.add_argument("--requests-per-minute", type=float, metavar="N", help="at most, evenly spaced (default: no limit)")
-    server.add_argument("--timeout", type=float, default=120, metavar="SECONDS", help="for a whole answer (default: %(default)s)")
-    server.add_argument("--retries", type=int, default=6, help="per sentence (default: %(default)s)")
-    server.add_argument("--backoff", type=float, default=1, metavar="SECONDS", help="before the first, then doubled (default: %(default)s)")
+    server.add_argument("--concurrency", type=bounded(int, 1, 1000), default=8, help="requests at a time (default: %(default)s)")
+    server.add_argument("--requests-per-minute", type=POSITIVE, metavar="N", help="at most, evenly spaced (default: no limit)")
+    server.add_argument("--timeout", type=POSITIVE, default=120, metavar="SECONDS", help="for a whole answer (default: %(default)s)")
+    server.add_argument("--retries", type=bounded(int, 0, 1000), default=6, help="per sentence (default: %(default)s)")
+    server.add_argument("--backoff", type=WAIT, default=1, metavar="SECONDS", help="before the first, then doubled (default: %(default)s)")
     return parser
 
 
 def parse(argv) -> argparse.Namespace:
     options = parser_().parse_args(argv)
-    above = "versions temperature top_p max_tokens longest fps batch_size concurrency timeout requests_per_minute"
-    for name in above.split():
-        value = getattr(options, name)
-        if value is not None and not 0 < value < math.inf:
-            raise BadInput(f"--{name.replace('_', '-')} {value}: expected a number above 0")
-    if options.top_p > 1:
-        raise BadInput(f"--top-p {options.top_p}: expected a probability, at most 1")
-    if options.retries < 0 or not 0 <= options.backoff < math.inf:
-        raise BadInput(f"--retries {options.retries} --backoff {options.backoff}: expected numbers from 0 on")
     if options.endpoint and not options.model:
         raise BadInput("--endpoint: which of its models? name one with --model")
     if options.llm and options.model:

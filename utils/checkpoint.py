@@ -4,21 +4,81 @@ Frozen encoders (utils/text.py: Frozen) are left out; their fingerprints go in, 
 """
 
 import io
-import pickle
+import math
 import subprocess
 from pathlib import Path
+from typing import NotRequired
 
 import numpy as np
 import torch
+from pydantic import InstanceOf
 from torch import nn
+from typing_extensions import TypedDict
 
 from utils.errors import BadInput
 from utils.files import ROOT, replacing
+from utils.reading import OPEN, Flag, Plain, Text, check_packed, checked, parsing, real, whole
 from utils.text import Frozen
 
 # What a figure computed by scikit-learn is stored as; VadCLIP's training keeps one beside the weights.
 SCALAR = np._core.multiarray.scalar
 SCALARS = [SCALAR, (SCALAR, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Float64DType]  # the name before and after numpy 2
+
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+Tensors = dict[Text, InstanceOf[torch.Tensor]]
+
+
+class Options(TypedDict):
+    """What everybody needs of a run's options; types and ranges of the others: utils.restore.known_system."""
+
+    __pydantic_config__ = OPEN
+
+    model: Text
+    sample: Flag
+    seed: whole(0, 2**64 - 1)
+    select: Text
+
+
+class Thresholds(TypedDict):
+    """What utils.evaluation.segments.thresholds gives."""
+
+    videos: whole(0, 2**40)
+    snippets: whole(0, 2**40)
+    rates: dict[Text, real(0, 2)]
+
+
+class Features(TypedDict):
+    """What made the training features (dataset.Manifest)."""
+
+    encoder: dict[Text, Plain]
+    recipe: dict[Text, Plain]
+
+
+class Best(TypedDict):
+    """best.pt; figure: the selection figure, None where the last epoch is taken."""
+
+    __pydantic_config__ = OPEN
+
+    weights: Tensors
+    options: Options
+    dataset: Text
+    classes: list[Text]
+    commit: Text
+    encoders: dict[Text, Text]
+    epoch: whole(0, 2**40)
+    figure: NotRequired[real() | None]
+    thresholds: NotRequired[Thresholds]
+    features: NotRequired[Features]
+
+
+class Last(Best):
+    """last.pt, from which training goes on; best: the selection figure so far, minus infinity where there is none."""
+
+    best: float
+    optimizer: dict
+    scheduler: dict
+    random: dict
 
 
 def frozen_parts(model: nn.Module) -> dict[str, Frozen]:
@@ -34,7 +94,7 @@ def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def load_trained_state(model: nn.Module, state: dict, path: Path | str) -> None:
     """Load what `trained_state` gave, or its authors' state dict (parts that `model.ignored` names are passed over). Raises BadInput naming
-    the first key that is missing, extra or misshapen.
+    the first key that is missing, extra, misshapen or not finite.
     """
     own = trained_state(model)
     state = {key: value for key, value in state.items() if not key.startswith(getattr(model, "ignored", ()))}
@@ -47,7 +107,57 @@ def load_trained_state(model: nn.Module, state: dict, path: Path | str) -> None:
                 f"{path}: {key} has shape {tuple(state[key].shape)}, this model's is {tuple(value.shape)}; "
                 f"give the options it was trained with"
             )
+        if not _is_sound(state[key], value):
+            raise BadInput(f"{path}: {key} holds {state[key].dtype} values, or some that are not finite; train again or name another")
     model.load_state_dict(state, strict=False)
+
+
+def _is_sound(found: torch.Tensor, own: torch.Tensor) -> bool:
+    """Whether a tensor from a file can take the place of `own`, whose shape it has."""
+    kinds = FLOATS if own.is_floating_point() else (own.dtype,)
+    return found.layout is torch.strided and found.device.type == "cpu" and found.dtype in kinds and bool(found.isfinite().all())
+
+
+def check_alike(found, own, place: str) -> None:
+    """Raise BadInput unless `found`, of a file, is built as `own` is: dicts of its keys (and more), lists of its length, values of its
+    types, tensors of its shape, all numbers finite.
+    """
+    kinds = {dict: dict, list: (list, tuple), tuple: (list, tuple), float: (float, int)}
+    kind = next((found_as for ours, found_as in kinds.items() if isinstance(own, ours)), type(own))
+    fits = isinstance(found, kind) and isinstance(found, bool) == isinstance(own, bool)
+    if fits and isinstance(own, dict):
+        fits = found.keys() >= own.keys()
+    elif fits and isinstance(own, list | tuple):
+        fits = len(found) == len(own)
+    elif fits and isinstance(own, float | int):
+        fits = math.isfinite(found)
+    elif fits and isinstance(own, torch.Tensor):
+        fits = found.shape == own.shape and _is_sound(found, own)
+    if not fits:
+        raise BadInput(f"{place} is not what this version and these options make there; train anew without --resume")
+    parts = own if isinstance(own, dict) else range(len(own)) if isinstance(own, list | tuple) else ()
+    for part in parts:
+        check_alike(found[part], own[part], f"{place}.{part}")
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, place: str) -> None:
+    """Load what `optimizer.state_dict()` gave. Raises BadInput naming `place` and the part that does not fit; nothing is changed then."""
+    check_alike(state, optimizer.state_dict() | {"state": {}}, place)
+    names = {"Adagrad": {"step", "sum"}}.get(type(optimizer).__name__, {"step", "exp_avg", "exp_avg_sq"})
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, values in state["state"].items():
+        if type(index) is not int or not 0 <= index < len(parameters):
+            raise BadInput(f"{place}.state: {index!r} is no parameter of this model; train anew without --resume")
+        own = {name: torch.tensor(0.0) if name == "step" else parameters[index].detach() for name in names}
+        check_alike(values, own, f"{place}.state.{index}")
+    optimizer.load_state_dict(state)
+
+
+def load_scheduler(scheduler, state: dict, place: str) -> None:
+    """Load what `scheduler.state_dict()` gave. Raises BadInput as load_optimizer does."""
+    own = scheduler.state_dict()
+    check_alike(state, own, place)
+    scheduler.load_state_dict({name: state[name] for name in own})
 
 
 def random_state() -> dict:
@@ -55,10 +165,11 @@ def random_state() -> dict:
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
 
 
-def set_random_state(state: dict) -> None:
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+def set_random_state(state: dict, place: str = "random") -> None:
+    with parsing(f"{place} is no state of torch's random numbers", "train anew without --resume"):
+        torch.set_rng_state(state["cpu"])
+        if state["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def commit() -> str:
@@ -81,24 +192,19 @@ def save(path: Path, content: dict) -> None:
         temporary.write_bytes(buffer.getbuffer())
 
 
-def load(path: Path | str) -> dict:
-    """Read a checkpoint: ours, or one that a system's authors released, a state dict, which then is all there is: {"weights": …}.
+def load(path: Path | str, kind: type = Best, option: str = "--checkpoint") -> dict:
+    """Read a checkpoint: ours (`kind`: Best or Last), or one that a system's authors released, a state dict, which then is all there is:
+    {"weights": …}.
 
-    Raises BadInput where it is missing, cut short or neither.
+    Raises BadInput where it is missing, cut short or neither, naming the first field that is not as declared.
     """
-    try:
-        with torch.serialization.safe_globals(SCALARS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such checkpoint; train one, or name another with --checkpoint") from None
-    except Exception as error:  # torch raises half a dozen kinds for a damaged file
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-        if isinstance(error, pickle.UnpicklingError):  # torch advises to load it unsafely
-            reason = "no weights, or more than weights"
-        raise BadInput(f"{path}: not a readable checkpoint ({reason}); it may be cut short: train again or name another") from None
+    again = f"it may be cut short or of another version: train again, or name another with {option}"
+    check_packed(path, option)
+    with parsing(f"{path}: not a readable checkpoint", again), torch.serialization.safe_globals(SCALARS):
+        content = torch.load(path, map_location="cpu", weights_only=True)
     if isinstance(content, dict):
         if {"weights", "options", "classes"} <= content.keys():
-            return content
+            return checked(kind, content, str(path), again)
         state = content.get("model_state_dict", content)  # as VadCLIP's training saves it, or as its test and others' read it
         if isinstance(state, dict) and state and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()):
             return {"weights": {key.removeprefix("module."): value for key, value in state.items()}}

@@ -16,6 +16,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
 from dataset import test_videos
 from model import SYSTEMS
@@ -25,6 +26,7 @@ from utils.evaluation.scores import Scores
 from utils.files import replacing
 from utils.losses import top_k, top_k_mean
 from utils.options import PER_MACHINE
+from utils.reading import OPEN, read_json_lines, real, whole
 
 STALE = (
     "last.pt",
@@ -98,6 +100,18 @@ def step(model: nn.Module, batch, optimizer, options, device: torch.device) -> d
     return values
 
 
+class Epoch(TypedDict):
+    """A line of log.jsonl; besides these the losses by name, and val with --select val or test."""
+
+    __pydantic_config__ = OPEN
+
+    epoch: whole(1, 2**40)
+    steps: whole(1, 2**40)
+    seconds: real(0)
+    lr: real()
+    loss: real()
+
+
 class Training:
     """What a training run is made of between two epochs, and how it goes to and from last.pt. `best` is the selection figure so far."""
 
@@ -112,7 +126,8 @@ class Training:
 
     def resume(self, folder: Path) -> None:
         """Go on from folder/last.pt. Raises BadInput where it is missing or was trained with other options."""
-        state = checkpoint.load(folder / "last.pt")
+        path = folder / "last.pt"
+        state = checkpoint.load(path, checkpoint.Last, "--resume")
         for name, value in self.about["options"].items():
             if state["options"].get(name) != value:
                 raise BadInput(
@@ -124,12 +139,11 @@ class Training:
                 f"--resume: {folder / 'last.pt'} was trained with --ema, which this version does not have; train anew without --resume"
             )
         checkpoint.load_trained_state(self.model, state["weights"], folder / "last.pt")
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        checkpoint.set_random_state(state["random"])
+        checkpoint.load_optimizer(self.optimizer, state["optimizer"], f"{path}: optimizer")
+        checkpoint.load_scheduler(self.scheduler, state["scheduler"], f"{path}: scheduler")
+        checkpoint.set_random_state(state["random"], f"{path}: random")
         self.epoch, self.best = state["epoch"], state["best"]
-        lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
-        self.log = [line for line in lines if line["epoch"] <= self.epoch]
+        self.log = [line for line in read_json_lines(folder / "log.jsonl", "--resume", Epoch) if line["epoch"] <= self.epoch]
 
     def finish_epoch(self, folder: Path, line: dict, figure) -> None:
         """Measure the selection figure, keep best.pt and last.pt, add to log.jsonl; `figure` None keeps the last epoch as the best."""

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 import re
 import sys
 
@@ -30,15 +31,46 @@ class BadInput(ValueError):
         # An error raised in a DataLoader worker arrives wrapped in that worker's traceback; its last line is the message.
         if str(message).startswith("Caught BadInput in "):
             message = str(message).strip().splitlines()[-1].removeprefix("utils.errors.BadInput: ")
-        super().__init__(printable(str(message).strip()))
+        message = printable(str(message).strip())
+        super().__init__(message if len(message) <= 2000 else f"{message[:1500]} … {message[-400:]}")  # whatever it quotes
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line whose usage errors are one line and exit code 2, the usage being what --help is for."""
+    """A command line whose usage errors are BadInput, one line, the usage being what --help is for."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        words = sys.argv[1:] if args is None else list(args)
+        if any("\0" in word for word in words):
+            self.error("a word with a NUL character, which no name has")
+        try:
+            return super().parse_known_args(words, namespace)
+        except BadInput:
+            raise
+        except ValueError:  # argparse takes the -- of `--seed=--` away, and then finds no value
+            self.error("an option whose value is --, which ends the options")
 
     def error(self, message):
-        print(f"error: {printable(message)}; see {self.prog} --help", file=sys.stderr)
-        sys.exit(2)
+        message = re.sub(r"^argument (\S+): (?=.*: expected .* from )", r"\1 ", message)  # of `bounded`: --seed -1: expected …
+        raise BadInput(f"{message}; see {self.prog} --help")
+
+
+def bounded(kind: type, low: float, high: float):
+    """The type of an option of a Parser: a whole number (`kind` int) or a number (float) from `low` to `high`."""
+
+    def value(text: str):
+        try:
+            found = kind(text)
+        except ValueError:
+            found = math.nan
+        if not low <= found <= high:
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text[:100]}: expected {what} from {low:,.10g} to {high:,.10g}")
+        return found
+
+    return value
+
+
+COUNT, SEED, POSITIVE = bounded(int, 1, 100_000), bounded(int, 0, 2**32 - 1), bounded(float, 1e-6, 1e9)
 
 
 def exit_code(main) -> int:
@@ -49,6 +81,11 @@ def exit_code(main) -> int:
         main()
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a name too long for the file system, a folder that went away, a full disk
+        if error.filename is None:
+            raise
+        print(f"error: {printable(error.filename)}: {error.strerror}; name another file or folder", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: everything finished so far is saved", file=sys.stderr)

@@ -59,20 +59,7 @@ def replacing(path: Path | str):
 
 
 def write_json(path: Path | str, value, indent: int | None = 1) -> None:
-    """Write `value` as JSON (UTF-8, keys in the order given) under `path`, whole or not at all. What a name has that is not UTF-8 goes out
-    as it is read again: \\udce9.
-    """
+    """Write `value` as JSON (UTF-8, keys in the order given) under `path`, whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace")
-
-
-def read_json(path: Path | str, option: str):
-    """Read a JSON file named by `option`. Raises BadInput naming file and option where it is missing or is no JSON."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file; name an existing one with {option}") from None
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror}); check {option}") from None
-    except ValueError as error:
-        raise BadInput(f"{path}: not a JSON file ({error}); check {option}") from None
+        text = json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # a name that is no UTF-8 comes back as it was: \\udce9

@@ -14,6 +14,7 @@ from utils.errors import BadInput, printable
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.evaluation.scores import check_lengths
 from utils.labels import DATASETS, Dataset
+from utils.reading import open_array
 
 
 def load_text(options):
@@ -32,17 +33,14 @@ def load_text(options):
 
 def read_text_features(path: str) -> torch.Tensor:
     """(C+1, D) float32 from a .npy. Raises BadInput where it is missing or no finite matrix."""
-    try:
-        features = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise BadInput(f"--text-features {path}: no such file; name a .npy of one row per class") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise BadInput(
-            f"--text-features {path}: not a .npy array ({str(error).splitlines()[0]}); name a .npy of one row per class"
-        ) from None
-    if not isinstance(features, np.ndarray) or features.ndim != 2 or features.dtype.kind != "f" or not np.isfinite(features).all():
-        raise BadInput(f"--text-features {path}: expected a finite float matrix (classes, width)")
-    return torch.from_numpy(features.astype(np.float32))
+    features = open_array(path, "--text-features", "expected one row per class")
+    if features.ndim != 2 or features.dtype.kind != "f" or features.size > 10_000_000:
+        raise BadInput(f"--text-features {path}: {features.dtype} of shape {features.shape}; expected a float matrix (classes, width)")
+    with np.errstate(over="ignore"):  # float64 beyond float32 turns into infinity
+        features = features.astype(np.float32)
+    if not np.isfinite(features).all():
+        raise BadInput(f"--text-features {path}: NaN or infinity; expected a finite matrix (classes, width)")
+    return torch.from_numpy(features)
 
 
 def load_model(options, seed: int) -> torch.nn.Module:

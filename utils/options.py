@@ -15,6 +15,9 @@ from utils.errors import BadInput, Parser
 from utils.files import ROOT
 from utils.systems.base import option
 
+HIGH = {int: 100_000, float: 1e6}  # where the range of an option ends if it does not say
+SEED = 2**32 - 1
+
 
 @dataclass(kw_only=True)
 class Shared:
@@ -25,12 +28,12 @@ class Shared:
     test_list: str | None = option(None, "CSV path,label of the test videos", group="data")
     gt_path: str | None = option(None, "ground truth as JSON (tools.make_gt)", group="data")
     test_crop: int = option(
-        0, "crop that is tested, 0 = centre; a list that names its crop wins (VadCLIP: 5 on UCF, 0 on XD)", group="data", low=0
+        0, "crop that is tested, 0 = centre; a list that names its crop wins (VadCLIP: 5 on UCF, 0 on XD)", group="data", low=0, high=9
     )
     allow_length_mismatch: int = option(
         0, "accept videos whose features and ground truth differ by up to so many snippets", group="data", low=0
     )
-    workers: int = option(0, "processes that load features", group="data", low=0)
+    workers: int = option(0, "processes that load features", group="data", low=0, high=256)
     model: str = option("reflip", "which system", choices=tuple(SYSTEMS))
     clip: str = option("ViT-B/16", "CLIP name (downloaded on first use) or a file in OpenAI's format", group="text")
     sentence_encoder: str | None = option(
@@ -56,8 +59,8 @@ class Shared:
     scheduler: str = option("cosine", "learning rate over the epochs (ours)", group="training", choices=("none", "cosine", "multistep"))
     milestones: tuple[int, ...] = option((4, 8), "epochs after which multistep multiplies the rate by 0.1", group="training", low=1)
     grad_clip: float = option(1.0, "largest gradient norm; 0 = no clipping (ours)", group="training", low=0)
-    seed: int = option(1, "seed of one run", group="training", low=0)
-    seeds: tuple[int, ...] | None = option(None, "several seeds: one run each, then mean ± std", group="training", low=0)
+    seed: int = option(1, "seed of one run", group="training", low=0, high=SEED)
+    seeds: tuple[int, ...] | None = option(None, "several seeds: one run each, then mean ± std", group="training", low=0, high=SEED)
     device: str = option("auto", "where to compute", group="training", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = option("fp32", "bf16 = autocast of the forward pass; losses stay in fp32", group="training", choices=("fp32", "bf16"))
     resume: bool = option(False, "go on from OUTPUT/seed-K/last.pt", group="training")
@@ -116,6 +119,7 @@ class Declared:
         kind = next(kind for kind in kinds if kind is not types.NoneType)
         self.many = get_origin(kind) is tuple
         self.type = get_args(kind)[0] if self.many else kind
+        self.high = HIGH.get(self.type) if self.high is None else self.high
 
     @property
     def flag(self) -> str:
@@ -152,16 +156,16 @@ class Declared:
         if self.choices and value not in self.choices:
             raise wrong(value, f"one of {', '.join(self.choices)}")
         for one in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(one, str) and (len(one) > 4000 or "\0" in one):
+                raise wrong(f"{one[:80]}…", "at most 4000 characters, none of them NUL")
             if self.type not in (int, float) or one is None:
                 continue
             if not math.isfinite(one):
                 raise wrong(one, "a finite number")
-            if self.above is not None and not one > self.above:
-                raise wrong(one, f"a value above {self.above}")
-            if self.low is not None and self.high is not None and not self.low <= one <= self.high:
-                raise wrong(one, f"a value from {self.low} to {self.high}")
-            if self.low is not None and one < self.low:
-                raise wrong(one, f"{self.low} or more")
+            if self.above is not None and not self.above < one <= self.high:
+                raise wrong(one, f"a value above {self.above} and up to {self.high:,.10g}")
+            if self.low is not None and not self.low <= one <= self.high:
+                raise wrong(one, f"a value from {self.low} to {self.high:,.10g}")
 
 
 @cache

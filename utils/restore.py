@@ -7,9 +7,10 @@ from model import SYSTEMS
 from utils import checkpoint
 from utils.captions.tree import source_folder
 from utils.errors import BadInput
-from utils.files import ROOT, make_folder, read_json
+from utils.files import ROOT, make_folder
 from utils.labels import DATASETS
 from utils.options import Resolved, check_system, declared, options_class
+from utils.reading import read_json
 
 
 def check_dataset(saved: dict, path, dataset: str) -> None:
@@ -48,7 +49,7 @@ def newest_checkpoint(wanted: dict) -> Path | None:
     found = []
     for path in (ROOT / "runs").glob("*/seed-*/best.pt"):
         if (path.parent / "options.json").exists():
-            made = read_json(path.parent / "options.json", "--checkpoint")
+            made = read_json(path.parent / "options.json", "--checkpoint", dict)
             found += [path] * all(made.get(name) == value for name, value in wanted.items())
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
@@ -70,8 +71,8 @@ def system_of(saved: dict, path: Path, options) -> str:
 
 
 def known_system(saved: dict, path: Path) -> str:
-    """The system that a checkpoint of ours names. Raises BadInput where it is not here, or an option that is no more had a value that
-    made another network.
+    """The system that a checkpoint of ours names. Raises BadInput where it is not here, an option is not of its type or range, or one that
+    is no more had a value that made another network.
     """
     options = saved["options"]
     if options["model"] not in SYSTEMS:
@@ -86,9 +87,18 @@ def known_system(saved: dict, path: Path) -> str:
     for name, value in options.items():
         if name in own and own[name].choices and value not in own[name].choices:
             raise gone(f"{own[name].flag} {value}")
-    if options.get("mamba_width") not in (None, options["visual_width"] // 2):
+    check_options(options, options["model"], path)
+    if options.get("mamba_width") not in (None, options.get("visual_width", 0) // 2):
         raise gone(f"--mamba-width {options['mamba_width']}")
     return options["model"]
+
+
+def check_options(values: dict, system: str, path: Path) -> None:
+    """Raise BadInput, naming `path`, where an option in a file of a run is not of its type or range."""
+    for name, value in values.items():
+        if one := declared(system).get(name):
+            one.check_type(value, str(path))
+            one.check(value, str(path))
 
 
 def saved_options(saved: dict, path: Path, **more) -> Resolved:
@@ -114,7 +124,8 @@ def tested_options(options: Resolved, path: Path, saved: dict) -> Resolved:
         if one.group == "model" and name != "mask_padding" and trained not in (None, getattr(options, name)):
             raise BadInput(f"{path}: trained with {one.flag} {trained}, found {getattr(options, name)}; leave the option out")
     beside = path.parent / "options.json"
-    files = read_json(beside, "--checkpoint") if beside.exists() else {}
+    files = read_json(beside, "--checkpoint", dict) if beside.exists() else {}
+    check_options(files, options.model, beside)
     known = {
         name: value
         for name, value in {**files, **saved["options"]}.items()

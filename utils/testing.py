@@ -14,8 +14,9 @@ from utils import checkpoint, engine, restore
 from utils.evaluation import plots, report, segments
 from utils.evaluation.intervals import difference
 from utils.evaluation.scores import save_scores
-from utils.files import ROOT, make_folder, read_json, write_json
+from utils.files import ROOT, make_folder, write_json
 from utils.loading import Data
+from utils.reading import read_json
 
 
 class Tested(NamedTuple):

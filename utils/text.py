@@ -4,10 +4,7 @@ K prompts of at most L tokens, token embeddings of width W, text features of wid
 """
 
 import hashlib
-import json
 import math
-import os
-import pickle
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import BadInput
+from utils.reading import check_folder, check_packed, parsing, read_json, reason
 
 
 class Frozen(nn.Module):
@@ -205,7 +203,7 @@ def load_clip(name_or_path: str, option: str = "--clip") -> nn.Module:
             return clip.load(name_or_path, device="cpu")[0].float()
         except (OSError, RuntimeError) as error:
             raise BadInput(
-                f"{option} {name_or_path}: openai-clip could not download it ({_line(error)}); fetch the file elsewhere "
+                f"{option} {name_or_path}: openai-clip could not download it ({reason(error)}); fetch the file elsewhere "
                 f"(https://github.com/openai/CLIP names the addresses) and give its path: {option} FILE.pt"
             ) from None
     if not Path(name_or_path).is_file():
@@ -213,20 +211,21 @@ def load_clip(name_or_path: str, option: str = "--clip") -> nn.Module:
             f"{option} {name_or_path}: no such file and no CLIP name ({', '.join(clip.available_models())}); "
             f"a local path must be a checkpoint in OpenAI's format"
         )
-    try:
+    size = check_packed(name_or_path, option)
+    # Any way a file can fail to be a CLIP: cut short, another model, another format.
+    with parsing(f"{option} {name_or_path}: not a CLIP in OpenAI's format", "convert it, or give a name such as ViT-B/16"):
         try:
             state = torch.load(name_or_path, map_location="cpu", weights_only=True)
         except RuntimeError:  # OpenAI's own files are TorchScript archives, which torch.load refuses
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated; OpenAI's files remain
-                state = torch.jit.load(name_or_path, map_location="cpu").state_dict()
+            state = torch.jit.load(name_or_path, map_location="cpu").state_dict()  # (deprecated; OpenAI's files remain)
+        state = dict(state)
+        if sum(value.numel() for value in state.values()) > size:
+            raise ValueError("sizes beyond the file's own")
         model = clip.model.build_model(dict(state)).float()
         model.load_state_dict({key: state[key] for key in model.state_dict()})  # build_model rounds to half precision
-        return model
-    except Exception as error:  # any way a file can fail to be a CLIP: cut short, another model, another format
-        raise BadInput(
-            f"{option} {name_or_path}: not a CLIP in OpenAI's format ({_line(error)}); convert it, or give a name such as ViT-B/16"
-        ) from None
+        if not all(value.isfinite().all() for value in model.state_dict().values()):
+            raise ValueError("weights that are not finite")
+    return model
 
 
 def load_transformer(name_or_path: str, option: str, tokenizer: bool = False):
@@ -235,22 +234,33 @@ def load_transformer(name_or_path: str, option: str, tokenizer: bool = False):
 
     Returns the model, or (model, tokenizer). Raises BadInput naming `option` and the way out where it cannot be had.
     """
-    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer, logging
 
-    try:
+    logging.set_verbosity_error()  # what it has to say is said below, on one line
+    size, todo = math.inf, f"download https://huggingface.co/{name_or_path.strip('./')} on a machine with internet and give the folder"
+    if Path(name_or_path).is_dir():
+        size, todo = check_folder(name_or_path, option), "download the model anew, or name another folder"
+    with parsing(f"{option} {name_or_path}: cannot be loaded", f"{todo}: {option} FOLDER"):
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
         kind = AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel  # of T5 the encoder alone
+        with torch.device("meta"):  # takes no memory
+            declared = sum(p.numel() for p in kind.from_config(config, trust_remote_code=False).parameters())
+        if declared > size:
+            raise ValueError(f"config.json declares {declared:,} weights, its files have {size:,} bytes")
         model, found = kind.from_pretrained(name_or_path, trust_remote_code=False, output_loading_info=True)
         if any("pooler" in key for key in found["missing_keys"]):  # random numbers else
             model.pooler = None
+        if missing := sorted(key for key in found["missing_keys"] if "pooler" not in key):
+            raise ValueError(f"lacks {missing[0]} and {len(missing) - 1} other weights")
+        if not all(value.isfinite().all() for value in model.state_dict().values()):
+            raise ValueError("weights that are not finite")
         if config.is_encoder_decoder and kind is AutoModel:
             model = model.get_encoder()
-        return (model, AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)) if tokenizer else model
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(
-            f"{option} {name_or_path}: cannot be loaded ({_line(error)}); download https://huggingface.co/{name_or_path.strip('./')} "
-            f"on a machine with internet and give the folder: {option} FOLDER"
-        ) from None
+        words = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False) if tokenizer else None
+        rows = getattr(model.get_input_embeddings(), "num_embeddings", math.inf)
+        if words is not None and len(words) > rows:
+            raise ValueError(f"its tokenizer has {len(words)} tokens, the weights {rows}")
+    return (model, words) if tokenizer else model
 
 
 def load_sentence_text(name_or_path: str, option: str = "--sentence-encoder", pooling: str | None = None) -> SentenceText:
@@ -276,7 +286,7 @@ def load_sentence_text(name_or_path: str, option: str = "--sentence-encoder", po
         if "pooler" in pipeline.pooling and getattr(model, "pooler", None) is None:
             raise BadInput(f"{option} {name_or_path}: has no pooler; choose another --pooling ({', '.join(POOLING)})") from None
         raise BadInput(
-            f"{option} {name_or_path}: does not encode sentences ({_line(error)}); expected a text encoder of transformers, such as "
+            f"{option} {name_or_path}: does not encode sentences ({reason(error)}); expected a text encoder of transformers, such as "
             f"sentence-transformers/all-MiniLM-L6-v2; name another"
         ) from None
     return encoder
@@ -286,7 +296,7 @@ def read_pipeline(name_or_path: str, option: str) -> Pipeline:
     """What the files beside a sentence encoder's weights say of its pooling, further layers and longest sentence. Raises BadInput naming
     `option` where they cannot be read, or name something that is not known here.
     """
-    try:
+    with parsing(f"{option} {name_or_path}: its own files do not say how to use it", "name another encoder"):
         pipeline = Pipeline()
         if modules := _own_json(name_or_path, "modules.json"):
             about = _own_json(name_or_path, "sentence_bert_config.json") or {}
@@ -302,8 +312,6 @@ def read_pipeline(name_or_path: str, option: str) -> Pipeline:
             elif kind not in ("Transformer", "Dropout"):
                 raise ValueError(f"modules.json names {kind}; known are Transformer, Pooling, Dense and Normalize")
         return pipeline
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise BadInput(f"{option} {name_or_path}: its own files do not say how to use it ({_line(error)}); name another encoder") from None
 
 
 def _pooling_of(config: dict) -> tuple[str, ...]:
@@ -337,7 +345,7 @@ def _dense(name_or_path: str, folder: str) -> nn.Sequential:
 
 def _own_json(name_or_path: str, name: str):
     file = _own_file(name_or_path, name)
-    return json.loads(Path(file).read_text(encoding="utf-8")) if file else None
+    return read_json(file, name) if file else None
 
 
 def _own_file(name_or_path: str, name: str) -> str | None:
@@ -346,10 +354,3 @@ def _own_file(name_or_path: str, name: str) -> str | None:
 
     quiet = dict(_raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
     return cached_file(name_or_path, name, **quiet)
-
-
-def _line(error: Exception) -> str:
-    """The first line of an exception, for a message of one line; not torch's advice to load a file unsafely."""
-    if isinstance(error, pickle.UnpicklingError):
-        return "no weights, or more than weights"
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200].replace(os.path.expanduser("~"), "~")

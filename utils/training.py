@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dataset import MANIFEST
+from dataset import MANIFEST, Manifest
 from model import SYSTEMS
 from utils import checkpoint, engine, testing
 from utils.evaluation import plots, report, segments
-from utils.files import make_folder, read_json, write_json
+from utils.files import make_folder, write_json
 from utils.loading import Data
+from utils.reading import read_json
 
 
 def describe(model: torch.nn.Module, options) -> str:
@@ -80,7 +81,7 @@ def train(model, data: Data, options, seed: int) -> Path:
         normal = [video for video in data.held_out if not video.abnormal]
         best["thresholds"] = segments.thresholds(engine.score(model, normal, options, data.captions))
     if (Path(options.feature_root) / MANIFEST).is_file():
-        made = read_json(Path(options.feature_root) / MANIFEST, "--feature-root")
+        made = read_json(Path(options.feature_root) / MANIFEST, "--feature-root", Manifest)
         best["features"] = {key: made[key] for key in ("encoder", "recipe")}
     checkpoint.save(folder / "best.pt", best)
     write_json(

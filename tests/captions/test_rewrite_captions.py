@@ -597,7 +597,7 @@ def test_a_folder_of_other_rewrites_is_refused(source, tmp_path, serve, capsys):
         (["--endpoint", f"http://user:{KEY}@localhost/v1"], "OPENAI_API_KEY"),
         (["--endpoint", f"http://localhost/v1?key={KEY}"], "OPENAI_API_KEY"),
         (["--model", ""], "name one with --model"),
-        (["--versions", "0"], "--versions 0: expected a number above 0"),
+        (["--versions", "0"], "--versions 0: expected a whole number from 1 to 100"),
         (["--top-p", "1.5"], "--top-p 1.5"),
         (["--retries", "-1"], "--retries -1"),
         (["--requests-per-minute", "nan"], "--requests-per-minute nan"),

@@ -86,7 +86,7 @@ def test_lists_that_make_no_sense(clips, change, said):
     clips.write_text(change(clips.read_text()))
     with pytest.raises(BadInput, match=said):
         run(clips)
-    with pytest.raises(BadInput, match="no readable CSV"):
+    with pytest.raises(BadInput, match="no such file"):
         leave_sources_out.read_clips(clips.with_name("absent.csv"))
 
 

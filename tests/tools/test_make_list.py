@@ -151,7 +151,7 @@ def test_bad_input_writes_nothing(make, tmp_path, dataset, text, suffix, said):
 
 
 def test_missing_file_and_folder(make, features, tmp_path):
-    with pytest.raises(BadInput, match=r"none.txt: cannot be read.*--annotations"):
+    with pytest.raises(BadInput, match=r"none.txt: no such file.*--annotations"):
         main(["--dataset", "ucf", "--annotations", str(tmp_path / "none.txt"), "--output", str(tmp_path / "x.csv")])
     with pytest.raises(BadInput, match=r"no such folder.*--feature-root"):
         make("ucf", UCF_TEXT, tmp_path / "none")

@@ -7,20 +7,20 @@ First a header, then one line per caption. Frames are 0-based, half-open. A time
 "snippet"; a rewrite has further keys ("source", "pairs", "seed"). NAME is without extension and crop suffix (utils.labels.video_name).
 """
 
-import gzip
 import json
-import math
 import os
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Required
+
+from typing_extensions import TypedDict
 
 from utils.errors import UNSHOWN, BadInput
 from utils.files import replacing
 from utils.labels import SNIPPET, video_name
+from utils.reading import FRAMES, OPEN, Text, checked, many, parse_json, parsing, read_text, real, whole
 
 HEADER = '{"video": NAME, "frames": number, "fps": number, …}'
 LINE = '{"snippet": number, "frames": [start, end], "caption": text}'
@@ -28,8 +28,42 @@ UCA = '{"duration": seconds, "timestamps": [[start, end], …], "sentences": [te
 LLAVA = '{"start, end": text, …} in frames'
 SWINBERT = '{"FOLDER/NAME.mp4": [text, …]}, a text per 16 frames'
 NEXT = "name a file of timestamped captions"
+OPTION = "CAPTIONS"
 LONGEST_NAME = 255 - len(".jsonl.part")  # bytes
 TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?|\x9b[0-?]*[ -/]*[@-~]")  # colours, titles, …
+
+
+Time = real(0, FRAMES)  # in frames
+
+
+class Header(TypedDict, total=False):
+    """The first line of a file of ours, its other keys left out."""
+
+    __pydantic_config__ = OPEN
+
+    video: Required[Text]
+    frames: real(0, FRAMES, gt=0) | None
+    fps: real(0, 10_000, gt=0) | None
+
+
+class Line(TypedDict, total=False):
+    """A further line of it."""
+
+    __pydantic_config__ = OPEN
+
+    snippet: whole(0, FRAMES)
+    frames: Required[tuple[Time, Time]]
+    caption: Required[Text]
+
+
+class Sentences(TypedDict):
+    """A video of UCA."""
+
+    __pydantic_config__ = OPEN
+
+    duration: real(0, FRAMES, gt=0)
+    timestamps: many(tuple[real(), real()])
+    sentences: many(Text)
 
 
 class Caption(NamedTuple):
@@ -82,7 +116,7 @@ def read_captions(paths, fps: float) -> tuple[dict[str, VideoCaptions], dict[str
 
 def read_caption_file(path: Path | str) -> tuple[str, VideoCaptions]:
     """Read one NAME.jsonl: (NAME, its captions in the file's order). Raises BadInput naming file and line; NAME must be the file's name."""
-    name, video = _read_lines(Path(path), read_text(path).split("\n"))
+    name, video = _read_lines(Path(path), read_text(path, OPTION).split("\n"))
     return name, _plain(video)
 
 
@@ -96,7 +130,7 @@ def write_captions(path: Path | str, name: str, video: VideoCaptions) -> None:
 
 def header_line(name: str, video: VideoCaptions) -> str:
     """The first line of a caption file, without line end."""
-    return _json({"video": name, "frames": _number(video.frames), "fps": video.fps, **video.about})
+    return _json({"video": name, "frames": _number(video.frames), "fps": video.fps and float(video.fps), **video.about})
 
 
 def caption_line(caption: Caption) -> str:
@@ -130,27 +164,12 @@ def plain_text(text: str) -> str:
     return UNSHOWN.sub(lambda found: found[0] if found[0].isspace() else "", text).strip()
 
 
-def read_text(path: Path | str) -> str:
-    """The text of a caption file, unpacked if it ends in .gz. Raises BadInput where it cannot be read or is no UTF-8."""
-    try:
-        with (gzip.open if str(path).endswith(".gz") else open)(path, "rt", encoding="utf-8-sig") as file:
-            return file.read()
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file; name an existing one with CAPTIONS") from None
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); {NEXT}") from None
-
-
 def _json(value) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def _number(value: float | None) -> float | int | None:
     return int(value) if value is not None and value == int(value) else value
-
-
-def _is_number(value) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _read_path(path: Path, fps: float, mended: dict[str, int]) -> Iterator[tuple[str, Path, VideoCaptions]]:
@@ -163,7 +182,7 @@ def _read_path(path: Path, fps: float, mended: dict[str, int]) -> Iterator[tuple
             name, video = read_caption_file(file)
             yield name, file, video
         return
-    text = read_text(path)
+    text = read_text(path, OPTION)
     lines = text.split("\n")
     if _is_swinbert(_parsed(lines[0])):
         for number, line in enumerate(lines, 1):
@@ -175,10 +194,7 @@ def _read_path(path: Path, fps: float, mended: dict[str, int]) -> Iterator[tuple
         name, video = _read_lines(path, lines)
         yield name, path, video
     else:
-        try:
-            content = json.loads(text)
-        except ValueError as error:
-            raise BadInput(f"{path}: not a JSON file ({error}); {NEXT}") from None
+        content = parse_json(text, str(path), NEXT)
         is_llava = isinstance(content, dict) and "vid_captions" in content
         entries = content["vid_captions"] if is_llava else content
         for name, entry in entries.items() if isinstance(entries, dict) else [("the file", entries)]:
@@ -190,8 +206,8 @@ def _read_path(path: Path, fps: float, mended: dict[str, int]) -> Iterator[tuple
 
 def _parsed(line: str):
     try:
-        return json.loads(line)
-    except ValueError:
+        return parse_json(line, "", "")
+    except BadInput:
         return None
 
 
@@ -199,32 +215,30 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 80 else f"{text[:77]}…")
 
 
-def _checked(path, name, expected, read, *arguments) -> VideoCaptions:
-    try:
-        return read(*arguments)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadInput(f"{path}: {name}: {type(error).__name__} {error}; expected {expected}; {NEXT}") from None
+def _checked(path, name, expected, read, entry, *arguments) -> VideoCaptions:
+    with parsing(f"{path}: {name}: no captions", f"expected {expected}; {NEXT}"):
+        return read(entry, *arguments, f"{path}: {name}")
 
 
-def _from_uca(entry, fps: float, mended: dict[str, int]) -> VideoCaptions:
-    duration, times, texts = float(entry["duration"]), entry["timestamps"], entry["sentences"]
-    spans = [(float(start), float(end), text.strip()) for (start, end), text in zip(times, texts, strict=True)]
-    if not 0 < duration < math.inf or not all(map(math.isfinite, (t for start, end, _ in spans for t in (start, end)))):
-        raise ValueError("a time that is no number")
+def _from_uca(entry, fps: float, mended: dict[str, int], place: str) -> VideoCaptions:
+    entry = checked(Sentences, entry, place, f"expected {UCA}; {NEXT}")
+    duration = entry["duration"]
+    if fps * duration > FRAMES:
+        raise ValueError(f"{duration} seconds")
     captions = []
-    for start, end, text in spans:
+    for (start, end), text in zip(entry["timestamps"], entry["sentences"], strict=True):
         mended["swapped"] += end < start
         mended["clipped"] += max(start, end) > duration or min(start, end) < 0
         start, end = (min(max(time, 0.0), duration) for time in sorted((start, end)))
-        captions.append(Caption(round(start * fps, 3), round(end * fps, 3), text))  # 4.8 s × 30 must not come out above 144 frames
+        captions.append(Caption(round(start * fps, 3), round(end * fps, 3), text.strip()))  # 4.8 s × 30 must not come out above 144
     return VideoCaptions(fps * duration, fps, captions)
 
 
-def _from_llava(entry) -> VideoCaptions:
+def _from_llava(entry, place: str) -> VideoCaptions:
     captions = []
-    for key, text in entry.items():
+    for key, text in checked(dict[Text, Text], entry, place, f"expected {LLAVA}; {NEXT}").items():
         start, end = (float(part) for part in key.split(","))
-        if not 0 <= start <= end < math.inf:
+        if not 0 <= start <= end <= FRAMES:
             raise ValueError(f"frames {key!r}")
         captions.append(Caption(start, end, text.strip()))
     return VideoCaptions(None, None, sorted(captions, key=lambda caption: caption[:2]))
@@ -247,42 +261,28 @@ def _from_swinbert(texts: list[str]) -> VideoCaptions:
 def _read_lines(path: Path, lines: list[str]) -> tuple[str, VideoCaptions]:
     """The content of a file in our own format."""
 
-    def wrong(number: int, found: str, expected: str) -> BadInput:
-        return BadInput(f"{path}: line {number}: {found}; expected {expected}; correct that line")
-
     name, video, seen = None, None, {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
+    for number, text in enumerate(lines, 1):
+        if not text.strip():
             continue
-        try:
-            entry = json.loads(line)
-        except ValueError as error:
-            raise wrong(number, f"no JSON ({error})", HEADER if video is None else LINE) from None
+        place, todo = f"{path}: line {number}", f"expected {f'the header {HEADER}' if video is None else LINE}; correct that line"
+        entry = parse_json(text, place, todo, Header if video is None else Line)
         if video is None:
-            if not isinstance(entry, dict) or not isinstance(entry.get("video"), str):
-                raise wrong(number, _short(line), f"the header {HEADER}")
             name, frames, fps = (entry.pop(key, None) for key in ("video", "frames", "fps"))
             if name != path.name.removesuffix(".gz").removesuffix(".jsonl"):
-                raise wrong(number, f'"video": {name!r} in a file named {path.name}', f"{name}.jsonl, the video's name")
-            for key, value in (("frames", frames), ("fps", fps)):
-                if value is not None and not (_is_number(value) and value > 0):
-                    raise wrong(number, f'"{key}": {value!r}', "a number above 0, or null")
+                raise BadInput(f'{place}: "video": {name!r} in a file named {path.name}; expected the video\'s name, {name}.jsonl; {todo}')
             video = VideoCaptions(frames, fps, [], entry)
             continue
-        span = entry.pop("frames", None) if isinstance(entry, dict) else None
-        text = entry.pop("caption", None) if isinstance(entry, dict) else None
-        if not isinstance(span, list) or len(span) != 2 or not all(map(_is_number, span)) or not isinstance(text, str):
-            raise wrong(number, _short(line), LINE)
-        if not 0 <= span[0] <= span[1]:
-            raise wrong(number, f'"frames": {span}', "0 <= start <= end")
+        start, end = entry.pop("frames")
+        if start > end:
+            raise BadInput(f'{place}: "frames": {[start, end]}; expected 0 <= start <= end; correct that line')
         if "snippet" in entry:
             snippet = entry["snippet"]
-            if type(snippet) is not int or snippet < 0:
-                raise wrong(number, f'"snippet": {snippet!r}', "a whole number from 0")
             if snippet in seen:
-                raise wrong(number, f"snippet {snippet}, as on line {seen[snippet]}", "each snippet once")
+                raise BadInput(f"{place}: snippet {snippet}, as on line {seen[snippet]}; expected each snippet once; correct that line")
             seen[snippet] = number
-        video.captions.append(Caption(*span, text.strip(), entry))
+        text = entry.pop("caption").strip()
+        video.captions.append(Caption(start, end, text, entry))
     if video is None:
         raise BadInput(f"{path}: empty; expected the header {HEADER} and then lines {LINE}; {NEXT}")
     return name, video

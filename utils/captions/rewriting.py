@@ -15,9 +15,12 @@ import threading
 from pathlib import Path
 from typing import NamedTuple
 
+from typing_extensions import TypedDict
+
 from utils.captions.reply import reply_of
 from utils.errors import BadInput
 from utils.files import make_folder
+from utils.reading import OPEN, Text, parse_json, parsing, read_bytes, read_text
 
 INSTRUCTION = "write image captions differently,"
 SHOWN = 3  # pairs a prompt shows
@@ -53,12 +56,7 @@ def read_pairs(path: Path | str, option: str = "--pairs") -> list[Pair]:
 
     Raises BadInput naming file and line where a line is no such pair or stands there twice, or fewer than three pairs are there.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror}); name a file of pairs with {option}") from None
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8, or see {option}") from None
+    lines = read_text(path, option).split("\n")
     pairs: dict[tuple[str, str], Pair] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -131,6 +129,15 @@ def rewrite_of(answer: str, request: Request, chat: bool = False) -> str | None:
     return line if max(len(words), len(UNSPACED.findall(line))) >= 2 else None
 
 
+class Kept(TypedDict):
+    """A line of the answers on disk, as far as it is read again."""
+
+    __pydantic_config__ = OPEN
+
+    key: Text
+    answer: Text
+
+
 class Answers:
     """The answers received so far, in a file that only grows: one JSON object a line, written as soon as its answer is there.
 
@@ -170,13 +177,11 @@ class Answers:
         self._file.seek(0)
         *lines, torn = self._file.read().split(b"\n")
         for number, line in enumerate(lines, 1):
-            try:
-                entry = json.loads(line)
-                self._found[str(entry["key"])] = str(entry["answer"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise BadInput(
-                    f"{self.path}:{number}: no answer that was kept ({type(error).__name__}); delete the line, or see --cache"
-                ) from None
+            place = f"{self.path}:{number}"
+            with parsing(f"{place}: no answer that was kept", "delete the line, or see --cache"):
+                text = line.decode()
+            entry = parse_json(text, place, "delete the line, or see --cache", Kept)
+            self._found[entry["key"]] = entry["answer"]
         if torn:
             self._file.truncate(self._file.tell() - len(torn))
 
@@ -216,7 +221,7 @@ class Answers:
 
 def file_digest(path: Path | str) -> str:
     """A fingerprint of a file's content, 16 hexadecimal digits."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    return hashlib.sha256(read_bytes(path, "--pairs")).hexdigest()[:16]
 
 
 def folder_name(name_or_path: str) -> str:

@@ -7,22 +7,24 @@ Segments may overlap: XD-Violence annotates several classes at once.
 """
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import BadInput
-from utils.files import read_json, replacing
+from utils.files import replacing
 from utils.labels import Dataset
+from utils.reading import FRAMES, Text, checked, read_json, real, whole
+
+Frame = whole(0, FRAMES)
 
 
 @dataclass(frozen=True)
 class GroundTruth:
     """A video: number of frames, frames per second, anomalous segments (start, end, label) in frames, 0-based, half-open."""
 
-    frames: int
-    fps: float
-    segments: tuple[tuple[int, int, str], ...]
+    frames: whole(1, FRAMES)
+    fps: real(0, 10_000, gt=0)
+    segments: tuple[tuple[Frame, Frame, Text], ...]
 
 
 def load_ground_truth(path: Path | str, dataset: Dataset) -> dict[str, GroundTruth]:
@@ -54,22 +56,11 @@ def _checked(name: str, entry, path: Path | str, dataset: Dataset) -> GroundTrut
     def wrong(found: str, expected: str) -> BadInput:
         return BadInput(f"{path}: {name}: {found}; expected {expected}; correct the file or name another with --gt-path")
 
-    if not isinstance(entry, dict) or not {"frames", "fps", "segments"} <= entry.keys():
-        found = f"only {', '.join(entry) or 'nothing'}" if isinstance(entry, dict) else repr(entry)
-        raise wrong(found, "frames, fps and segments")
-    frames, fps, segments = entry["frames"], entry["fps"], entry["segments"]
-    if type(frames) is not int or frames <= 0:
-        raise wrong(f"frames {frames!r}", "an integer above 0")
-    if type(fps) not in (int, float) or not 0 < fps < math.inf:
-        raise wrong(f"fps {fps!r}", "a number above 0")
-    if not isinstance(segments, list):
-        raise wrong(f"segments {segments!r}", "a list of [start, end, class]")
-    for segment in segments:
-        if not isinstance(segment, list) or [type(value) for value in segment] != [int, int, str]:
-            raise wrong(f"segment {segment!r}", "[start, end, class]: two integers and a label")
-        start, end, label = segment
-        if not 0 <= start < end <= frames:
-            raise wrong(f"segment {segment!r}", f"0 <= start < end <= {frames} frames")
+    video = checked(GroundTruth, entry, f"{path}: {name}", "correct the file or name another with --gt-path")
+    for start, end, label in video.segments:
+        segment = [start, end, label]
+        if not start < end <= video.frames:
+            raise wrong(f"segment {segment!r}", f"0 <= start < end <= {video.frames} frames")
         if label not in dataset.labels[1:]:
             raise wrong(f"class {label!r} in segment {segment!r}", f"an anomaly class of {dataset.title}: {', '.join(dataset.labels[1:])}")
-    return GroundTruth(frames, float(fps), tuple(tuple(segment) for segment in segments))
+    return video

@@ -3,28 +3,29 @@
 Scores of a test set are {NAME: Scores}, T rows of 16 frames each, or one row a frame.
 """
 
-import csv
-import gzip
 import itertools
-import json
-import tokenize
-import zipfile
-import zlib
+from array import array
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from utils.errors import BadInput
 from utils.evaluation.ground_truth import GroundTruth
 from utils.files import replacing
 from utils.labels import SNIPPET, video_name
+from utils.reading import FRAMES, OPEN, checked, parsing, read_arrays, read_csv, read_json, read_text
 
-READ = (  # all a damaged file raises; SyntaxError and TokenError come from an array's header
-    *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error, SyntaxError, csv.Error),
-    tokenize.TokenError,
-    *(MemoryError, RecursionError, OverflowError),  # numbers and nesting that no score file has
-)
+TOTAL = 20 * FRAMES  # frames of all videos together, at most
+
+
+class Ranges(TypedDict):
+    """VADTree's file: by video, by "start, end" in frames, half-open, a score or [score, …]."""
+
+    __pydantic_config__ = OPEN
+
+    vid_score: dict
 
 
 class Scores(NamedTuple):
@@ -106,15 +107,10 @@ def load_scores(path: Path | str, names: Path | str | None = None) -> tuple[dict
     readers = {".npz": _read_npz, ".csv": _read_csv, ".json": _read_json}
     if suffix not in readers:
         raise BadInput(f"{path}: no score file; expected a name that ends in {', '.join(readers)} or one of these with .gz")
-    try:
+    with parsing(f"{path}: no readable scores", "the formats are in python -m tools.evaluate --help"):
         scores, classes = readers[suffix](path, names)
         if not scores:
             raise ValueError("no video")
-    except FileNotFoundError as error:
-        raise BadInput(f"{error.filename}: no such file; name scores that --save-scores wrote, or another method's") from None
-    except READ as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise BadInput(f"{path}: no readable scores ({reason}); the formats are in python -m tools.evaluate --help") from None
     first, whole = next(iter(scores.items()))
     for name, parts in scores.items():
         if not _sound(parts, classes):
@@ -149,48 +145,51 @@ def _once(pairs) -> dict:
 
 
 def _read_npz(path, names):
-    with np.load(path, allow_pickle=False) as archive:
-        keys = [key for key in archive.files if key != "classes"]
-        found: dict[str, list] = {part: [] for part in Scores._fields}
-        for key in keys:
-            name, _, part = key.rpartition("/")
-            found.get(part, found["coarse"]).append((name if part in found else video_name(key), archive[key]))
-        parts = {part: _once(pairs) for part, pairs in found.items()}
-        classes = tuple(archive["classes"].tolist()) if "classes" in archive.files else None
+    arrays = read_arrays(path, "--scores")
+    classes = arrays.pop("classes", None)
+    found: dict[str, list] = {part: [] for part in Scores._fields}
+    for key, values in arrays.items():
+        name, _, part = key.rpartition("/")
+        found.get(part, found["coarse"]).append((name if part in found else video_name(key), values))
+    parts = {part: _once(pairs) for part, pairs in found.items()}
     names = dict.fromkeys(itertools.chain(*parts.values()))
-    return {name: Scores(**{part: values.get(name) for part, values in parts.items()}) for name in names}, classes
+    scores = {name: Scores(**{part: values.get(name) for part, values in parts.items()}) for name in names}
+    return scores, None if classes is None else tuple(map(str, classes.ravel().tolist()))
 
 
 def _read_csv(path, names):
-    with (gzip.open if str(path).endswith(".gz") else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file)
-        header = [name.strip() for name in next(rows, [])]
-        column = next((header.index(name) for name in ("score", "pred") if name in header), None)
-        if column is None:
-            raise ValueError(f"columns {', '.join(header)}; expected the video, then score or pred")
-        videos: dict[str, list[float]] = {}
-        for row in rows:
-            if row:
-                videos.setdefault(row[0].strip(), []).append(float(row[column] or "nan"))
+    rows = read_csv(path, "--scores")
+    _, header = next(rows, (0, []))
+    column = next((header.index(name) for name in ("score", "pred") if name in header), None)
+    if column is None:
+        raise ValueError(f"columns {', '.join(header)}; expected the video, then score or pred")
+    videos: dict[str, array] = {}
+    for line, row in rows:
+        if len(row) <= column:
+            raise ValueError(f"line {line} has {len(row)} cells; expected {len(header)}")
+        videos.setdefault(row[0], array("d")).append(float(row[column] or "nan"))
     found = [(key, Scores(np.array(values))) for key, values in videos.items()]
     if names is None:
         return _once((video_name(key), parts) for key, parts in found), None
-    lines = [line for line in Path(names).read_text().split("\n") if line.strip() and line.strip() != "path,label"]
+    lines = [line for line in read_text(names, "--names").split("\n") if line.strip() and line.strip() != "path,label"]
     order = list(dict.fromkeys(video_name(line.split(",")[0]) for line in lines))
-    if odd := [key for key, _ in found if not 0 <= int(float(key)) < len(order)]:
+    if odd := [key for key, _ in found if not 0 <= float(key) < len(order)]:
         raise ValueError(f"video number {odd[0]}, but {names} has {len(order)} videos, numbered from 0")
     return _once((order[int(float(key))], parts) for key, parts in found), None
 
 
 def _read_json(path, names):
-    with (gzip.open if str(path).endswith(".gz") else open)(path, "rt", encoding="utf-8") as file:
-        videos = json.load(file)["vid_score"]
-    scores = []
+    videos = read_json(path, "--scores", Ranges)["vid_score"]
+    scores, total = [], 0
     for name, ranges in videos.items():
+        checked(dict, ranges, f"{path}: {name}", "check --scores")
         spans = sorted((*map(int, key.split(",")), value[0] if isinstance(value, list) else value) for key, value in ranges.items())
         if any(end != start for (_, end, _), (start, _, _) in itertools.pairwise(spans)) or not spans or spans[0][0] != 0:
             raise ValueError(f"{name}: ranges that overlap or leave frames out")
+        if (total := total + spans[-1][1]) > TOTAL:
+            raise ValueError(f"{name}: more than {TOTAL:,} frames in all")
         logits = np.array([float(score) for *_, score in spans])
-        frames = np.repeat((1 / (1 + np.exp(-logits))).round(4), [end - start for start, end, _ in spans])
-        scores.append((video_name(name), Scores(frames)))
+        with np.errstate(over="ignore"):  # exp of -1000, whose sigmoid is 0
+            values = (1 / (1 + np.exp(-logits))).round(4)
+        scores.append((video_name(name), Scores(np.repeat(values, [end - start for start, end, _ in spans]))))
     return _once(scores), None

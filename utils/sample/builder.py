@@ -17,8 +17,9 @@ import numpy as np
 
 from utils.errors import BadInput
 from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
-from utils.files import make_folder, read_json, write_json
+from utils.files import make_folder, write_json
 from utils.labels import CROPS, DATASETS, SNIPPET, UCF, Dataset
+from utils.reading import read_json
 from utils.sample import captions as sample_captions
 from utils.text import openai_clip
 
@@ -114,7 +115,7 @@ def is_current(folder: Path, dataset: str) -> bool:
     """Whether the sample that lies in `folder` is the one that `make_sample` would write there by default, as its sample.json tells."""
     if not (folder / "sample.json").is_file():
         return False
-    made = read_json(folder / "sample.json", "--output")
+    made = read_json(folder / "sample.json", "--output", dict)
     expected = {"videos": VIDEOS, "settings": asdict(SETTINGS[dataset]), "captions": sample_captions.about()}
     return json.loads(json.dumps(expected)).items() <= made.items()  # through JSON, which turns tuples into lists
 

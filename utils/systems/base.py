@@ -27,7 +27,7 @@ class Output(NamedTuple):
 
 def option(default, help: str, *, group: str = "model", choices: tuple | None = None, tried: str = "", low=None, high=None, above=None):
     """A field of a dataclass that is an option of the scripts: --its-name, checked against its type annotation, `choices` and its range
-    (`low` and `high` belong to it, `above` does not). tried: the values in the paper's tables.
+    (`low` and `high` belong to it, `above` does not; without `high`: utils.options.HIGH). tried: the values in the paper's tables.
     """
     about = {"help": help, "group": group, "choices": choices, "tried": tried, "low": low, "high": high, "above": above}
     return field(default=default, metadata=about)
@@ -51,7 +51,7 @@ class Settings:
 class WindowSettings:
     """Of systems with a local transformer."""
 
-    visual_layers: int = option(1, "blocks in each stage of the temporal network", low=1)
+    visual_layers: int = option(1, "blocks in each stage of the temporal network", low=1, high=100)
     visual_head: int = option(1, "attention heads of the local and global transformer", low=1)
     attn_window: int = option(64, "window of the local transformer, in snippets", low=1)
 
@@ -70,8 +70,8 @@ class PromptSettings:
     prompt_prefix: int = option(12, "prompt tokens before the class name; N = prefix + postfix", low=0, tried="N = 8 16 20 24 32")
     prompt_postfix: int = option(12, "prompt tokens after the class name", low=0)
     temperature: float = option(0.07, "τ of the alignment map", above=0, tried="0.01 0.03 0.05 0.07 0.09 0.1")
-    lambda_align: float = option(0.01, "λ1, weight of MIL-Align", group="training")
-    lambda_text: float = option(0.1, "weight of class-embedding separation (VadCLIP's: 0.1 on UCF, 1e-4 on XD)", group="training")
+    lambda_align: float = option(0.01, "λ1, weight of MIL-Align", group="training", low=0)
+    lambda_text: float = option(0.1, "weight of class-embedding separation (VadCLIP's: 0.1 on UCF, 1e-4 on XD)", group="training", low=0)
 
 
 @dataclass(kw_only=True)

@@ -15,7 +15,8 @@ import numpy as np
 
 from dataset import MANIFEST
 from utils.errors import BadInput
-from utils.files import make_folder, read_json, replacing, write_json
+from utils.files import make_folder, replacing, write_json
+from utils.reading import read_json
 from utils.video.extraction import Extracted
 
 LOCK = ".extract.lock"
