@@ -65,7 +65,7 @@ class Video:
 
 def split_crop(file_name: str) -> tuple[str, int | None]:
     """`Abuse028_x264__5.npy` -> (`Abuse028_x264`, 5), `Abuse028_x264.npy` -> (`Abuse028_x264`, None); else BadInput."""
-    match = re.fullmatch(r"(.+?)(?:__([0-9]))?\.npy", file_name)
+    match = re.fullmatch(r"(?s)(.+?)(?:__([0-9]))?\.npy", file_name)
     if match is None:
         raise BadInput(f"{file_name!r} is no feature file; expected a name that ends in .npy")
     return match[1], None if match[2] is None else int(match[2])
@@ -131,7 +131,7 @@ def index_features(root: Path) -> dict[str, dict[tuple[str, ...], dict[int | Non
             continue
         seen.add(real)
         for file in files:
-            if re.fullmatch(r".+\.npy", file):
+            if re.fullmatch(r"(?s).+\.npy", file):
                 name, crop = split_crop(file)
                 home = Path(folder).relative_to(root).parts
                 index.setdefault(name, {}).setdefault(home, {})[crop] = Path(folder, file)
