@@ -67,7 +67,7 @@ _FILLER = re.compile(r"<(?:unk|pad|mask|bos|s|cls|sep)>|\[(?:UNK|PAD|MASK|CLS|SE
 _TURN = re.compile(  # special tokens, at which a turn begins or ends
     r"(?:<\|(?:im_start|start_header_id|header_start|start|turn)\|?>|<start_of_turn>)[ \t]*(?:assistant|model|user|system)?"
     r"|</[a-z_]{1,40}>\s*\Z|<(?:unused\d+|0x[\dA-F]{2})>|<\|[^<>|\n]{1,40}\|?>|<[a-z_]{1,40}\|>|<｜[^<>｜\n]{1,40}｜>|</s>|<(?:eos|eot|eod|eou|endoftext|end|stop)>|<[a-z]+(?:_[a-z\d]+)+>"
-    r"|\[/?INST\]|<</?SYS>>|\[(?:EOS|END[\w ]*)\]",
+    r"|\[/?INST\]|<</?SYS>>|\[(?:EOS|DONE|END[\w ]*)\]|(?<=[.!?])(?:assistant|user)\b|\s+#{2,}\s*\Z",
     re.IGNORECASE,
 )
 _HTML = re.compile(r"</?(?:b|i|u|em|strong|span|font|code|q|h[1-6]|ul|ol|center|blockquote|html|body)(?:\s[^<>]*)?>", re.IGNORECASE)
