@@ -9,6 +9,7 @@ import functools
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -42,6 +43,10 @@ class Manifest(TypedDict):
 
     encoder: Encoder
     recipe: dict[Text, Plain]
+
+
+class Absent(BadInput):
+    """A listed file is not there."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,9 @@ def read_list(path: Path | str, feature_root: Path | str, dataset: Dataset, opti
     index = index_features(root)
     first: dict[str, tuple] = {}
     files: dict[str, dict] = {}
-    unnamed = set()
-    for number, (row, label) in enumerate(read_rows(path, option), start=1):
+    unnamed, absent = set(), []
+    rows = read_rows(path, option)
+    for number, (row, label) in enumerate(rows, start=1):
         try:
             class_indices(label, dataset)
             name, crop, folder, found = _locate(row, root, index)
@@ -93,11 +99,16 @@ def read_list(path: Path | str, feature_root: Path | str, dataset: Dataset, opti
             if (other, other_label) != (folder, label):
                 both = f"{root.joinpath(*folder)} as {label} and in {root.joinpath(*other)} as {other_label}"
                 raise BadInput(f"{name} is listed in {both}; keep one of the two")
+        except Absent as error:
+            absent.append(f"{path}: row {number} ({row},{label}): {error}")
+            continue
         except BadInput as error:
             raise BadInput(f"{path}: row {number} ({row},{label}): {error}") from None
         files.setdefault(name, {}).update(found)
         if crop is None:
             unnamed.add(name)
+    if absent:
+        raise BadInput(absent[0] + f" ({len(absent)} of the {len(rows)} rows have none; tools.make_list lists what is there)")
     videos = []
     for name, (_, label) in first.items():
         crops, paths = zip(*sorted(files[name].items()), strict=True)
@@ -148,7 +159,7 @@ def _locate(row: str, root: Path, index: dict) -> tuple[str, int | None, tuple[s
         homes = {home: {crop: files[crop]} for home, files in homes.items() if crop in files}
     if not homes:
         wanted = path.name if crop is not None else f"{name}.npy or {name}__0.npy … {name}__{CROPS - 1}.npy"
-        raise BadInput(f"no file {wanted} below {root}; add it, drop the row, or name another --feature-root")
+        raise Absent(f"no file {wanted} below {root}; add it, drop the row, or name another --feature-root")
     tails = {home: sum(1 for _ in takewhile(bool, map(eq, reversed(home), reversed(folder)))) for home in homes}
     best = [folder] if folder in homes else [home for home in homes if tails[home] == max(tails.values())]
     files = homes[best[0]]
@@ -210,6 +221,23 @@ def check_features(videos: Sequence[Video], width: int) -> dict[str, int]:
                 expected = f"expected ({shapes[0][0]}, {width}) in every crop of {video.name}, as {video.files[0]} begins"
                 raise BadInput(f"{file}: shape {shape}; {expected}; extract the crops anew")
     return rows
+
+
+def check_crops(videos: Sequence[Video]) -> None:
+    """Raise BadInput where some videos lack crops that the others have: their bags would be fewer than they should be, without a word.
+
+    Videos whose rows name their crops have those that were wanted.
+    """
+    counts = Counter(video.crops for video in videos if video.crops is not None and not video.named)
+    if len(counts) < 2:
+        return
+    usual = counts.most_common(1)[0][0]
+    odd = [video for video in videos if video.crops in counts and video.crops != usual and not video.named]
+    names = ", ".join(video.name for video in odd[:5])
+    raise BadInput(
+        f"{odd[0].files[0].parent}: {odd[0].name} has the crops {', '.join(map(str, odd[0].crops))}, of {counts.total()} videos "
+        f"{counts[usual]} have {', '.join(map(str, usual))}; extract {len(odd)} anew ({names}), or leave them out of the list"
+    )
 
 
 def resample(features: torch.Tensor, length: int) -> tuple[torch.Tensor, int]:

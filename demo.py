@@ -133,14 +133,9 @@ def make_detector(options):
         detector = text_detector(options.clip or "ViT-B/16", options.classes, normal=options.normal or NORMAL, **shared)
     else:
         from app.detector import load_detector
-        from utils.restore import newest_checkpoint
+        from utils.runs import newest_checkpoint
 
-        path = Path(options.checkpoint) if options.checkpoint else newest_checkpoint({})
-        if path is None:
-            raise BadInput(
-                "runs/*/seed-*/best.pt: no run yet; train one (python ucf_train.py), name one with --checkpoint, or name your own "
-                "events with --classes, which needs no training"
-            )
+        path = Path(options.checkpoint) if options.checkpoint else newest_checkpoint()
         files = {name: getattr(options, name) for name in ("clip", "distilbert", "sentence_encoder", "text_features")}
         own = {"encoder": options.encoder, "files": files, "rate": options.false_positives}
         own |= {"caption_encoder": options.caption_encoder, "caption_pooling": options.caption_pooling}

@@ -219,10 +219,11 @@ class ReFLIPVAD(nn.Module):
         mask = torch.arange(features.shape[1], device=features.device) < lengths[:, None]  # (B, T), True = valid
         x = self.feature_scale * features.masked_fill(~mask[..., None], 0)
         visual = self.temporal(enter_autocast(x), mask)
-        coarse = alignment = embeddings = None
+        logits = coarse = alignment = embeddings = None
         if self.blocks != "vta":
             x = self.dropout(visual)
-            coarse = self.classifier(self.ffn_cls(x) + x)[..., 0].float().sigmoid()  # eq. 8
+            logits = self.classifier(self.ffn_cls(x) + x)[..., 0].float()
+            coarse = logits.sigmoid()  # eq. 8
         if self.blocks != "cls":
             text = self.text_features() if text is None else text
             embeddings = text
@@ -230,14 +231,14 @@ class ReFLIPVAD(nn.Module):
                 prompt = (coarse * mask)[:, None] @ visual.float()  # eq. 9: (B, 1, D), attention A over the valid snippets
                 embeddings = self.ffn_text(F.normalize(prompt, dim=-1) + text) + text  # eq. 10: (B, C+1, D)
             alignment = cosine(visual, embeddings) / self.temperature  # eq. 11
-        return Output(coarse, alignment, visual, embeddings, text)
+        return Output(coarse, alignment, visual, embeddings, text, coarse_logits=logits)
 
 
 def losses(out: Output, labels: Tensor, lengths: Tensor, options) -> dict[str, Tensor]:
     """Eq. 18, each term with its weight: L_cga + λ1·L_fga + λ2·L_fms + class-embedding separation. Terms of an absent block are absent."""
     terms = {}
     if out.coarse is not None:
-        terms["coarse"] = mil_classification(out.coarse, labels, lengths, normal_top1=True)
+        terms["coarse"] = mil_classification(out.coarse_logits, labels, lengths, normal_top1=True, logits=True)
     if out.alignment is not None:
         # With the alignment block alone MIL-Align is the whole loss, so its weight is 1.
         weight = options.lambda_align if out.coarse is not None else 1.0

@@ -4,21 +4,22 @@ import sys
 from pathlib import Path
 
 from ucf_option import parse_args
-from utils import checkpoint, loading, restore, sample, testing
+from utils import checkpoint, loading, restore, runs, sample, testing
 from utils.errors import exit_code
 
 
 def main(argv=None):
     options = parse_args(argv, testing=True)
-    path = Path(options.checkpoint or restore.newest_run(options))
-    print(f"checkpoint: {path}")
+    path = Path(options.checkpoint) if options.checkpoint else runs.newest_checkpoint(options)
     saved = checkpoint.load(path)
     options = parse_args(argv, testing=True, model=restore.system_of(saved, path, options))
     options = restore.tested_options(options, path, saved)
+    print(f"checkpoint: {path} ({options.model})")
     sample.announce(options)
     data = loading.load_data(options, seed=None)
     model = loading.load_model(options, options.seed)
-    testing.test(model, path, data, options, restore.test_folder(options, path))
+    with runs.test_folder(options, path) as new:  # what an earlier test left is replaced whole
+        testing.test(model, path, data, options, new, runs.tested_in(options, path))
 
 
 if __name__ == "__main__":

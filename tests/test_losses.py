@@ -70,3 +70,25 @@ def test_magnitudes_without_a_partner_have_finite_gradients(kinds):
 
 def test_text_separation_by_hand():
     assert text_separation(torch.tensor([[2.0, 0], [0, 3], [-1, 0]])).item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("normal_top1", [False, True])
+def test_logits_give_the_loss_of_their_scores(normal_top1):
+    scores, labels, lengths = bags()
+    logits = 8 * scores[..., 0] - 4
+    expected = mil_classification(logits.sigmoid(), labels, lengths, normal_top1=normal_top1)
+    found = mil_classification(logits, labels, lengths, normal_top1=normal_top1, logits=True)
+    assert found.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("level", [-200.0, -30.0, 20.0, 30.0, 200.0])
+def test_saturated_scores_keep_their_gradient(level):
+    """Every score wrong or right by `level`: the loss of the wrong half is |level| each, and its gradient does not vanish."""
+    _, labels, lengths = bags()
+    logits = torch.full((6, 48), level, requires_grad=True)
+    loss = mil_classification(logits, labels, lengths, logits=True)
+    loss.backward()
+    assert loss.item() == pytest.approx(abs(level) / 2, rel=1e-6)
+    wrong = labels[:, 0] > 0 if level > 0 else labels[:, 0] == 0
+    assert logits.grad.sum(1)[wrong].abs().tolist() == pytest.approx([1 / 6] * 3, rel=1e-5)
+    assert logits.grad.isfinite().all()

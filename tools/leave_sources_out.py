@@ -30,7 +30,7 @@ from utils.checkpoint import load, load_trained_state
 from utils.errors import SEED, BadInput, Parser, bounded, exit_code
 from utils.evaluation.intervals import interval, over_seeds, resampled
 from utils.evaluation.segments import anomaly_score
-from utils.files import make_folder, replacing, write_json
+from utils.files import locked, make_folder, replacing, write_json
 from utils.labels import SNIPPET, UCF, class_indices, video_name
 from utils.reading import open_array, read_csv
 
@@ -124,6 +124,7 @@ def parse(argv) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--seeds", type=SEED, nargs="+", default=[1, 2, 3], help="of the folds and of training (default: 1 2 3)")
     parser.add_argument("--shuffle-labels", action="store_true", help="control: labels permuted over the clips, anew for each seed")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the runs and of result.json")
+    parser.add_argument("--overwrite", action="store_true", help="replace the result that stands there")
     options, words = parser.parse_known_args(argv)
     return options, [*words, "--feature-root", options.feature_root]
 
@@ -132,6 +133,14 @@ def main(argv=None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     options, words = parse(argv)
     clips, output = read_clips(options.clips), make_folder(options.output)
+    with locked(output):
+        if (output / "result.json").exists() and not options.overwrite:
+            raise BadInput(f"{output}: holds a result; name another --output, or replace it: --overwrite")
+        cross_validate(clips, output, options, words, argv)
+
+
+def cross_validate(clips: pd.DataFrame, output: Path, options, words: list[str], argv: list[str]) -> None:
+    """Every seed's folds, then the figures: result.json, which is printed."""
     drawn, scores = [], {}
     for seed in options.seeds:
         given = clips.copy()

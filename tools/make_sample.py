@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from utils.errors import SEED, Parser, exit_code
-from utils.files import ROOT
+from utils.files import ROOT, locked
 from utils.labels import DATASETS
 from utils.sample.builder import make_sample
 
@@ -21,7 +21,8 @@ def main(argv=None) -> None:
     parser.add_argument("--shuffle-labels", action="store_true", help="permute the training labels: a detector must then find nothing")
     options = parser.parse_args(argv)
     for key in DATASETS if options.dataset == "both" else [options.dataset]:
-        make_sample(options.output / key, key, options.seed, options.shuffle_labels)
+        with locked(options.output, f".{key}.lock"):
+            make_sample(options.output / key, key, options.seed, options.shuffle_labels)
 
 
 if __name__ == "__main__":

@@ -28,15 +28,6 @@ from utils.losses import top_k, top_k_mean
 from utils.options import PER_MACHINE
 from utils.reading import OPEN, read_json_lines, real, whole
 
-STALE = (
-    "last.pt",
-    "best.pt",
-    "log.jsonl",
-    "scores.npz",
-    "report.json",
-    "report.md",
-)  # of an earlier run in the same folder
-
 WHOLE = 8192  # snippets, 73 minutes at 30 fps: of longer videos a T × T adjacency does not fit into memory
 
 
@@ -178,12 +169,15 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
     run = Training(model, options, classes)
     if str(folder).encode(errors="replace").decode() != str(folder):
         raise BadInput(f"{folder}: is not UTF-8, and TensorBoard writes into no such folder; name another one with --output")
-    if options.resume:
+    if options.resume and (folder / "last.pt").exists():
         run.resume(folder)
     else:
-        for stale in STALE:
-            (folder / stale).unlink(missing_ok=True)
-    loader = torch.utils.data.DataLoader(train, batch_sampler=batches, num_workers=options.workers, persistent_workers=options.workers > 0)
+        for left in [folder / "log.jsonl", *folder.glob("events.out.tfevents.*")]:  # by an attempt that did not end its first epoch
+            left.unlink(missing_ok=True)
+    own = torch.Generator()  # else the loader draws its workers' seed from the generator that dropout draws from
+    loader = torch.utils.data.DataLoader(
+        train, batch_sampler=batches, num_workers=options.workers, persistent_workers=options.workers > 0, generator=own
+    )
     with SummaryWriter(folder, purge_step=run.epoch + 1) as board:
         while run.epoch < options.max_epoch:
             start, epoch = time.perf_counter(), run.epoch + 1
@@ -216,7 +210,7 @@ def saved_options(options) -> dict:
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in vars(options).items()
-        if name not in PER_MACHINE | {"typed", "overruled", "unstated", "seeds"}
+        if name not in PER_MACHINE | {"typed", "overruled", "unstated", "seeds", "command"}
     }
 
 

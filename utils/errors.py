@@ -5,7 +5,9 @@ import contextlib
 import math
 import os
 import re
+import signal
 import sys
+import threading
 
 # What moves a terminal's cursor, ends a line, turns the direction of text, hides, or is no text: controls, marks, lone surrogates.
 UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
@@ -74,12 +76,14 @@ def bounded(kind: type, low: float, high: float):
 COUNT, SEED, POSITIVE = bounded(int, 1, 100_000), bounded(int, 0, 2**32 - 1), bounded(float, 1e-6, 1e9)
 
 
-def exit_code(main) -> int:
-    """Run `main()` as a script does: 0 done, 2 bad input, 130 interrupted, 141 nobody reads its output any more. Any other exception is a
-    bug and keeps its traceback.
+def exit_code(main, go_on: str = "") -> int:
+    """Run `main()` as a script does: 0 done, 2 bad input, 130 interrupted, by Ctrl-C or by SIGTERM, which says how to `go_on`, 141 nobody
+    reads its output any more. Any other exception is a bug and keeps its traceback.
     """
     with contextlib.suppress(AttributeError):  # a test's or notebook's own stream
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name that the terminal's encoding lacks is no reason to die
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()
         sys.stdout.flush()
@@ -95,6 +99,6 @@ def exit_code(main) -> int:
         print(f"error: {printable(error.filename)}: {error.strerror}; name another file or folder", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: everything finished so far is saved", file=sys.stderr)
+        print(f"interrupted: everything finished so far is saved{go_on}", file=sys.stderr)
         return 130
     return 0

@@ -1,12 +1,17 @@
 """Outputs appear whole or not at all: each file is written under a temporary name beside its place, then renamed."""
 
 import contextlib
+import fcntl
 import json
 import os
+import shlex
+import socket
+import sys
+import time
 import zlib
 from pathlib import Path
 
-from utils.errors import BadInput
+from utils.errors import BadInput, printable
 
 ROOT = Path(__file__).resolve().parents[1]  # of this project
 
@@ -33,6 +38,56 @@ def check_name(path: Path | str) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BadInput(f"{path}: cannot be written ({reason}); take a shorter, plain name") from None
+
+
+_held: set[int] = set()  # open lock files: a forked child must not keep them when this process is gone
+
+
+def _leave_to_parent() -> None:
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+def command() -> str:
+    """The command line, without the interpreter's path."""
+    return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+@contextlib.contextmanager
+def locked(folder: Path | str, name: str = ".lock", *, wait: bool = False):
+    """Keep other processes from writing to `folder` for as long as the block lasts; the lock, on its file `name`, dies with the process.
+
+    wait: until the other one is done, which is said. Else raises BadInput naming it, and in either case where the folder cannot be written.
+    """
+    file = os.open(make_folder(folder) / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    _held.add(file)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(file, 1000, 0).decode(errors="replace").strip() or "another process"
+            if not wait:
+                raise BadInput(f"{folder}: {holder} writes there; wait until it is done, or name another folder") from None
+            print(f"waiting for {printable(holder)}, which writes {folder}", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # some network file systems have no locks
+            print(f"note: {folder} cannot be locked ({error.strerror}): start no second process that writes there", file=sys.stderr)
+        os.ftruncate(file, 0)
+        os.pwrite(
+            file,
+            f"process {os.getpid()} on {socket.gethostname()} ({command()}), since {time.strftime('%F %T')},".encode(
+                errors="surrogateescape"
+            ),
+            0,
+        )
+        yield
+    finally:
+        if file in _held:  # else this is a forked child
+            _held.remove(file)
+            os.close(file)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from dataset import FeatureDataset, check_features, hold_out, read_list, same_content
+from dataset import FeatureDataset, check_crops, check_features, hold_out, read_list, same_content
 from model import SYSTEMS, build_model, options_of
 from utils import engine, text
 from utils.batches import BalancedBatches, DrawnVersions, ShuffledBatches
@@ -57,7 +57,7 @@ def load_model(options, seed: int) -> torch.nn.Module:
 
 class Data(NamedTuple):
     """The data of one run. Videos are lists of dataset.Video; train and batches are None for a test script, captions for a system that
-    reads none.
+    reads none. same: the test videos of which a training video has the features, byte for byte.
     """
 
     dataset: Dataset
@@ -67,6 +67,7 @@ class Data(NamedTuple):
     test: list
     truth: dict
     captions: CaptionTree | None = None
+    same: frozenset[str] = frozenset()
 
 
 def load_captions(options) -> CaptionTree | None:
@@ -107,9 +108,11 @@ def load_data(options, seed: int | None) -> Data:
     both = sorted({video.name for video in videos} & {video.name for video in test})
     if both:
         print(f"note: {len(both)} videos are in the training and in the test list: {printable(', '.join(both[:5]))}")
-    if pairs := [f"{a} = {b}" for a, b in same_content(videos, test) if a != b]:
-        print(f"note: {len(pairs)} training videos have the features of a test video, byte for byte: {printable(', '.join(pairs))}")
+    pairs = same_content(videos, test)
+    if others := [f"{a} = {b}" for a, b in pairs if a != b]:
+        print(f"note: {len(others)} training videos have the features of a test video, byte for byte: {printable(', '.join(others))}")
     rows = check_features(videos, options.visual_width)
+    check_crops(videos)
     if captions:
         versions = training_versions(captions, options.caption_choice)
         captions.check(videos, rows, dict.fromkeys((SOURCE, *versions)))
@@ -125,4 +128,4 @@ def load_data(options, seed: int | None) -> Data:
     batches = {"balanced": BalancedBatches, "shuffle": ShuffledBatches}[options.sampling](train.abnormal, options.batch_size, seed)
     if captions:
         batches = DrawnVersions(batches, versions)
-    return Data(dataset, train, batches, held_out, test, truth, captions)
+    return Data(dataset, train, batches, held_out, test, truth, captions, frozenset(b for _, b in pairs))

@@ -19,18 +19,32 @@ def top_k_mean(scores: Tensor, lengths: Tensor, k: Tensor) -> Tensor:
     """Mean of the k largest valid scores over time: (B, T) -> (B,), or (B, T, C) -> (B, C) for each class by itself."""
     if scores.dim() == 2:
         return top_k_mean(scores[..., None], lengths, k)[:, 0]
-    index = torch.arange(scores.shape[1], device=scores.device)
-    valid = index < lengths[:, None]
-    largest = scores.float().masked_fill(~valid[..., None], -torch.inf).topk(scores.shape[1] // 16 + 1, dim=1).values
-    chosen = index[: largest.shape[1]] < k[:, None]
+    largest, chosen = top_k_scores(scores, lengths, k)
     return largest.masked_fill(~chosen[..., None], 0).sum(1) / k[:, None]
 
 
-def mil_classification(scores: Tensor, labels: Tensor, lengths: Tensor, *, normal_top1: bool = False) -> Tensor:
-    """L_cga: binary cross entropy of each bag's top-K mean of coarse scores (B, T) in [0, 1] against "abnormal"."""
-    bag = top_k_mean(scores, lengths, top_k(labels, lengths, normal_top1))
-    bag = bag.clamp(1e-7, 1 - 1e-7)  # not F.binary_cross_entropy: that raises on NaN before the engine can name the batch
-    return -torch.where(labels[:, 0] > 0, (1 - bag).log(), bag.log()).mean()
+def top_k_scores(scores: Tensor, lengths: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest valid scores over time, (B, T, C) -> (B, ⌊T/16 + 1⌋, C) float32, and which of them are a bag's k (B, ⌊T/16 + 1⌋)."""
+    index = torch.arange(scores.shape[1], device=scores.device)
+    valid = index < lengths[:, None]
+    largest = scores.float().masked_fill(~valid[..., None], -torch.inf).topk(scores.shape[1] // 16 + 1, dim=1).values
+    return largest, index[: largest.shape[1]] < k[:, None]
+
+
+def mil_classification(scores: Tensor, labels: Tensor, lengths: Tensor, *, normal_top1: bool = False, logits: bool = False) -> Tensor:
+    """L_cga: binary cross entropy of each bag's top-K mean of coarse scores (B, T) in [0, 1] against "abnormal".
+
+    logits: `scores` are those before the sigmoid. Then the mean is taken in log space, log Σ σ(x) − log K, and 1 − mean as the mean of
+    σ(−x): where the scores are saturated the loss has a gradient still.
+    """
+    k = top_k(labels, lengths, normal_top1)
+    if not logits:
+        bag = top_k_mean(scores, lengths, k).clamp(1e-7, 1 - 1e-7)  # F.binary_cross_entropy raises on NaN before the engine names the batch
+        return -torch.where(labels[:, 0] > 0, (1 - bag).log(), bag.log()).mean()
+    largest, chosen = top_k_scores(scores[..., None], lengths, k)
+    sign = torch.where(labels[:, 0] > 0, -1, 1)[:, None]
+    log = F.logsigmoid(sign * largest[..., 0]).masked_fill(~chosen, -torch.inf)
+    return (k.log() - log.logsumexp(1)).mean()
 
 
 def mil_align(alignment: Tensor, labels: Tensor, lengths: Tensor, *, normal_top1: bool = False) -> Tensor:

@@ -5,6 +5,8 @@ utils/systems/). The option files state values; `parse` resolves them.
 import argparse
 import difflib
 import math
+import shlex
+import sys
 import types
 from dataclasses import dataclass, fields, make_dataclass
 from functools import cache
@@ -63,7 +65,8 @@ class Shared:
     seeds: tuple[int, ...] | None = option(None, "several seeds: one run each, then mean ± std", group="training", low=0, high=SEED)
     device: str = option("auto", "where to compute", group="training", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = option("fp32", "bf16 = autocast of the forward pass; losses stay in fp32", group="training", choices=("fp32", "bf16"))
-    resume: bool = option(False, "go on from OUTPUT/seed-K/last.pt", group="training")
+    resume: bool = option(False, "go on with the run in OUTPUT (without --output: the newest), with the options it has", group="training")
+    overwrite: bool = option(False, "replace the run in OUTPUT; it is kept until the new one is finished", group="training")
     select: str = option(
         "val",
         "checkpoint that is tested: best on held-out training videos, last, or best on test (as the papers did)",
@@ -72,7 +75,7 @@ class Shared:
     )
     val_share: float = option(0.1, "share of the training videos held out with --select val", group="evaluation", low=0, high=0.9)
     checkpoint: str | None = option(None, "checkpoint to test; without it the newest run of the dataset (test scripts)", group="evaluation")
-    output: str | None = option(None, "folder of the runs (default: runs/DATASET-MODEL)", group="output")
+    output: str | None = option(None, "folder of the run (default: runs/DATASET-MODEL, of the sample runs/sample-…)", group="output")
     save_scores: str | None = option(None, "write the scores behind the figures to this .npz (test scripts)", group="output")
     json: str | None = option(None, "write the report to this file (test scripts)", group="output")
 
@@ -80,7 +83,8 @@ class Shared:
 @dataclass(kw_only=True)
 class Resolved(Shared):
     """All options of a run, with where they come from. typed: what stood on the command line; overruled: name -> what the option file says
-    where the sample says something else; unstated: hyperparameters that the file does not set for the system of which it sets all.
+    where the sample says something else; unstated: hyperparameters that the file does not set for the system of which it sets all; command:
+    the command line that started the run.
     """
 
     dataset: str
@@ -88,6 +92,7 @@ class Resolved(Shared):
     typed: dict
     overruled: dict
     unstated: list
+    command: str
 
 
 GROUPS = {
@@ -102,7 +107,7 @@ GROUPS = {
 TEST_ONLY = {"checkpoint", "save_scores", "json"}
 TESTED_TOO = {"device", "precision"}  # of the group "training", what a test script has, too
 PER_MACHINE = {
-    *("resume", "output", "device", "workers", "feature_root", "caption_root", "train_list", "test_list", "gt_path"),
+    *("resume", "overwrite", "output", "device", "workers", "feature_root", "caption_root", "train_list", "test_list", "gt_path"),
     *TEST_ONLY,
 }
 
@@ -133,7 +138,7 @@ class Declared:
     @property
     def hyperparameter(self) -> bool:
         """Whether it decides what is trained: an option file lists it for the system that it is about."""
-        return self.group in ("model", "training") and self.name not in (*TESTED_TOO, "resume", "seeds")
+        return self.group in ("model", "training") and self.name not in (*TESTED_TOO, "resume", "overwrite", "seeds")
 
     def check_type(self, value, place: str) -> None:
         """Raise BadInput, naming `place`, unless the value of an option file is of the option's type."""
@@ -265,7 +270,7 @@ def parse(dataset: str, common: dict, systems: dict, sample: dict, argv, doc: st
         lists = {"train_list": "ReFLIP_rgb.csv", "test_list": "ReFLIP_rgbtest.csv", "gt_path": "gt.json"}
         values |= {key: str(ROOT / "list" / f"{dataset}_{end}") for key, end in lists.items() if values[key] is None}
     values |= {key: value for key, value in typed.items() if key in known}
-    values["output"] = values["output"] or str(ROOT / "runs" / f"{dataset}-{values['model']}")
+    values["output"] = values["output"] or str(ROOT / "runs" / f"{'sample-' * use_sample}{dataset}-{values['model']}")
     if {"seed", "seeds"} <= typed.keys():
         raise BadInput("--seed and --seeds: give one of them")
     values["seeds"] = list((None if "seed" in typed else values["seeds"]) or [values["seed"]])
@@ -276,6 +281,7 @@ def parse(dataset: str, common: dict, systems: dict, sample: dict, argv, doc: st
         check_together(values, typed, reads)
     unstated = [key for key, one in known.items() if one.hyperparameter and key not in stated.keys() | typed.keys()]
     about = {"typed": typed, "overruled": overruled, "unstated": unstated if name == common.get("model") else []}
+    about["command"] = shlex.join(["python", f"{dataset}_{'test' if testing else 'train'}.py", *(sys.argv[1:] if argv is None else argv)])
     return options_class(name)(dataset=dataset, sample=use_sample, **about, **values)
 
 

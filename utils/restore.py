@@ -7,7 +7,6 @@ from model import SYSTEMS
 from utils import checkpoint
 from utils.captions.tree import source_folder
 from utils.errors import BadInput
-from utils.files import ROOT, make_folder
 from utils.labels import DATASETS
 from utils.options import Resolved, check_system, declared, options_class
 from utils.reading import read_json
@@ -31,27 +30,6 @@ def matches(saved: dict, model, path, options) -> None:
                 f"{path}: trained with another frozen encoder ({name}); "
                 f"give the one it was trained with: --clip, --sentence-encoder or --distilbert"
             )
-
-
-def newest_run(options) -> Path:
-    """The best.pt written last under runs/ for this dataset and, if one was typed, this --model. Raises BadInput where there is none."""
-    wanted = {name: getattr(options, name) for name in ("dataset", "model") if name == "dataset" or name in options.typed}
-    if path := newest_checkpoint(wanted):
-        return path
-    raise BadInput(
-        f"runs/*/seed-*/best.pt: no run of {' with '.join(wanted.values())} yet; run python {options.dataset}_train.py, "
-        f"or name a checkpoint with --checkpoint"
-    )
-
-
-def newest_checkpoint(wanted: dict) -> Path | None:
-    """The best.pt written last under runs/ whose options have the `wanted` values; None where there is none."""
-    found = []
-    for path in (ROOT / "runs").glob("*/seed-*/best.pt"):
-        if (path.parent / "options.json").exists():
-            made = read_json(path.parent / "options.json", "--checkpoint", dict)
-            found += [path] * all(made.get(name) == value for name, value in wanted.items())
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def system_of(saved: dict, path: Path, options) -> str:
@@ -105,7 +83,7 @@ def saved_options(saved: dict, path: Path, **more) -> Resolved:
     """The options that a checkpoint of ours was trained with; `more` wins. Files of the machine (PER_MACHINE) are unknown."""
     system = known_system(saved, path)
     known = {key: value for key, value in saved["options"].items() if key in declared(system)}
-    about = {"dataset": saved["dataset"], "sample": saved["options"]["sample"], "typed": {}, "overruled": {}, "unstated": []}
+    about = {"dataset": saved["dataset"], "sample": saved["options"]["sample"], "typed": {}, "overruled": {}, "unstated": [], "command": ""}
     return options_class(system)(**about | known | more)
 
 
@@ -138,8 +116,3 @@ def tested_options(options: Resolved, path: Path, saved: dict) -> Resolved:
     if options.sample and not sample and "feature_root" not in known:
         raise BadInput(f"{path}: trained on your own features; name them with --feature-root")
     return replace(options, **known, sample=sample, overruled={}, unstated=[])
-
-
-def test_folder(options, path: Path) -> Path:
-    """Where a test script writes: --output, or `test` beside the checkpoint, so that the training's own report stays."""
-    return make_folder(options.output if "output" in options.typed else path.parent / "test")

@@ -1,8 +1,6 @@
 """The test of a checkpoint: scores, figures with intervals, detected segments, report and plots; and the summary over seeds."""
 
 import platform
-import shlex
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,10 +8,10 @@ import numpy as np
 import torch
 
 from model import SYSTEMS
-from utils import checkpoint, engine, restore
+from utils import checkpoint, engine, restore, runs
 from utils.evaluation import plots, report, segments
 from utils.evaluation.intervals import difference
-from utils.evaluation.scores import save_scores
+from utils.evaluation.scores import load_scores, save_scores
 from utils.files import ROOT, make_folder, write_json
 from utils.loading import Data
 from utils.reading import read_json
@@ -27,8 +25,10 @@ class Tested(NamedTuple):
     scores: dict
 
 
-def test(model, path: Path, data: Data, options, folder: Path) -> Tested:
-    """Test a checkpoint once: scores.npz, report.json, report.md and plots/ in `folder`; the table is printed."""
+def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> Tested:
+    """Test a checkpoint once: scores.npz, report.json, report.md and plots/ in `folder`; the table is printed, and `shown` as where they
+    are.
+    """
     saved = checkpoint.load(path)
     released = "options" not in saved
     if not released:
@@ -47,8 +47,9 @@ def test(model, path: Path, data: Data, options, folder: Path) -> Tested:
         "features": "sample" if options.sample else "sentences" if options.sentence_encoder else "visual",
         **published(SYSTEMS[options.model], options.dataset, drawn),
         "official_videos": None if options.sample else official_videos(scores, options.dataset),
+        "trained_on": sorted(scores.keys() & set(saved.get("trained_on", ()))),
         **report.evaluate(scores, data.truth, data.dataset, drawn),
-        "command": command(),
+        "command": options.command,
         "versions": versions() | {"commit": saved.get("commit", "released by the authors")},
         "seeds": [] if released else [saved["options"]["seed"]],
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -69,7 +70,7 @@ def test(model, path: Path, data: Data, options, folder: Path) -> Tested:
     draw(folder / "plots", [scores], data, result)
     plots.plot_scores(folder / "plots", scores, data.truth, data.dataset, report.stamp(result), found)
     print(report.print_table(result))
-    print(f"report: {folder / 'report.md'}   plots: {folder / 'plots'}")
+    print(f"report: {shown / 'report.md'}   plots: {shown / 'plots'}")
     return Tested(result, drawn, scores)
 
 
@@ -119,18 +120,19 @@ def draw(folder: Path, runs: list[dict], data: Data, result: dict) -> None:
 
 
 def summarise(tested: list[Tested], data: Data, folder: Path) -> None:
-    """Mean ± std over the seeds, as report.json, report.md and plots/ of the whole run."""
+    """Mean ± std over the seeds, and those that another process has finished, as report.json, report.md and plots/ of the whole run."""
+    found = {part.report["seeds"][0]: part for part in tested}
+    for seed, place in runs.seed_folders(folder).items():
+        if seed not in found and (place / "report.json").exists():
+            scores = load_scores(place / "scores.npz")[0]
+            found[seed] = Tested(read_json(place / "report.json", "--output"), report.resample(scores, data.truth, data.dataset), scores)
+    tested = [found[seed] for seed in sorted(found)]
     result = report.summarise([part.report for part in tested], [part.drawn for part in tested])
     report.write_report(folder, result)
     if len(tested) > 1:
         draw(folder / "plots", [part.scores for part in tested], data, result)
         print(report.print_table(result))
     print(f"report over {len(tested)} seed{'s' if len(tested) > 1 else ''}: {folder / 'report.md'}")
-
-
-def command() -> str:
-    """The command line, without the interpreter's path."""
-    return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def versions() -> dict:

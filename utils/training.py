@@ -10,9 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dataset import MANIFEST, Manifest
 from model import SYSTEMS
-from utils import checkpoint, engine, testing
+from utils import checkpoint, engine, runs
 from utils.evaluation import plots, report, segments
-from utils.files import make_folder, write_json
+from utils.files import make_folder
 from utils.loading import Data
 from utils.reading import read_json
 
@@ -83,11 +83,10 @@ def train(model, data: Data, options, seed: int) -> Path:
     if (Path(options.feature_root) / MANIFEST).is_file():
         made = read_json(Path(options.feature_root) / MANIFEST, "--feature-root", Manifest)
         best["features"] = {key: made[key] for key in ("encoder", "recipe")}
+    names = {video.name for video, *_ in data.train.samples} | {video.name for video in data.held_out}
+    best["trained_on"] = sorted(names | data.same)  # tested, these say nothing about unseen videos
     checkpoint.save(folder / "best.pt", best)
-    write_json(
-        folder / "options.json",
-        {**vars(run), "command": testing.command(), "held_out": [video.name for video in data.held_out]},
-    )
+    runs.remember(folder, run, held_out=[video.name for video in data.held_out])
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     plots.plot_training(make_folder(folder / "plots") / "training.png", lines, report.SELECTED_ON_TEST if options.select == "test" else "")
     return folder / "best.pt"

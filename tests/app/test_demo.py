@@ -162,7 +162,7 @@ def test_a_pipe_gives_one_line_per_snippet(words, tmp_path):
         (["--classes", "smoke", "rtsp://camera/1"], "rtsp://camera/1 was taken for a text: write it before --classes"),
         (["a.mp4", "--captions", "absent"], "--captions absent: no such file or folder"),
         (["here.mp4", "--classes", "smoke", "--clip", "absent.pt"], "--clip absent.pt: no such file"),
-        (["here.mp4", "--checkpoint", "absent.pt"], "absent.pt: no such checkpoint"),
+        (["here.mp4", "--checkpoint", "absent.pt"], "absent.pt: no such file"),
         (["absent.mp4"], "absent.mp4: no such file or folder"),
     ],
 )

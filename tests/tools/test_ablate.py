@@ -209,7 +209,7 @@ REFUSED = {
     "shard 0": (["--shard", "0/2"], "--shard 0/2: expected i/n with i from 1 to n"),
     "shard 3 of 2": (["--shard", "3/2"], "--shard 3/2: expected"),
     "no shard": (["--shard", "two"], "--shard two: expected"),
-    "no jobs": (["--jobs", "0"], "--jobs 0: expected 1 or more"),
+    "no jobs": (["--jobs", "0"], "--jobs 0: expected a whole number from 1"),
 }
 
 

@@ -265,6 +265,11 @@ def heading(report: dict) -> list[str]:
             f"no benchmark result: {shared} of the {official} videos of {name}'s official test set"
             + (f", and {report['videos'] - shared} others" if shared < report["videos"] else "")
         )
+    if seen := report.get("trained_on"):
+        lines.append(
+            f"{len(seen)} of the {report['videos']} test videos were trained on ({', '.join(seen[:3])}{', …' * (len(seen) > 3)}): these "
+            f"figures do not tell how unseen videos are scored"
+        )
     if report["features"] in FEATURES:
         lines.append(FEATURES[report["features"]].format(name))
     return lines

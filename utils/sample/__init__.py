@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from model import SYSTEMS
-from utils.files import ROOT
+from utils.files import ROOT, locked
 from utils.labels import DATASETS
 from utils.options import sample_files
 
@@ -31,5 +31,7 @@ def announce(options) -> None:
     folder = ROOT / "data" / "sample" / options.dataset
     here = Path(options.feature_root).parent == folder  # else it is somebody's copy, which a checkpoint names
     if here and not is_current(folder, options.dataset):  # absent, or of an earlier version of this project
-        print(f"making the sample in {folder}")
-        make_sample(folder, options.dataset)
+        with locked(folder.parent, f".{options.dataset}.lock", wait=True):
+            if not is_current(folder, options.dataset):  # another process may have made it meanwhile
+                print(f"making the sample in {folder}")
+                make_sample(folder, options.dataset)

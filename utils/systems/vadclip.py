@@ -82,7 +82,7 @@ class VadCLIP(Published, LocalGraph):
 def losses(out: Output, labels: Tensor, lengths: Tensor, options) -> dict[str, Tensor]:
     """BCE of the mean of the top-K scores, MIL-Align, text separation; K = ⌊length/16 + 1⌋ for every bag, normal ones too."""
     return {
-        "coarse": mil_classification(out.coarse, labels, lengths),
+        "coarse": mil_classification(out.coarse_logits, labels, lengths, logits=True),
         "align": options.lambda_align * mil_align(out.alignment, labels, lengths),
         "text": options.lambda_text * text_separation(out.text),
     }

@@ -1,0 +1,151 @@
+"""A training that is killed at any moment, and goes on, must end as the undisturbed one: best.pt, scores and report, byte for byte.
+
+    python -m tests.kills FOLDER --moments 50 --jobs 2      five systems × val, last, test × workers 0, 2 × SIGKILL, SIGINT, SIGTERM
+
+What a shell does is done by forks of a process that has imported everything, because the import takes longer than the training.
+"""
+
+import argparse
+import contextlib
+import itertools
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+
+import ucf_train
+from model import SYSTEMS, options_of
+from utils.errors import exit_code
+from utils.evaluation import intervals
+from utils.sample.builder import make_sample
+
+SIGNALS = {"SIGKILL": -9, "SIGINT": 130, "SIGTERM": 130}  # and what the process ends with
+COMPARED = ("best.pt", "scores.npz", "report.json", "report.md")
+
+
+def words(sample: Path, model: str, select: str, workers: int, output: Path) -> list[str]:
+    """A training of a second, three epochs, with dropout where the system has some."""
+    files = {"feature-root": "features", "train-list": "train.csv", "test-list": "test.csv", "gt-path": "gt.json"}
+    files |= {"clip": "clip.pt", "distilbert": "distilbert"} | ({"caption-root": "captions"} if model == "trclip" else {})
+    paths = [word for name, file in files.items() for word in (f"--{name}", str(sample / file))]
+    sizes = f"--model {model} --visual-width 64 --visual-length 32 --batch-size 16 --max-epoch 3 --val-share 0.3 --lr 1e-3"
+    sizes += {"trclip": " --caption-width 64 --d-state 4"}.get(model, "") + (" --dropout 0.3" if "dropout" in options_of(model) else "")
+    sizes += " --prompt-prefix 2 --prompt-postfix 2" if "prompt_prefix" in options_of(model) else ""
+    sizes += f" --seed 1 --device cpu --select {select} --workers {workers}"
+    return [*paths, *sizes.split(), "--output", str(output)]
+
+
+def start(argv: list[str], log: Path) -> int:
+    """Fork a process that trains; its number."""
+    caught = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, caught)  # until it trains
+    if pid := os.fork():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)
+        return pid
+
+    def train():
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)
+            ucf_train.main(argv)
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, caught)
+
+    code = 1
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with log.open("a") as out, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            try:
+                code = exit_code(train, "; go on with --resume")
+            except BaseException:
+                traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def ended(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / "seed-1" / name).read_bytes() for name in COMPARED} | {"report": (folder / "report.json").read_bytes()}
+
+
+def kills(sample: Path, place: Path, model: str, select: str, workers: int, moments: int, seed: int, signals=SIGNALS) -> list[str]:
+    """What was wrong after `moments` kills by each signal."""
+    place.mkdir(parents=True, exist_ok=True)
+    output, log, wrong = place / "run", place / "log", []
+    argv = words(sample, model, select, workers, output)
+    began = time.monotonic()
+    assert ended(start(argv, log)) == 0, log.read_text()
+    length = time.monotonic() - began
+    expected = content(output)
+    draw = random.Random(seed)
+    for name, code in signals.items():
+        left = moments
+        while left > 0:
+            shutil.rmtree(output)
+            log.unlink()
+            for _ in range(min(left, draw.randint(1, 3))):  # some are killed again as they go on
+                resume = ["--resume"] * (output / "seed-1" / "options.json").exists()
+                pid = start([*argv, *resume], log)
+                time.sleep(draw.uniform(0, 1.05 * length))
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, getattr(signal, name))
+                left -= 1
+                if (found := ended(pid)) not in (0, code):
+                    wrong.append(f"{model} {select} workers {workers} {name}: exit code {found}\n{log.read_text()[-2000:]}")
+            resume = ["--resume"] * (output / "seed-1" / "options.json").exists()
+            if found := ended(start([*argv, *resume], log)):
+                wrong.append(f"{model} {select} workers {workers} {name}: resumed, exit code {found}\n{log.read_text()[-2000:]}")
+            elif odd := [key for key, value in content(output).items() if value != expected[key]]:
+                wrong.append(f"{model} {select} workers {workers} {name}: {', '.join(odd)} differ")
+    return wrong
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--moments", type=int, default=50)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS))
+    parser.add_argument("--plots", action=argparse.BooleanOptionalAction, default=True)
+    options = parser.parse_args()
+    prepare(options.plots)
+    sample = make_sample(options.folder / "sample" / "ucf", "ucf", videos=(28, 16))
+    cases = list(itertools.product(options.systems, ("val", "last", "test"), (0, 2)))
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("fork")) as pool:
+        waiting = [
+            pool.submit(kills, sample, options.folder / "-".join(map(str, case)), *case, options.moments, number)
+            for number, case in enumerate(cases)
+        ]
+        wrong = []
+        for case, found in zip(cases, waiting, strict=True):
+            wrong += found.result()
+            print(*case, f"{3 * options.moments} kills, {len(found.result())} wrong", flush=True)
+    print("\n".join(wrong))
+    print(f"{len(cases) * 3 * options.moments} kills, {len(wrong)} wrong")
+    sys.exit(bool(wrong))
+
+
+def prepare(plots: bool = True) -> None:
+    """What makes the trainings short: one thread, few resamples; without the plots, which nothing here compares."""
+    import utils.evaluation.plots as drawn
+
+    os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
+    torch.set_num_threads(1)
+    intervals.RESAMPLES = 100
+    if not plots:
+        for name in ("plot_curves", "plot_confusion", "plot_alignment", "plot_scores", "plot_training"):
+            setattr(drawn, name, lambda *_: None)
+
+
+if __name__ == "__main__":
+    main()

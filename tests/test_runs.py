@@ -1,0 +1,245 @@
+"""The folder of a run: what a second command does to what the first one left."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import xd_option
+import xd_test
+import xd_train
+from utils import engine, loading, runs
+from utils.errors import BadInput
+from utils.files import ROOT, locked
+
+
+def bytes_of(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock")
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(small_sample, tmp_path_factory):
+    """The folder of a finished run of seed 1, and its words."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    words = [*small_sample("xd"), "--output", str(folder)]
+    xd_train.main(words)
+    return folder, words
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy to spoil: folder and words."""
+    folder, words = finished
+    subprocess.run(["cp", "-r", str(folder), str(tmp_path / "run")], check=True)
+    return tmp_path / "run", [*words[:-1], str(tmp_path / "run")]
+
+
+def test_a_finished_run_is_not_replaced(run):
+    folder, words = run
+    before = bytes_of(folder)
+    for more in ([], ["--lr", "0.5"], ["--seeds", "2", "1"]):
+        with pytest.raises(BadInput, match=re.escape(f"{folder}: holds a finished run (seed 1); go on with it: --resume")):
+            xd_train.main([*words, *more])
+    assert bytes_of(folder) == before
+
+
+def test_overwrite_keeps_the_old_run_until_the_new_one_has_an_epoch(run, monkeypatch):
+    folder, words = run
+    before = bytes_of(folder)
+
+    def interrupted(*_):
+        assert (folder / ".replaced" / "seed-1" / "best.pt").exists()
+        assert not (folder / "seed-1" / "best.pt").exists()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            xd_train.main([*words, "--overwrite", "--lr", "0.01"])
+    assert bytes_of(folder) == before
+
+    finish = engine.Training.finish_epoch
+
+    def once(self, *rest):
+        finish(self, *rest)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.Training, "finish_epoch", once)
+        with pytest.raises(KeyboardInterrupt):
+            xd_train.main([*words, "--overwrite", "--lr", "0.01"])
+        with pytest.raises(KeyboardInterrupt):  # the finished run is kept, the unfinished one goes
+            xd_train.main([*words, "--overwrite", "--lr", "0.02"])
+    assert bytes_of(folder / ".replaced") == before
+    xd_train.main(["--output", str(folder), "--resume"])
+    assert json.loads((folder / "seed-1" / "options.json").read_text())["lr"] == 0.02
+    assert not (folder / ".replaced").exists()
+    assert len(list(folder.rglob("events.out.tfevents.*"))) == 2  # the new run's, before and after it was interrupted
+
+
+def test_overwrite_cut_off_while_it_moves_the_old_run_loses_nothing(run, monkeypatch):
+    folder, words = run
+    before = bytes_of(folder)
+    rename = Path.rename
+    for number in range(1, 5):
+        left = [number]
+
+        def dying(self, target, left=left):
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            return rename(self, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", dying)
+            with pytest.raises(KeyboardInterrupt):
+                xd_train.main([*words, "--overwrite"])
+        with pytest.raises(BadInput, match="holds a finished run"):
+            xd_train.main(words)
+        assert bytes_of(folder) == before
+
+
+@pytest.mark.slow
+def test_seeds_are_added_to_a_run_of_the_same_options(run):
+    folder, words = run
+    before = bytes_of(folder / "seed-1")
+    with pytest.raises(BadInput, match=re.escape(f"{folder}: its seed 1 was trained with lr = ")):
+        xd_train.main([*words, "--seed", "2", "--lr", "0.5"])
+    xd_train.main([*words, "--seed", "2"])
+    report = json.loads((folder / "report.json").read_text())
+    assert report["seeds"] == [1, 2]
+    assert bytes_of(folder / "seed-1") == before
+
+
+def test_resume_remembers_its_options(run, tmp_path, monkeypatch, capsys):
+    folder, _ = run
+    with pytest.raises(BadInput, match=r"last.pt was trained with lr = 0.0005, now it is 0.5; give the same options"):
+        xd_train.main(["--output", str(folder), "--resume", "--lr", "0.5"])
+    with pytest.raises(BadInput, match="--model reflip, found vadclip; leave the option out"):
+        xd_train.main(["--output", str(folder), "--resume", "--model", "vadclip"])
+    capsys.readouterr()
+    monkeypatch.setitem(xd_option.SYSTEMS["reflip"], "margin", 9.0)
+    before = (folder / "seed-1" / "report.json").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    xd_train.main(["--output", "run", "--resume"])
+    assert "note: xd_option.py says margin 9.0 by now; the run goes on with 10.0" in capsys.readouterr().out
+    assert json.loads((folder / "seed-1" / "report.json").read_bytes())["coarse"] == json.loads(before)["coarse"]
+
+
+@pytest.mark.slow
+def test_resume_without_output_goes_on_with_the_newest_run(small_sample, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    with pytest.raises(BadInput, match="--resume: runs/: of xd has no run to go on with"):
+        xd_train.main(["--resume"])
+    place = tmp_path / "runs" / "mine"
+    monkeypatch.setattr(engine, "step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        xd_train.main([*small_sample("xd"), "--seeds", "3", "4", "--output", str(place)])
+    with pytest.raises(BadInput, match=re.escape(f"{place}: the newest run of xd has no best.pt; finish it (--resume)")):
+        xd_test.main([])
+    monkeypatch.undo()
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    xd_train.main(["--resume"])
+    assert f"going on with {place}, seeds 3, 4" in capsys.readouterr().out
+    assert json.loads((place / "report.json").read_text())["seeds"] == [3, 4]
+
+
+def test_one_process_at_a_time(run):
+    """Whoever holds the seed is named; its lock dies with it."""
+    folder, words = run
+    held = f"with locked({str(folder)!r}, '.seed-1.lock'): print('held', flush=True); time.sleep(60)"
+    program = f"import time; from utils.files import locked\n{held}"
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        for more in (["--resume"], ["--overwrite"]):
+            with pytest.raises(BadInput, match=rf"{folder}: process {other.pid} on \S+ \(python -c\), since .* writes there; wait"):
+                xd_train.main([*words, *more])
+        other.kill()
+    with locked(folder, ".seed-1.lock"):
+        pass
+
+
+def test_a_forked_child_does_not_keep_the_lock(tmp_path):
+    reading, writing = os.pipe()
+    with locked(tmp_path):
+        if (child := os.fork()) == 0:  # as a worker of the loader, which may outlive a killed training
+            os.read(reading, 1)
+            os._exit(0)
+    with locked(tmp_path):
+        os.write(writing, b"x")
+    os.waitpid(child, 0)
+
+
+@pytest.mark.slow
+def test_results_of_a_test_are_replaced_whole_and_nobody_elses(run, tmp_path):
+    folder, words = run
+    best = str(folder / "seed-1" / "best.pt")
+    xd_test.main(["--checkpoint", best])
+    (folder / "seed-1" / "test" / "plots" / "old.png").write_bytes(b"of an earlier test")
+    xd_test.main(["--checkpoint", best])
+    assert not (folder / "seed-1" / "test" / "plots" / "old.png").exists()
+    assert not list((folder / "seed-1" / "test").glob(".test-*"))
+    for taken in (folder, folder / "seed-1"):
+        with pytest.raises(BadInput, match="holds a run, or the results of another test; name another folder"):
+            xd_test.main(["--checkpoint", best, "--output", str(taken)])
+    own = [*("--checkpoint", best), *("--output", str(tmp_path / "t"))]
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "notes.txt").write_text("mine")
+    xd_test.main(own)
+    xd_test.main(own)
+    with pytest.raises(BadInput, match="holds a run, or the results of another test"):
+        xd_test.main([*own, "--test-crop", "1"])
+    with pytest.raises(BadInput, match="holds the results of a test; name another --output"):
+        xd_train.main([*words[:-1], str(tmp_path / "t")])
+    assert (tmp_path / "t" / "notes.txt").read_text() == "mine"
+
+
+def test_the_sample_has_runs_of_its_own():
+    assert xd_option.parse_args([]).output == str(ROOT / "runs" / "sample-xd-reflip")
+    assert xd_option.parse_args(["--feature-root", "x"]).output == str(ROOT / "runs" / "xd-reflip")
+
+
+@pytest.mark.slow
+def test_videos_that_were_trained_on_are_told(small_sample, tmp_path, capsys):
+    words = small_sample("xd")
+    at = words.index("--train-list") + 1
+    rows = Path(words[at]).read_text() + "".join(Path(words[words.index("--test-list") + 1]).read_text().splitlines(True)[1:3])
+    (tmp_path / "both.csv").write_text(rows)
+    words = [*words[:at], str(tmp_path / "both.csv"), *words[at + 1 :]]
+    xd_train.main([*words, "--output", str(tmp_path / "run")])
+    told = "2 of the 16 test videos were trained on ("
+    assert told in capsys.readouterr().out
+    assert told in (tmp_path / "run" / "report.md").read_text()
+    xd_test.main(["--checkpoint", str(tmp_path / "run" / "seed-1" / "best.pt")])
+    assert told in capsys.readouterr().out
+
+
+def test_missing_files_are_counted(small_sample, tmp_path):
+    words = small_sample("xd")
+    root = Path(words[words.index("--feature-root") + 1])
+    (tmp_path / "f").mkdir()
+    listed = [line.split(",")[0].removesuffix(".npy") for line in Path(words[words.index("--test-list") + 1]).read_text().splitlines()[1:]]
+    for name in listed[8:]:
+        (tmp_path / "f" / f"{name}__0.npy").symlink_to(root / f"{name}__0.npy")
+    words[words.index("--feature-root") + 1] = str(tmp_path / "f")
+    with pytest.raises(BadInput, match=r"row 1 .*no file .*\(8 of the 16 rows have none; tools.make_list lists what is there\)"):
+        loading.load_data(xd_option.parse_args(words), 1)
+
+
+def test_a_missing_crop_is_named(small_sample, tmp_path):
+    words = small_sample("xd")
+    root = Path(words[words.index("--feature-root") + 1])
+    (tmp_path / "f").mkdir()
+    for file in root.iterdir():
+        (tmp_path / "f" / file.name).symlink_to(file)
+    name = Path(words[words.index("--train-list") + 1]).read_text().splitlines()[1].split(".npy")[0]
+    (tmp_path / "f" / f"{name}__7.npy").unlink()
+    words[words.index("--feature-root") + 1] = str(tmp_path / "f")
+    with pytest.raises(BadInput, match=re.escape(f"{name} has the crops 0, 1, 2, 3, 4, 5, 6, 8, 9, of 28 videos 27 have 0, 1, 2")):
+        loading.load_data(xd_option.parse_args(words), 1)

@@ -1,0 +1,234 @@
+"""The folder of a run, OUTPUT/seed-K/ for each seed: who may write there, what is kept, and what a run that goes on remembers."""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from utils.errors import BadInput
+from utils.files import ROOT, locked, make_folder, write_json
+from utils.options import declared
+from utils.reading import read_json
+
+REPLACED = ".replaced"  # in OUTPUT: the run that --overwrite replaces, until the new one is finished
+ADDED = {"seed", "seeds", "resume", "overwrite", "output", "device", "workers"}  # what may differ between the seeds of a run
+PATHS = ("feature_root", "caption_root", "train_list", "test_list", "gt_path", "output")
+
+
+def seed_folders(folder: Path) -> dict[int, Path]:
+    """The folders OUTPUT/seed-K by K, in order."""
+    found = {path.name.removeprefix("seed-"): path for path in folder.glob("seed-*") if path.is_dir()}
+    return {int(seed): found[seed] for seed in sorted(filter(str.isdecimal, found), key=int)}
+
+
+def has_results(seed_folder: Path) -> bool:
+    """Whether a training has left something there that took time."""
+    return any((seed_folder / name).exists() for name in ("last.pt", "best.pt", "scores.npz", "report.json"))
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether something stands in OUTPUT that a training must not replace: of a training, or of a test."""
+    return (folder / "report.json").exists() or any(map(has_results, seed_folders(folder).values()))
+
+
+def entries(folder: Path) -> list[Path]:
+    """What a run leaves in OUTPUT."""
+    return [*seed_folders(folder).values(), *filter(os.path.lexists, (folder / name for name in ("report.json", "report.md", "plots")))]
+
+
+@contextmanager
+def claimed(options) -> Iterator[None]:
+    """Keep OUTPUT for the training of `options.seeds`: the seeds' folders are locked, and what stands there is gone on with (--resume),
+    extended by seeds of the same options, or moved away (--overwrite) until the new run is finished; if that has not one epoch when it
+    ends, the old one comes back.
+
+    Raises BadInput where another process trains there, and where a run stands there that would be replaced or mixed with another.
+    """
+    folder = make_folder(options.output)
+    with ExitStack() as stack:
+        with locked(folder, wait=True):  # while it is settled who writes what
+            asked = {*options.seeds, *(seed_folders(folder) if options.overwrite else ())}
+            for seed in sorted(asked):
+                stack.enter_context(locked(folder, f".seed-{seed}.lock"))
+            put_back(folder)
+            if options.overwrite:
+                put_away(folder)
+            elif not options.resume:
+                check_free(folder, options)
+            check_alike(folder, options)
+            for seed in options.seeds:
+                if not (folder / f"seed-{seed}" / "options.json").exists():
+                    remember(folder / f"seed-{seed}", replace(options, seed=seed))
+        try:
+            yield
+            shutil.rmtree(folder / REPLACED, ignore_errors=True)
+        finally:
+            put_back(folder)
+
+
+def remember(seed_folder: Path, options, **more) -> None:
+    """Write options.json, from which a run goes on, and a test finds the data, in whatever folder they are called."""
+    files = {name: os.path.abspath(value) for name in PATHS if (value := getattr(options, name, None)) is not None}
+    write_json(seed_folder / "options.json", {**vars(options), "resume": False, "overwrite": False, **files, **more})
+
+
+def check_free(folder: Path, options) -> None:
+    """Raise BadInput where a run would be replaced."""
+    there = seed_folders(folder)
+    choice = "go on with it: --resume; keep it: another --output; replace it: --overwrite"
+    for seed in options.seeds:
+        if seed in there and has_results(there[seed]):
+            what = "a finished run" if (there[seed] / "report.json").exists() else "an unfinished run"
+            raise BadInput(f"{folder}: holds {what} (seed {seed}); {choice}")
+    if (folder / "report.json").exists() and not any(map(has_results, there.values())):
+        raise BadInput(f"{folder}: holds the results of a test; name another --output, or replace them: --overwrite")
+
+
+def check_alike(folder: Path, options) -> None:
+    """Raise BadInput where another seed in OUTPUT was trained with other options: a run is one setting."""
+    for seed, place in seed_folders(folder).items():
+        if seed in options.seeds or not (place / "options.json").exists():
+            continue
+        made = read_json(place / "options.json", "--output", dict)
+        for name in (name for name in declared(options.model) if name not in ADDED):
+            value = getattr(options, name)
+            found = made.get(name, value)
+            if name in PATHS and found is not None and value is not None:
+                found, value = os.path.abspath(found), os.path.abspath(value)
+            if found != (list(value) if isinstance(value, tuple) else value):
+                raise BadInput(
+                    f"{folder}: its seed {seed} was trained with {name} = {made[name]}, now it is {value}; give the same options, "
+                    f"or another --output; --overwrite replaces the run with all its seeds"
+                )
+
+
+def put_away(folder: Path) -> None:
+    """Move the run in OUTPUT to OUTPUT/.replaced; where one is there already, that one is the finished run, and what stands in OUTPUT the
+    unfinished one that was to replace it, which goes.
+    """
+    if (folder / REPLACED).exists():
+        for path in entries(folder):
+            remove(path)
+    elif found := entries(folder):
+        half = folder / f"{REPLACED}.tmp"
+        half.mkdir(exist_ok=True)
+        for path in found:
+            path.rename(half / path.name)
+        half.rename(folder / REPLACED)
+        print(f"the run in {folder} is kept in {folder / REPLACED} until the new one is finished")
+
+
+def put_back(folder: Path) -> None:
+    """Undo `put_away` where it was cut off, or where the new run has nothing to show."""
+    half = folder / f"{REPLACED}.tmp"
+    if half.exists():
+        for path in list(half.iterdir()):
+            path.rename(folder / path.name)
+        half.rmdir()
+    if (folder / REPLACED).exists() and not holds_run(folder):
+        for path in entries(folder):
+            remove(path)
+        for path in list((folder / REPLACED).iterdir()):
+            path.rename(folder / path.name)
+        (folder / REPLACED).rmdir()
+
+
+def remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def newest(wanted: dict) -> Path | None:
+    """The folder OUTPUT of the run under runs/ that was written last and whose options have the `wanted` values, if there is one."""
+    found = {}
+    for path in (ROOT / "runs").glob("*/seed-*/options.json"):
+        made = read_json(path, "--output", dict)
+        if all(made.get(name) == value for name, value in wanted.items()):
+            written = (path.with_name(name) for name in ("options.json", "last.pt", "best.pt"))
+            found[path.parents[1]] = max(found.get(path.parents[1], 0), *(file.stat().st_mtime for file in written if file.exists()))
+    return max(found, key=found.get, default=None)
+
+
+def wanted_of(options) -> dict:
+    """What the newest run must be of: this dataset and, if one was typed, this --model."""
+    return {name: getattr(options, name) for name in ("dataset", "model") if name == "dataset" or name in options.typed}
+
+
+def newest_checkpoint(options=None) -> Path:
+    """The best.pt written last of the newest run: of the dataset and the --model that were typed, without options of any.
+
+    Raises BadInput where there is no run, and where the newest has no best.pt: another run's is no substitute.
+    """
+    wanted = wanted_of(options) if options else {}
+    what = f" of {' with '.join(wanted.values())}" if wanted else ""
+    folder = newest(wanted)
+    if folder is None:
+        train = f"python {wanted.get('dataset', 'ucf')}_train.py"
+        raise BadInput(f"runs/*/seed-*/best.pt: no run{what} yet; run {train}, or name a checkpoint with --checkpoint")
+    found = [path / "best.pt" for path in seed_folders(folder).values() if (path / "best.pt").exists()]
+    if not found:
+        raise BadInput(f"{folder}: the newest run{what} has no best.pt; finish it (--resume), or name a checkpoint with --checkpoint")
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+@contextmanager
+def test_folder(options, checkpoint: Path) -> Iterator[Path]:
+    """A new folder for the results of a test, which go where `tested_in` says when the block ends, in place of all that an earlier test
+    left there. Raises BadInput where another process writes there.
+    """
+    folder = tested_in(options, checkpoint)
+    with locked(folder), tempfile.TemporaryDirectory(prefix=".test-", dir=folder) as new:
+        yield Path(new)
+        for path in Path(new).iterdir():
+            if (folder / path.name).is_dir():
+                shutil.rmtree(folder / path.name)
+            path.replace(folder / path.name)
+
+
+def tested_in(options, checkpoint: Path) -> Path:
+    """Where the results of a test go: --output, or `test` beside the checkpoint. Raises BadInput where a typed --output holds a run, or
+    the results of another command.
+    """
+    if "output" not in options.typed:
+        return checkpoint.parent / "test"
+    folder = Path(options.output)
+    if holds_run(folder) or has_results(folder):
+        made = read_json(folder / "report.json", "--output", dict) if (folder / "report.json").exists() else {}
+        if made.get("command") != options.command:
+            raise BadInput(f"--output {folder}: holds a run, or the results of another test; name another folder")
+    return folder
+
+
+def resumed(parse_args: Callable, argv: list[str] | None):
+    """Options of a training script. With --resume those that the run was started with, and what is typed for this machine; without
+    --output that run is the newest one of the dataset. What has changed is said; a typed option that would train otherwise is refused when
+    last.pt is read.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    options = parse_args(words)
+    if not options.resume:
+        return options
+    wanted = wanted_of(options)
+    folder = Path(options.output) if "output" in options.typed else newest(wanted)
+    there = seed_folders(folder) if folder else {}
+    files = [path / "options.json" for path in there.values() if (path / "options.json").exists()]
+    if not files:
+        where = folder or f"runs/: of {' with '.join(wanted.values())}"
+        raise BadInput(f"--resume: {where} has no run to go on with; leave --resume out, or name the run's folder with --output")
+    made = read_json(max(files, key=lambda path: path.stat().st_mtime), "--resume", dict)
+    if options.typed.get("model", made["model"]) != made["model"]:
+        raise BadInput(f"--resume: {folder} was trained with --model {made['model']}, found {options.model}; leave the option out")
+    own = declared(made["model"])
+    known = {name: tuple(value) if own[name].many and value else value for name, value in made.items() if name in own}
+    now = parse_args([*words, "--model", made["model"], *([] if made["sample"] else ["--feature-root", made["feature_root"]])])
+    for name, one in own.items():
+        decides = (one.hyperparameter and name != "seed") or name in ("select", "val_share")
+        if decides and name not in options.typed and known.get(name) != getattr(now, name):
+            print(f"note: {options.dataset}_option.py says {name} {getattr(now, name)} by now; the run goes on with {known.get(name)}")
+    known |= {name: getattr(options, name) for name in options.typed} | {"resume": True, "overwrite": False, "output": str(folder)}
+    known["seeds"] = options.seeds if {"seed", "seeds"} & options.typed.keys() else list(there)
+    print(f"going on with {folder}, seed{'s' if len(known['seeds']) > 1 else ''} {', '.join(map(str, known['seeds']))}")
+    return replace(now, **known, sample=made["sample"], typed=options.typed, overruled={}, unstated=[], command=made["command"])
