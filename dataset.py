@@ -73,7 +73,7 @@ def split_crop(file_name: str) -> tuple[str, int | None]:
     """`Abuse028_x264__5.npy` -> (`Abuse028_x264`, 5), `Abuse028_x264.npy` -> (`Abuse028_x264`, None); else BadInput. The name is
     utils.labels.video_name's.
     """
-    match = re.fullmatch(r".+?(?:__([0-9]))?\.npy", file_name)
+    match = re.fullmatch(r"(?s).+?(?:__([0-9]))?\.npy", file_name)
     if match is None:
         raise BadInput(f"{file_name!r} is no feature file; expected a name that ends in .npy")
     return video_name(file_name), None if match[1] is None else int(match[1])

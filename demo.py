@@ -170,7 +170,7 @@ def analyse_files(detector, videos: dict[Path, Path], options, limits) -> None:
     """Analyse video files. Raises BadInput at the end where some were broken."""
     from app import annotate, export
     from utils.captions.formats import read_captions
-    from utils.files import make_folder
+    from utils.files import check_name, make_folder
     from utils.labels import video_name
 
     output = make_folder(options.output)
@@ -180,6 +180,7 @@ def analyse_files(detector, videos: dict[Path, Path], options, limits) -> None:
     for path, target in videos.items():
         try:
             texts = captions.get(video_name(path.name))
+            check_name(target.with_suffix(".annotated.mp4"))  # the longest name of its results, before the work
             done = export.read_done(target, detector, detector.about_video(path, texts, options.latency))
             if done is None or not is_whole(target, done, options):
                 with export.progress_bar(path.name) as bar:

@@ -29,7 +29,7 @@ from model import SYSTEMS
 from tools.evaluate import compare, label
 from utils import testing
 from utils.distributed import share
-from utils.errors import COUNT, SEED, BadInput, Parser, exit_code
+from utils.errors import COUNT, SEED, BadInput, Parser, exit_code, printable
 from utils.evaluation import report
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.evaluation.scores import load_scores
@@ -236,7 +236,7 @@ def execute(runs: list[Run], jobs: int) -> list[int]:
                     if process.returncode:
                         failed.append(process.returncode)
                         said = run.printed().removeprefix("error: ")
-                        bar.write(f"error: {run.row} seed {run.seed}: {said}; all it printed: {run.log}", file=sys.stderr)
+                        bar.write(f"error: {run.row} seed {run.seed}: {printable(said)}; all it printed: {run.log}", file=sys.stderr)
                         with open(run.log, "a") as log:
                             log.write(f"\n{EXIT}{process.returncode}\n")
         finally:  # interrupted: so is what runs, and its last epoch is saved

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from utils.errors import BadInput
+from utils.errors import BadInput, printable
 
 ROOT = Path(__file__).resolve().parents[1]  # of this project
 
@@ -80,6 +80,17 @@ def make_folder(path: Path | str) -> Path:
     return path
 
 
+def check_name(path: Path | str) -> None:
+    """Raises BadInput where no file can be called so: too long a name, most file systems take 255 bytes, or one with a NUL."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"{path}: cannot be written ({reason}); take a shorter, plain name") from None
+
+
 _held: set[int] = set()  # open lock files: a forked child must not keep them when this process is gone
 
 
@@ -111,12 +122,18 @@ def locked(folder: Path | str, name: str = ".lock", *, wait: bool = False):
             holder = os.pread(file, 1000, 0).decode(errors="replace").strip() or "another process"
             if not wait:
                 raise BadInput(f"{folder}: {holder} writes there; wait until it is done, or name another folder") from None
-            print(f"waiting for {holder}, which writes {folder}", file=sys.stderr)
+            print(f"waiting for {printable(holder)}, which writes {folder}", file=sys.stderr)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:  # some network file systems have no locks
             print(f"note: {folder} cannot be locked ({error.strerror}): start no second process that writes there", file=sys.stderr)
         os.ftruncate(file, 0)
-        os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()} ({command()}), since {time.strftime('%F %T')},".encode(), 0)
+        os.pwrite(
+            file,
+            f"process {os.getpid()} on {socket.gethostname()} ({command()}), since {time.strftime('%F %T')},".encode(
+                errors="surrogateescape"
+            ),
+            0,
+        )
         yield
     finally:
         if file in _held:  # else this is a forked child
@@ -128,6 +145,7 @@ def locked(folder: Path | str, name: str = ".lock", *, wait: bool = False):
 def replacing(path: Path | str):
     """Yield a temporary path in the folder of `path`; on success it replaces `path`, on failure `path` is untouched."""
     path = Path(path)
+    check_name(path)
     if path.exists() and not path.is_file():  # a folder, or a device, which renaming would replace
         raise BadInput(f"{path}: is no regular file; name a file to write")
     make_folder(path.parent)
@@ -138,6 +156,9 @@ def replacing(path: Path | str):
         os.replace(temporary, path)
     except OSError as error:
         raise BadInput(f"{path}: cannot be written ({error.strerror}); free some space or name another place") from None
+    except UnicodeEncodeError as error:  # half a surrogate pair, or a byte of a file's name that is not UTF-8
+        found = error.object[max(0, error.start - 40) : error.end + 20]
+        raise BadInput(f"{path}: cannot hold {found!r}, which is not UTF-8 text; rename that file, or correct that text") from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -90,6 +90,23 @@ def test_a_folder_goes_on_where_it_was_and_names_the_broken_ones(words, tmp_path
     assert json.loads((out / "a.json").read_text())["threshold"] == 0.9
 
 
+def test_any_name_of_a_video(words, tmp_path, capfd):
+    """Not UTF-8, terminal codes, what looks like no name: they come out. Too long for its results: one line, before any work on it."""
+    video, folder = make_video(tmp_path / "own.mp4", frames=20), tmp_path / "videos"
+    folder.mkdir()
+    names = [os.fsdecode(b"caf\xe9"), "a\x1b[31mred", "NA", "01"]
+    for name in (*names, "x" * 242):
+        shutil.copy(video, folder / f"{name}.mp4")
+    with pytest.raises(BadInput, match=r"1 of 5 videos were not done \(.*xxx.mp4\), why see above"):
+        demo.main([str(folder), *words, "--no-video"])
+    done = {path.name for path in (tmp_path / "out").iterdir()} - {"segments.csv"}
+    assert done == {f"{name}{end}" for name in names for end in ENDS if "annotated" not in end}
+    said = "".join(capfd.readouterr())
+    assert "\x1b[31m" not in said
+    assert "File name too long); take a shorter, plain name" in said
+    said.encode()
+
+
 def test_what_an_earlier_run_lacks_is_made(words, tmp_path):
     video = make_video(tmp_path / "own.mp4", frames=20)
     demo.main([str(video), *words, "--no-video"])

@@ -5,8 +5,9 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
-from golden import REAL
+from golden import REAL, SHARED
 from tools.evaluate import main
 from utils.errors import exit_code
 from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
@@ -92,6 +93,44 @@ def test_pel4vad_against_vadtree(tmp_path, capsys):
     back = ucf(tmp_path, "--scores", *VADTREE, "--against", *PEL4VAD, *NAMES)["difference"]["coarse"]["auc"]
     assert (back.pop("ours"), back.pop("theirs")) == (found["theirs"], found["ours"])
     assert back == pytest.approx({"value": -found["value"], "low": -found["high"], "high": -found["low"], "p": found["p"]})
+
+
+@pytest.mark.skipif(not (SHARED / "cases").is_dir(), reason="needs ../shared/cases")
+def test_names_that_look_like_numbers(tmp_path):
+    """01 to 08, as text, in a table of scores and in the ground truth."""
+    cases = SHARED / "cases"
+    words = ["--scores", cases / "scores_two_digits.csv", "--gt-path", cases / "gt_two_digits.json", "--resamples", "10"]
+    content = evaluate(tmp_path, "--dataset", "xd", *map(str, words))
+    truth = json.loads((cases / "gt_two_digits.json").read_text())
+    rows = [line.split(",") for line in (cases / "scores_two_digits.csv").read_text().splitlines()[1:]]
+    scores, labels = [], []
+    for name, video in truth.items():
+        own = np.repeat([float(score) for key, score in rows if key == name], 16)
+        scores.append(np.append(own, [own[-1]] * 16)[: video["frames"]])
+        labels.append(np.zeros(video["frames"]))
+        for start, end, _ in video["segments"]:
+            labels[-1][start:end] = 1
+    assert content["videos"] == 8
+    assert content["coarse"]["auc"]["value"] == pytest.approx(roc_auc_score(np.concatenate(labels), np.concatenate(scores)))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "npz", "json"])
+def test_any_name_stays_a_name(tmp_path, suffix):
+    """In scores and ground truth: what pandas or NumPy would take for a number or a gap, signs of markup, the longest names."""
+    names = ["NA", "null", "nan", "None", "1e5", "007", "-1", "True", "<b>x", "x" * 242, "走る", "a;b", "0x10", "Infinity", "a b"]
+    truth = {name: GroundTruth(32, 24, ((0, 16, "G"),) if i % 2 else ()) for i, name in enumerate(names)}
+    write_ground_truth(tmp_path / "gt.json", truth)
+    values = {name: [0.5 + i / 100, 0.1] for i, name in enumerate(names)}
+    path = tmp_path / f"scores.{suffix}"
+    if suffix == "csv":
+        path.write_text("video,score\n" + "".join(f"{name},{value}\n" for name in names for value in values[name]), encoding="utf-8-sig")
+    elif suffix == "npz":
+        save_scores(path, {name: Scores(np.array(row)) for name, row in values.items()}, XD.names)
+    else:
+        spans = {name: {"0, 16": row[0], "16, 32": row[1]} for name, row in values.items()}
+        path.write_text(json.dumps({"vid_score": spans}), encoding="utf-8")
+    content = evaluate(tmp_path, "--dataset", "xd", "--scores", str(path), "--gt-path", str(tmp_path / "gt.json"), "--resamples", "10")
+    assert content["videos"] == len(names)
 
 
 TRUTH = {f"a{i}": GroundTruth(170, 24, ((16 * i, 16 * i + 64, XD.labels[1 + i]),)) for i in range(6)}

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +19,11 @@ import torch
 
 import dataset
 from clips import make_video
+from tools import make_list
 from tools.bench.extract import literal, write_video
 from tools.extract_features import main
 from utils.errors import BadInput, exit_code
+from utils.evaluation.scores import Scores, load_scores, save_scores
 from utils.files import ROOT
 from utils.labels import UCF
 from utils.sample.builder import write_clip
@@ -193,6 +196,27 @@ def test_writing_may_stop_anywhere(tmp_path, monkeypatch, written):
     FeatureFolder(output, about).write(targets[source], found)
     assert folder.unfinished(targets) == []
     assert contents(output) == contents(tmp_path / "whole")
+
+
+def test_any_name_of_a_video_goes_through_lists_and_scores(tmp_path, clip):
+    """Features, list, reading it and scores; what is not UTF-8 has features, and one line says that no list can hold it."""
+    source, folder = make_video(tmp_path / "own.mp4", frames=20), tmp_path / "videos" / "Abuse"
+    folder.mkdir(parents=True)
+    names = ["NA", "01", "null", "a\x1b[31mred", "two\nlines", '"quoted", <b>', "x" * 242]
+    bad = os.fsdecode(b"caf\xe9")
+    for name in (*names, bad):
+        shutil.copy(source, folder / f"{name}.mp4")
+    main([str(tmp_path / "videos"), "--output", str(tmp_path / "features"), "--encoder", str(clip), "--crops", "1"])
+    words = ["--dataset", "ucf", "--feature-root", str(tmp_path / "features"), "--output", str(tmp_path / "list.csv")]
+    with pytest.raises(BadInput, match=r"list.csv: cannot hold .*caf\\udce9.* not UTF-8 text; rename"):
+        make_list.main(words)
+    (tmp_path / "features" / "Abuse" / f"{bad}.npy").unlink()
+    make_list.main(words)
+    videos = dataset.read_list(tmp_path / "list.csv", tmp_path / "features", UCF)
+    assert sorted(video.name for video in videos) == sorted(names)
+    scores = {video.name: Scores(dataset.load_features(video.files[0], 64).numpy()[:, 0]) for video in videos}
+    save_scores(tmp_path / "scores.npz", scores, UCF.names)
+    assert sorted(load_scores(tmp_path / "scores.npz")[0]) == sorted(names)
 
 
 def test_shards_give_the_same_bytes_in_any_order(tmp_path, videos, whole, clip, capsys):
