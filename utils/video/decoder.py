@@ -6,6 +6,7 @@ imports no torch, so that it starts fast. Runs where pipes can be waited for: Li
 """
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -26,7 +27,7 @@ from utils.video.child import command, end_with_parent, environment, limit_memor
 from utils.video.crops import Recipe
 from utils.video.frames import MAX_PIXELS, NEXT, BrokenVideo, Video, to_rgb
 
-THUMBNAILS, THUMBNAIL_HEIGHT = 12, 90  # how many at most; pixels
+THUMBNAILS, THUMBNAIL_HEIGHT = 4096, 90  # how many at most (some 3 kB each); pixels
 FASTEST = 120  # frames per second of the length allowed: time stamps are the file's own, and may say that no time passes
 SLIMMEST = 100  # longer side over shorter one, at most: what is slimmer is no video, and takes memory when its aspect is kept
 
@@ -63,11 +64,13 @@ class Picture(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A whole video: frames decoded, seconds up to the end of the last one, and up to 12 thumbnails (seconds, (h, w, 3) uint8)."""
+    """A whole video: frames decoded, seconds up to the end of the last one, and thumbnails (seconds, JPEG), one a snippet, or of long videos
+    one of 2, 4, … snippets.
+    """
 
     frames: int
     seconds: float
-    thumbnails: list[tuple[float, np.ndarray]]
+    thumbnails: list[tuple[float, bytes]]
 
 
 class Decoder:
@@ -111,7 +114,7 @@ class Decoder:
             elif kind == "picture":
                 yield Picture(*values, image)
             elif kind == "thumbnail":
-                thumbnails.append((*values, image))
+                thumbnails.append((*values, image.tobytes()))
             elif kind == "ended":
                 yield Ended(*values, thumbnails)
                 return
@@ -157,13 +160,11 @@ class Thumbnails:
         if number % self.every == 0:
             height, width, _ = picture.shape
             size = max(1, round(width * THUMBNAIL_HEIGHT / height)), THUMBNAIL_HEIGHT
-            self.kept.append((seconds, np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))))
-            if len(self.kept) == 4 * THUMBNAILS:
+            small, file = Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0), io.BytesIO()
+            small.save(file, "JPEG", quality=85)
+            self.kept.append((seconds, file.getvalue()))
+            if len(self.kept) > THUMBNAILS:
                 self.every, self.kept = 2 * self.every, self.kept[::2]
-
-    def chosen(self) -> list[tuple[float, np.ndarray]]:
-        places = np.linspace(0, len(self.kept) - 1, min(len(self.kept), THUMBNAILS)).round().astype(int)
-        return [self.kept[place] for place in places]
 
 
 def decode(name: str, path: str, recipe: Recipe, limits: Limits, send) -> None:
@@ -194,8 +195,8 @@ def decode(name: str, path: str, recipe: Recipe, limits: Limits, send) -> None:
             if held and (index == 0 or (index + 1) % recipe.stride == 0):  # a snippet is whole, or the first one
                 send("picture", *held[0], image=held[1])
                 held = None
-        for when, picture in thumbnails.chosen():
-            send("thumbnail", when, image=picture)
+        for when, jpeg in thumbnails.kept:
+            send("thumbnail", when, image=np.frombuffer(jpeg, np.uint8))
         last = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else step
         send("ended", video.decoded, seconds + last)
 

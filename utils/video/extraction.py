@@ -21,8 +21,8 @@ from utils.video.frames import BrokenVideo
 
 class Extracted(NamedTuple):
     """Features (T, crops, D) float32 of one video. times: (T+1,) float64 seconds from its first frame, by the file's own time stamps: where
-    each snippet begins, then where the video ends. size: width, height of the upright picture. thumbnails: up to 12 (seconds, (h, w, 3)
-    uint8, upright) in order of time.
+    each snippet begins, then where the video ends. size: width, height of the upright picture. thumbnails: (seconds, JPEG, upright)
+    in order of time, as utils.video.decoder.Ended has them.
     """
 
     path: Path
@@ -31,7 +31,7 @@ class Extracted(NamedTuple):
     frames: int
     fps: float | None
     size: tuple[int, int]
-    thumbnails: list[tuple[float, np.ndarray]]
+    thumbnails: list[tuple[float, bytes]]
     promised: int | None = None  # frames as the header says
 
 
