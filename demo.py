@@ -145,11 +145,11 @@ def make_detector(options):
             detector = load_detector(path, **own, **shared)
         except BadInput as error:
             raise BadInput(f"{error} (the checkpoint: {path}, {chosen})") from None
-        print(f"checkpoint: {path}, {chosen}", file=sys.stderr)
-    print(f"looking for: {', '.join(detector.classes[1:])}", file=sys.stderr)
-    print(f"threshold {detector.threshold:.3f}: {detector.threshold_from}", file=sys.stderr)
+        print(f"checkpoint: {printable(path)}, {chosen}", file=sys.stderr)
+    print(f"looking for: {printable(', '.join(detector.classes[1:]))}", file=sys.stderr)
+    print(f"threshold {detector.threshold:.3f}: {printable(detector.threshold_from)}", file=sys.stderr)
     for note in detector.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {printable(note)}", file=sys.stderr)
     return detector
 
 
@@ -214,7 +214,7 @@ def analyse_files(detector, videos: dict[Path, Path], options, limits) -> None:
                 rows += [(str(path), *segment.values()) for segment in done["segments"]]
             except BadInput as error:  # a broken video, or one whose results have too long a name: the others are done
                 broken.append(path)
-                print(f"error: {printable(error)}", file=sys.stderr)
+                print(f"error: {error}", file=sys.stderr)
         if len(videos) > 1:
             export.write_summary(rows, summary)
             print(f"{len(rows)} segments in {len(videos) - len(broken)} videos: {printable(summary)}")

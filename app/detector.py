@@ -214,9 +214,10 @@ def load_detector(
 ) -> Detector:
     """A detector from a checkpoint of ours.
 
-    encoder: image encoder, else that of the training features, or, where that is not known, the CLIP of the checkpoint's text side; files: model files that lie elsewhere than in training
-    (`clip`, `distilbert`, `sentence_encoder`, `text_features`); crops: 1, 5 or 10, whose scores are averaged; keep_aspect: else as in the
-    training features; threshold: else the one that training saved for the false-positive rate `rate`.
+    encoder: image encoder, else that of the training features, or, where that is not known, the CLIP that the checkpoint's text side is;
+    files: model files that lie elsewhere than in training (`clip`, `distilbert`, `sentence_encoder`, `text_features`); crops: 1, 5 or 10,
+    whose scores are averaged; keep_aspect: else as in the training features; threshold: else the one that training saved for the
+    false-positive rate `rate`.
     Raises BadInput for whatever does not fit.
     """
     saved = checkpoint.load(path)
@@ -292,9 +293,7 @@ def own_encoder(model: nn.Module, clip: str, made: dict | None, path: Path) -> I
     try:
         return load_encoder(clip if Path(clip).name == name else name)
     except BadInput as error:
-        raise BadInput(
-            f"{path}: its training features were made by {name}; name that encoder, or its file, with --encoder ({error})"
-        ) from None
+        raise BadInput(f"{path}: trained on features of {name}; name that encoder, or its file, with --encoder ({error})") from None
 
 
 def check_encoder(saved: dict, images: ImageEncoder, path: Path, notes: list[str]) -> dict:

@@ -103,8 +103,8 @@ def write_json(analysis: Analysis, path: Path | str) -> dict:
 
 
 def read_done(path: Path, detector, about: dict) -> dict | None:
-    """What is in `path` where it is the JSON of the same video and settings, and all the files that it names (`replacing_set`) lie beside it
-    as they were; None where something is to be made (anew).
+    """What is in `path` where it is the JSON of the same video and settings, and all the files that it names (`replacing_set`) lie beside
+    it as they were; None where something is to be made (anew).
 
     detector: its classes and threshold count; about: what Analysis.about would be (Detector.about_video), the command left out.
     """
@@ -117,11 +117,11 @@ def read_done(path: Path, detector, about: dict) -> dict | None:
 
 
 def read_earlier(path: Path) -> dict | None:
-    """What is in `path` where that is the JSON of a video's results, whole or not, with its other "files"; None where it is none of ours."""
+    """What is in `path` where that is the JSON of a video's results, whole or not, with its other "files"; None where it is not ours."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        sound = all(Path(name).name == name and name.startswith(f"{path.stem}.") for name in found["files"].keys())
-        return found if sound else None
+        names = found["files"].keys()
+        return found if all(Path(name).name == name and name.startswith(f"{path.stem}.") for name in names) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 

@@ -1,5 +1,5 @@
-"""What is burnt into an annotated copy of a video: below the picture a strip with the score curve and the class of a running segment. Nothing
-but a frame stands over the picture, whose corners have the camera's own clock and name.
+"""What is burnt into an annotated copy of a video: below the picture a strip with the score curve and the class of a running segment.
+Nothing but a frame stands over the picture, whose corners have the camera's own clock and name.
 
 Everything is drawn by PIL as RGB pictures, once or where it changes (a second, a snippet, a segment); app/annotate.py copies them into
 the frames. No torch and no matplotlib, so that the process that draws starts at once. Sizes in pixels, (width, height); times in seconds

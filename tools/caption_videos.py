@@ -28,7 +28,7 @@ from tqdm import tqdm
 from utils.captions.captioner import DTYPES, Captioner
 from utils.captions.formats import Caption, VideoCaptions, caption_line, read_caption_file, write_captions
 from utils.distributed import share, wait_for_others
-from utils.errors import BadInput, exit_code
+from utils.errors import BadInput, Parser, exit_code, printable
 from utils.files import make_folder
 from utils.labels import SNIPPET
 from utils.video.files import find_videos
@@ -145,16 +145,14 @@ def warn_of_empty(targets) -> None:
     if empty := [where for where, text in found.items() if not text]:
         target, number = empty[0]
         print(
-            f"warning: {len(empty)} of {len(found)} captions are empty, the first is line {number + 2} of {target}: the captioner answered "
+            f"warning: {len(empty)} of {len(found)} captions are empty, the first is line {number + 2} of {printable(target)}: the captioner answered "
             f"nothing; write them by hand, or try another --prompt or captioner",
             file=sys.stderr,
         )
 
 
 def parse(argv) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "python -m tools.caption_videos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("python -m tools.caption_videos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("videos", nargs="+", metavar="VIDEO_OR_FOLDER", help="videos, or folders of them")
     parser.add_argument("--captioner", required=True, metavar="NAME_OR_PATH", help="captioner of transformers: hub name or local folder")
     parser.add_argument("--revision", help="commit, tag or branch of the captioner on the hub (default: its main branch)")

@@ -31,7 +31,7 @@ from dataset import index_features
 from tools.make_list import read_videos
 from utils.captions.embedding import FILLS, caption_features, embed
 from utils.captions.formats import VideoCaptions, read_captions, write_captions
-from utils.errors import BadInput, exit_code
+from utils.errors import BadInput, Parser, exit_code, printable
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.files import make_folder, read_json, replacing, write_json
 from utils.labels import DATASETS, SNIPPET, Dataset
@@ -115,9 +115,7 @@ def prepare_folder(folder: Path, settings: dict) -> None:
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, Dataset]:
-    parser = argparse.ArgumentParser(
-        "python -m tools.embed_captions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("python -m tools.embed_captions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("captions", nargs="+", metavar="CAPTIONS", help="caption file, or folder of NAME.jsonl")
     parser.add_argument("--dataset", choices=list(DATASETS), default="ucf", help="whose lists, ground truth and fps (default: %(default)s)")
     parser.add_argument("--encoder", required=True, metavar="NAME_OR_PATH", help="sentence encoder: local folder or hub name")
@@ -205,7 +203,7 @@ def main(argv=None) -> None:
 
 
 def some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return printable(", ".join(names[:5])) + (", …" if len(names) > 5 else "")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 
 from dataset import index_features
 from tools.make_list import read_lines, read_videos
-from utils.errors import BadInput, exit_code
+from utils.errors import BadInput, exit_code, printable
 from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
 from utils.files import read_json
 from utils.labels import DATASETS, SNIPPET, UCF, Dataset, class_indices
@@ -145,7 +145,9 @@ def main(argv=None) -> None:
     print(f"{options.output}: {len(truth)} videos of {dataset.title}, {normal} normal, {frames} frames, {segments} segments")
     if clipped:
         most = max(clipped.values())
-        print(f"clipped: segments of {len(clipped)} videos end after the last frame, by up to {most} frames: {', '.join(clipped)}")
+        print(
+            f"clipped: segments of {len(clipped)} videos end after the last frame, by up to {most} frames: {printable(', '.join(clipped))}"
+        )
 
 
 if __name__ == "__main__":

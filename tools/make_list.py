@@ -14,7 +14,7 @@ import sys
 from pathlib import Path, PurePosixPath
 
 from dataset import index_features, read_rows, split_crop
-from utils.errors import BadInput, exit_code
+from utils.errors import BadInput, exit_code, printable
 from utils.files import read_json, replacing
 from utils.labels import DATASETS, UCF, Dataset, class_indices
 
@@ -139,7 +139,7 @@ def main(argv=None) -> None:
     normal = sum(label == dataset.labels[0] for _, label in videos.values())
     print(f"{options.output}: {len(videos)} videos of {dataset.title}, {len(videos) - normal} abnormal, {normal} normal")
     if missing := [name for name in wanted if name not in videos]:
-        first = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+        first = printable(", ".join(missing[:5])) + (", …" if len(missing) > 5 else "")
         print(f"left out, no features below {options.feature_root}: {len(missing)} of {len(wanted)} videos ({first})")
 
 

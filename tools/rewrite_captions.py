@@ -32,7 +32,7 @@ from tqdm import tqdm
 from utils.captions.formats import Caption, VideoCaptions, read_caption_file, read_captions, write_captions
 from utils.captions.llm import Endpoint, LocalModel, Sampling
 from utils.captions.rewriting import Answers, Request, file_digest, make_request, one_line, read_pairs, rewrite_of
-from utils.errors import BadInput, exit_code
+from utils.errors import BadInput, Parser, exit_code
 from utils.files import ROOT, make_folder, read_json, write_json
 
 POOL = ROOT / "list" / "caption_pairs.txt"
@@ -130,9 +130,7 @@ def ask(backend, requests: list[Request], answers: Answers, cached: int) -> None
 
 
 def parser_() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m tools.rewrite_captions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("python -m tools.rewrite_captions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("captions", nargs="+", metavar="CAPTIONS", help="caption files or folders of NAME.jsonl")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of rewrite-1/, rewrite-2/, …")
     which = parser.add_mutually_exclusive_group(required=True)

@@ -10,7 +10,7 @@ from model import SYSTEMS, build_model, options_of
 from utils import engine, text
 from utils.batches import BalancedBatches, DrawnVersions, ShuffledBatches
 from utils.captions.tree import SOURCE, CaptionTree
-from utils.errors import BadInput
+from utils.errors import BadInput, printable
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.evaluation.scores import check_lengths
 from utils.labels import DATASETS, Dataset
@@ -106,10 +106,10 @@ def load_data(options, seed: int | None) -> Data:
     videos, held_out = read_list(options.train_list, options.feature_root, dataset, "--train-list"), []
     both = sorted({video.name for video in videos} & {video.name for video in test})
     if both:
-        print(f"note: {len(both)} videos are in the training and in the test list: {', '.join(both[:5])}")
+        print(f"note: {len(both)} videos are in the training and in the test list: {printable(', '.join(both[:5]))}")
     pairs = same_content(videos, test)
     if others := [f"{a} = {b}" for a, b in pairs if a != b]:
-        print(f"note: {len(others)} training videos have the features of a test video, byte for byte: {', '.join(others)}")
+        print(f"note: {len(others)} training videos have the features of a test video, byte for byte: {printable(', '.join(others))}")
     rows = check_features(videos, options.visual_width)
     check_crops(videos)
     if captions:

@@ -12,8 +12,8 @@ def limited(base: type[asyncio.Protocol], per_address: int = PER_ADDRESS, in_all
     One that has no request under way is closed after `silent` seconds, and is the first to go, the oldest before the others, when a new one
     is too many. Where all have one under way, the new one is closed.
     """
-    everybody: dict[Limited, None] = {}  # in the order in which they came
-    by_address: dict[str, dict[Limited, None]] = {}
+    everybody: dict[asyncio.Protocol, None] = {}  # in the order in which they came
+    by_address: dict[str, dict[asyncio.Protocol, None]] = {}
 
     class Limited(base):
         def connection_made(self, transport):
@@ -24,7 +24,8 @@ def limited(base: type[asyncio.Protocol], per_address: int = PER_ADDRESS, in_all
                 if len(group) >= most:
                     oldest = next((one for one in group if one.is_silent()), None)
                     if oldest is None:
-                        return transport.abort()
+                        transport.abort()
+                        return
                     oldest.drop()
             everybody[self] = None
             by_address.setdefault(self.address, {})[self] = None

@@ -49,7 +49,7 @@ POLICY = (  # Gradio's page is made of inline scripts, and its templates are com
     "form-action 'self'; frame-ancestors 'self'"
 )
 SET = (b"content-length", b"content-type", b"transfer-encoding", b"content-encoding")  # of an event, by the guard
-JSON = (b"content-type", b"application/json")
+TYPE = (b"content-type", b"application/json")
 HEADERS = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
 
 FONTS = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}  # none that a browser would have to fetch
@@ -189,11 +189,11 @@ class Guard:
             return await self._upload(scope, receive, send, headers)
         if scope["method"] == "POST":
             receive, send = await self._event(path, receive, send)
-            scope = scope | {"headers": [(name, value) for name, value in scope["headers"] if name not in SET] + [JSON]}
+            scope = scope | {"headers": [(name, value) for name, value in scope["headers"] if name not in SET] + [TYPE]}
         return await self.app(scope, receive, send)
 
     def _check_query(self, path: str, query: str) -> None:
-        """Of the names in the part behind "?" at most one each, as the browser draws them; answers only for a visitor who waits for some."""
+        """That each name behind "?" is there once and looks as the browser draws them, and that who asks for answers waits for some."""
         try:
             given = parse_qs(query, keep_blank_values=True, max_num_fields=20)
         except ValueError:

@@ -23,8 +23,8 @@ FULL = "The page holds as many videos as it may; old ones are removed, so try ag
 class Shelf:
     """The page's folder: how many bytes and files lie in it, and whether more may come.
 
-    The sum is kept: what comes is added to it, and the folder is walked only now and then (`pause` seconds apart where there is no room, ten
-    times as seldom else), so that a visitor costs the same however much is stored. What was last changed `keep` seconds ago is removed.
+    The sum is kept: what comes is added to it, and the folder is walked only now and then (`pause` seconds apart where there is no room,
+    ten times as seldom else), so that a visitor costs the same however much is stored. What was last changed `keep` seconds ago is removed.
     Where there is no room, the uploads that no work has begun with go first, the oldest before the others.
     """
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.errors import printable
 from utils.evaluation.ground_truth import GroundTruth
 from utils.evaluation.intervals import RESAMPLES, interval, over_seeds, resampled
 from utils.evaluation.metrics import PROTOCOLS, class_figures, frame_figures, frame_metrics, segment_figures
@@ -214,7 +215,7 @@ def segment_rows(report: dict) -> list[list[str]]:
 
 def escape(text: str) -> str:
     """Text from outside, such as a caption or a name, for a cell of a Markdown table: nothing in it is markup, HTML or a link."""
-    return re.sub(r"(?<=www)\.|[\\`*_{}\[\]<>#|~$&!:@]", r"\\\g<0>", " ".join(text.split()))
+    return re.sub(r"(?<=www)\.|[\\`*_{}\[\]<>#|~$&!:@]", r"\\\g<0>", printable(" ".join(text.split())))
 
 
 def threshold_of(report: dict) -> str:

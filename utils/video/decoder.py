@@ -64,8 +64,8 @@ class Picture(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A whole video: frames decoded, seconds up to the end of the last one, and thumbnails (seconds, JPEG), one a snippet, or of long videos
-    one of 2, 4, … snippets.
+    """A whole video: frames decoded, seconds up to the end of the last one, and thumbnails (seconds, JPEG), one a snippet, or of long
+    videos one of 2, 4, … snippets.
     """
 
     frames: int
