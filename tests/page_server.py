@@ -171,7 +171,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int)
     parser.add_argument("--folder", type=Path)
-    for name, kind in {"max-bytes": int, "max-seconds": float, "max-stored": int, "queue-size": int}.items():
+    for name, kind in {"max-bytes": int, "max-seconds": float, "max-stored": int, "queue-size": int, "keep": float}.items():
         parser.add_argument(f"--{name}", type=kind)
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
     serve(Brightness(), **given)

@@ -22,6 +22,7 @@ import gradio
 from pydantic import BaseModel, StringConstraints, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 
 from app.web.connections import limited
@@ -41,6 +42,7 @@ MULTIPART = 64 << 10  # bytes around the file in an upload
 IDLE = 30  # seconds for which an upload, or an event, may bring nothing
 NAME = re.compile(r"[0-9A-Za-z_-]{1,64}")  # of a visitor, an event, an upload: the browser draws them
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:[0-9]{1,5})?", re.ASCII)
+FORM = re.compile(r"multipart/form-data; ?boundary=[\w'()+,./:=?-]{1,70}", re.ASCII)
 RANGE = re.compile(r"bytes=([0-9]{1,15})-([0-9]{0,15})|bytes=-[0-9]{1,15}")
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 POLICY = (  # Gradio's page is made of inline scripts, and its templates are compiled in the browser
@@ -180,7 +182,8 @@ class Guard:
         if headers.get("origin", own).lower() != own:
             raise HTTPException(403, "Sent by another web site.")
         wanted = {"GET": READ, "HEAD": READ, "POST": WRITE}.get(scope["method"])
-        if wanted is None or not wanted.fullmatch(path) or not path.isprintable():
+        odd = "\0" in path or any(len(part) > 255 for part in path.split("/"))  # no name of a file
+        if wanted is None or not wanted.fullmatch(path) or (odd and not path.startswith(FILE)):
             raise HTTPException(404, "Not here.")
         self._check_query(path, scope["query_string"].decode("latin-1"))
         if path.startswith(FILE):
@@ -290,7 +293,7 @@ class Guard:
         return [checked(kind, value) for kind, value in zip(kinds, event.data, strict=True)], files
 
     async def _upload(self, scope, receive, send, headers: dict[str, str]):
-        if not re.match(r"multipart/form-data\s*;.*boundary=", headers.get("content-type", ""), re.IGNORECASE):
+        if not FORM.fullmatch(headers.get("content-type", "")):
             raise HTTPException(400, "No upload.")
         allowed, announced = self.max_bytes + MULTIPART, headers.get("content-length", "")
         expected = int(announced) if re.fullmatch("[0-9]{1,18}", announced) else allowed
@@ -317,4 +320,9 @@ class Guard:
             self.shelf.add(size)
             return message
 
-        return await self.app(scope, counted, send)
+        try:
+            await self.app(scope, counted, send)
+        except ClientDisconnect:  # in the middle of it
+            pass
+        except (TypeError, AttributeError):  # Gradio's, of a part that is no file
+            raise HTTPException(400, "No upload.") from None

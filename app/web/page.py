@@ -138,10 +138,10 @@ def build(detector, *, shelf: Shelf, folder: Path | None, limits: Limits, deadli
             return failed(f"{name}: cannot be read ({error.strerror}).")
 
     def changed(kept: dict | None, value: float) -> dict:
-        return {} if kept is None else results(at_threshold(kept["analysis"], value), kept["key"])
+        return nothing if kept is None else results(at_threshold(kept["analysis"], value), kept["key"])
 
     def back(kept: dict | None) -> dict:
-        return {} if kept is None else {threshold: shown(kept["analysis"].threshold), **results(kept["analysis"], kept["key"])}
+        return nothing if kept is None else {threshold: shown(kept["analysis"].threshold), **results(kept["analysis"], kept["key"])}
 
     def annotated(kept: dict | None, value: float, request: gr.Request, progress=gr.Progress()):  # noqa: B008
         if kept is None:
@@ -181,9 +181,9 @@ def build(detector, *, shelf: Shelf, folder: Path | None, limits: Limits, deadli
                 gr.Markdown(f"# Anomalies in a video\nVideos of {caps}. They stay for an hour on the computer that serves this page.")
                 upload = gr.File(label="Your video", file_types=sorted(SUFFIXES), height=150, elem_id="upload")
                 if folder is not None:
-                    listed = gr.Dropdown(
-                        list(videos(folder)), value=None, label=f"Or one of the folder “{clean(folder.name)}”", elem_id="listed"
-                    )
+                    label = f"Or one of the folder “{clean(folder.name)}”"
+                    # Gradio prints a traceback for what is not in the list; `chosen` says it.
+                    listed = gr.Dropdown(list(videos(folder)), value=None, label=label, allow_custom_value=True, elem_id="listed")
                     go = gr.Button("Look at it", variant="primary", elem_id="go")
                 status = part("status", SLOT, said("idle", "No video yet."))
             with gr.Column(scale=5, min_width=320, elem_id="output"):
@@ -200,6 +200,7 @@ def build(detector, *, shelf: Shelf, folder: Path | None, limits: Limits, deadli
                         make = gr.Button("Make annotated video", size="sm", min_width=120, elem_id="make")
                         as_video = gr.DownloadButton("Annotated video", size="sm", min_width=120, visible=False, elem_id="video")
 
+        nothing = {found: gr.skip()}
         by_threshold = [found, as_json, as_csv, as_scores, make, as_video]
         work = {"concurrency_id": "work", "concurrency_limit": 1, "show_progress_on": [status], "api_visibility": "private"}
         light = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
