@@ -63,7 +63,7 @@ class Shelf:
             self._count()
 
     def _count(self) -> None:
-        self.bytes, oldest = 0, time.time() - self.keep
+        oldest, emptied = time.time() - self.keep, set()
         self._found: list[tuple[float, int, str]] = []  # when it was last changed, bytes, path
         for parent, _, names in os.walk(self.folder, topdown=False):
             for path in (os.path.join(parent, name) for name in names):
@@ -72,12 +72,14 @@ class Shelf:
                     changed = max(state.st_mtime, state.st_ctime)
                     if changed < oldest:
                         os.unlink(path)
+                        emptied.add(parent)
                     else:
                         self._found.append((changed, state.st_size, path))
             if parent != str(self.folder):
                 with contextlib.suppress(OSError):  # not empty
-                    if os.stat(parent).st_mtime < oldest:
+                    if parent in emptied or os.stat(parent).st_mtime < oldest:
                         os.rmdir(parent)
+                        emptied.add(os.path.dirname(parent))
         self.bytes, self.files = sum(size for _, size, _ in self._found), len(self._found)
         self._used &= {path for *_, path in self._found}
         self._counted = time.monotonic()

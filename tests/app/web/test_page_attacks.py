@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from page_server import MAX_BYTES, ROOT
+from page_server import MAX_BYTES, ROOT, ask, event, file_data
 
 pytestmark = pytest.mark.slow
 
@@ -39,33 +39,6 @@ def test_no_file_outside_the_own_folder(http_client, server, videos):
     with socket.create_connection(("127.0.0.1", server.port)) as connection:  # as a client sends it that tidies no path
         connection.sendall(raw.encode())
         assert connection.makefile("rb").read(12) == b"HTTP/1.1 403"
-
-
-def event(client, target, data, session) -> dict:
-    """An event by hand: `data` for the function behind the component with the id `target`."""
-    config = client.get("config").json()
-    ids = {one["props"].get("elem_id"): one["id"] for one in config["components"]}
-    function = next(one["id"] for one in config["dependencies"] if ids[target] in [place[0] for place in one["targets"]])
-    return {"data": data, "fn_index": function, "session_hash": session, "trigger_id": ids[target]}
-
-
-def ask(client, target, data, session=None) -> str:
-    """All that the server says to an event sent by hand."""
-    session = session or os.urandom(6).hex()
-    answer = client.post("gradio_api/queue/join", json=event(client, target, data, session))
-    if answer.status_code != 200:
-        return f"{answer.status_code} {answer.text}"
-    with client.stream("GET", "gradio_api/queue/data", params={"session_hash": session}) as stream:
-        lines = []
-        for line in stream.iter_lines():
-            lines.append(line)
-            if "process_completed" in line:
-                break
-    return "\n".join(lines)
-
-
-def file_data(path, **more):
-    return {"path": str(path), "meta": {"_type": "gradio.FileData"}, **more}
 
 
 def test_an_event_that_names_a_file_by_hand(http_client, server, videos):

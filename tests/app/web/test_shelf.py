@@ -97,7 +97,7 @@ def test_tidy_removes_what_is_old_and_counts_the_rest(tmp_path, stored, monkeypa
     os.utime(new, (now + 60, now + 60))
     place.tidy()
     assert (place.bytes, place.files) == (100, 1)
-    assert names(tmp_path) == ["new.mp4", "of-new.mp4"]
+    assert names(tmp_path) == ["new.mp4", "of-new.mp4"]  # no empty folder
     assert not old.exists()
 
 
