@@ -191,7 +191,7 @@ def pick_threshold(saved: dict, path: Path, rate: float) -> tuple[float, str]:
     if found := known_threshold(known, rate):
         return found
     if known is None:
-        why = f"trained with --select {saved['options']['select']}, which holds no normal videos out; train with --select val"
+        why = f"training measured none (--select {saved['options']['select']}); train with --select val"
     else:
         held_out = f"{known['snippets']} snippets of {known['videos']} normal videos were held out"
         why = f"{held_out}, expected {math.ceil(1 / rate)} or more; train with a larger --val-share"

@@ -308,6 +308,22 @@ def test_in_the_picture_nothing_overlaps(tmp_path, monkeypatch, name):
     assert ("no segment" in text) == (not analysis.segments)
 
 
+@pytest.mark.parametrize("size", [(160, 90), (120, 90), (60, 90), (400, 90)])
+@pytest.mark.parametrize("peaks", [[], [30.0], [1.0, 2.0, 3.0, 50.0, 61.0, 63.0]])
+def test_each_listed_segment_has_a_thumbnail(size, peaks):
+    offered = [(0.64 * number, np.zeros((size[1], size[0], 3), np.uint8)) for number in range(100)]
+    chosen, height = timeline.choose(offered, 64.0, peaks)
+    times = [seconds for seconds, _ in chosen]
+    assert times == sorted(times)
+    for peak in peaks:
+        assert min(abs(seconds - peak) for seconds in times) <= 0.64
+    width = height * size[0] / size[1]
+    assert len(times) * (width + 0.06) <= timeline.SPAN + 0.0601
+    assert len(times) >= max(len(peaks), 2)
+    if not peaks:
+        assert max(np.diff([0.0, *times, 64.0])) <= 1.6 * 64 / len(times)
+
+
 def test_thumbnails_stand_at_their_times(tmp_path, monkeypatch):
     analysis = analysis_of(np.full(100, 0.1), thumbnails=thumbnails(12, 64.0))
     figure = figure_of(analysis, tmp_path / "a.png", monkeypatch)
