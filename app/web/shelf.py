@@ -30,17 +30,25 @@ class Shelf:
 
     def __init__(self, folder: Path, *, keep: float, max_bytes: int, max_files: int = FILES, pause: float = 1.0):
         self.folder, self.keep, self.max_bytes, self.max_files, self.pause = folder.resolve(), keep, max_bytes, max_files, pause
-        self.bytes, self.files, self._counted, self._used, self._lock = 0, 0, -math.inf, set(), threading.Lock()
+        self.bytes, self.files, self._counted, self._used = 0, 0, -math.inf, set()
+        self._came = 0, 0  # bytes and files since counting began
+        self._counting, self._lock = threading.Lock(), threading.Lock()  # the latter is never held for long: the server's loop waits for it
 
     def room(self, size: int = 0) -> bool:
         """Whether so many bytes more may come. Counts, and makes room, where it is time to."""
-        with self._lock:
-            since = time.monotonic() - self._counted
-            if since >= 10 * self.pause or (since >= self.pause and not self.fits(size)):
-                self._count()
-                if not self.fits(size):
-                    self._make_room(size)
-            return self.fits(size)
+        if self._is_due(size) and self._counting.acquire(blocking=not self.fits(size)):  # one counts; who finds room does not wait
+            try:
+                if self._is_due(size):  # still
+                    self._count()
+                    if not self.fits(size):
+                        self._make_room(size)
+            finally:
+                self._counting.release()
+        return self.fits(size)
+
+    def _is_due(self, size: int) -> bool:
+        since = time.monotonic() - self._counted
+        return since >= 10 * self.pause or (since >= self.pause and not self.fits(size))
 
     def fits(self, size: int = 0) -> bool:
         """Whether so many bytes more may come, by the sum alone."""
@@ -50,6 +58,7 @@ class Shelf:
         """So much has come since."""
         with self._lock:
             self.bytes, self.files = self.bytes + size, self.files + files
+            self._came = self._came[0] + size, self._came[1] + files
 
     def use(self, file: Path | str) -> None:
         """Work begins with an upload: it stays for `keep` seconds from now on."""
@@ -59,11 +68,11 @@ class Shelf:
 
     def tidy(self) -> None:
         """Count, and remove what is old."""
-        with self._lock:
+        with self._counting:
             self._count()
 
     def _count(self) -> None:
-        oldest, emptied = time.time() - self.keep, set()
+        oldest, emptied, self._came = time.time() - self.keep, set(), (0, 0)
         self._found: list[tuple[float, int, str]] = []  # when it was last changed, bytes, path
         for parent, _, names in os.walk(self.folder, topdown=False):
             for path in (os.path.join(parent, name) for name in names):
@@ -80,8 +89,10 @@ class Shelf:
                     if parent in emptied or os.stat(parent).st_mtime < oldest:
                         os.rmdir(parent)
                         emptied.add(os.path.dirname(parent))
-        self.bytes, self.files = sum(size for _, size, _ in self._found), len(self._found)
-        self._used &= {path for *_, path in self._found}
+        held, there = sum(size for _, size, _ in self._found), {path for *_, path in self._found}
+        with self._lock:  # what came in between may have been counted, too
+            self.bytes, self.files = held + self._came[0], len(there) + self._came[1]
+            self._used = {path for path in self._used if path in there or os.path.exists(path)}
         self._counted = time.monotonic()
 
     def _make_room(self, size: int) -> None:
@@ -94,7 +105,8 @@ class Shelf:
             if path not in self._used and (len(below) == 2 or (len(below) == 1 and changed < writing)):  # HASH/NAME, or one that broke off
                 with contextlib.suppress(OSError):
                     os.unlink(path)
-                    self.bytes, self.files = self.bytes - held, self.files - 1
+                    with self._lock:
+                        self.bytes, self.files = self.bytes - held, self.files - 1
                     if len(below) == 2:
                         os.rmdir(os.path.dirname(path))
 
