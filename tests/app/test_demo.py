@@ -214,6 +214,7 @@ def test_another_threshold_leaves_nothing_of_the_first(words, tmp_path):
     assert names_in(out) == {f"own{end}" for end in ENDS if end != ".annotated.mp4"}
 
 
+@pytest.mark.slow
 def test_killed_at_any_rename_the_set_is_of_one_threshold(words, tmp_path, monkeypatch):
     """Done at 0.001; killed at 0.99 before one of the renames that put its results in place; again at 0.001."""
     video, out = make_video(tmp_path / "own.mp4", frames=20), tmp_path / "out"
