@@ -144,7 +144,7 @@ def make_detector(options):
         try:
             detector = load_detector(path, **own, **shared)
         except BadInput as error:
-            raise BadInput(f"{error} (the checkpoint: {path}, {chosen})") from None
+            raise BadInput(str(error) if typed and str(path) in str(error) else f"{error} (the checkpoint: {path}, {chosen})") from None
         print(f"checkpoint: {printable(path)}, {chosen}", file=sys.stderr)
     print(f"looking for: {printable(', '.join(detector.classes[1:]))}", file=sys.stderr)
     print(f"threshold {detector.threshold:.3f}: {printable(detector.threshold_from)}", file=sys.stderr)

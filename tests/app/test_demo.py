@@ -321,6 +321,17 @@ def test_a_broken_video_keeps_its_earlier_results(words, tmp_path):
     assert contents(out) == before
 
 
+def test_an_error_of_a_checkpoint_says_which_it_is_and_how_it_was_chosen(tmp_path, monkeypatch, clip_file):
+    video, path = make_video(tmp_path / "own.mp4", frames=20), tmp_path / "best.pt"
+    path.write_bytes(b"no checkpoint")
+    monkeypatch.setattr("utils.runs.newest_checkpoint", lambda: path)
+    with pytest.raises(BadInput, match=r"\(the checkpoint: .*best\.pt, the newest run; --checkpoint names another\)$"):
+        demo.main([str(video)])
+    with pytest.raises(BadInput, match=r"best\.pt") as caught:
+        demo.main([str(video), "--checkpoint", str(path)])
+    assert "newest" not in str(caught.value)
+
+
 def test_the_default_folder_is_the_project_s(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert demo.parse(["a.mp4"]).output == str(ROOT / "runs" / "demo")
