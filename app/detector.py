@@ -3,6 +3,7 @@
 T snippets, K crops, D feature width, C+1 classes (class 0 = normal).
 """
 
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from app.analysis import Analysis, find_segments
+from app.analysis import Analysis, choose_thumbnails, find_segments, shown
 from app.live.follower import look_ahead
 from model import SYSTEMS
 from utils import checkpoint, engine, loading, restore
@@ -157,7 +158,7 @@ class Detector:
             threshold=self.threshold,
             threshold_from=self.threshold_from,
             segments=segments,
-            thumbnails=video.thumbnails,
+            thumbnails=choose_thumbnails(video.thumbnails, [peak for _, peak in shown(segments, anomaly_score(scores), video.times)]),
             notes=self.notes + [LATE] * (latency is not None) + video.notes,
             about=self.about_video(path, captions, latency),
         )
@@ -184,13 +185,16 @@ def mean_scores(crops: list[Scores]) -> Scores:
 
 def pick_threshold(saved: dict, path: Path, rate: float) -> tuple[float, str]:
     """The threshold that training saved for a false-positive rate, and where it comes from, in words. Else BadInput."""
-    if found := known_threshold(saved.get("thresholds"), rate):
+    known = saved.get("thresholds")
+    if found := known_threshold(known, rate):
         return found
-    rates = saved.get("thresholds", {}).get("rates")
-    there = f"it has {', '.join(rates)}" if rates else "it has none: trained with --select last or test, or released"
-    raise BadInput(
-        f"{path}: no threshold for --false-positives {rate:g}, {there}; train with --select val, or give the threshold: --threshold 0.5"
-    )
+    if known is None:
+        why = f"training measured none (--select {saved['options']['select']}); train with --select val"
+    else:
+        held_out = f"{known['snippets']} snippets of {known['videos']} normal videos were held out"
+        why = f"{held_out}, expected {math.ceil(1 / rate)} or more; train with a larger --val-share"
+        why += f", ask for --false-positives {' or '.join(known['rates'])}" if known["rates"] else ""
+    raise BadInput(f"{path}: no threshold for --false-positives {rate:g}: {why}, or give the threshold: --threshold 0.5")
 
 
 def load_detector(
@@ -209,9 +213,10 @@ def load_detector(
 ) -> Detector:
     """A detector from a checkpoint of ours.
 
-    encoder: image encoder, else the CLIP that the checkpoint's text side is; files: model files that lie elsewhere than in training
-    (`clip`, `distilbert`, `sentence_encoder`, `text_features`); crops: 1, 5 or 10, whose scores are averaged; keep_aspect: else as in the
-    training features; threshold: else the one that training saved for the false-positive rate `rate`.
+    encoder: image encoder, else that of the training features, or, where that is not known, the CLIP that the checkpoint's text side is;
+    files: model files that lie elsewhere than in training (`clip`, `distilbert`, `sentence_encoder`, `text_features`); crops: 1, 5 or 10,
+    whose scores are averaged; keep_aspect: else as in the training features; threshold: else the one that training saved for the
+    false-positive rate `rate`.
     Raises BadInput for whatever does not fit.
     """
     saved = checkpoint.load(path)
@@ -235,7 +240,7 @@ def load_detector(
         notes += [f"{note}; --caption-pooling chooses"] if (note := sentences.note) else []
     if options.sample:
         notes.append("The checkpoint was trained on the built-in sample of simulated features: its scores say nothing about this video.")
-    images = load_encoder(encoder, "--encoder") if encoder else own_encoder(model, options.clip)
+    images = load_encoder(encoder, "--encoder") if encoder else own_encoder(model, options.clip, saved.get("features"), path)
     if images.width != options.visual_width:
         raise BadInput(
             f"--encoder {images.name}: features of width {images.width}, {path} reads {options.visual_width}; "
@@ -276,12 +281,23 @@ def load_detector(
     )
 
 
-def own_encoder(model: nn.Module, clip: str) -> ImageEncoder:
-    """The visual side of the CLIP that is the model's text side; where that is another encoder, or none, of the CLIP named `clip`."""
+def own_encoder(model: nn.Module, clip: str, made: dict | None, path: Path) -> ImageEncoder:
+    """The encoder that made the training features, as `made` (the checkpoint's "features") says: the visual side of the CLIP that is the
+    model's text side where it is that one, else what goes by its name. Where it is not known, that of the text side; where that is another
+    encoder, or none, of the CLIP named `clip`. Raises BadInput where it cannot be had by its name.
+    """
     for part in checkpoint.frozen_parts(model).values():
         if isinstance(part, CLIPText):
-            return CLIPEncoder(part.module, short_name(clip))
-    return load_encoder(clip, "--clip")
+            images = CLIPEncoder(part.module, short_name(clip))
+            if made is None or made["encoder"]["digest"] == images.digest():
+                return images
+    if made is None:
+        return load_encoder(clip, "--clip")
+    name = made["encoder"]["name"]
+    try:
+        return load_encoder(clip if Path(clip).name == name else name)
+    except BadInput as error:
+        raise BadInput(f"{path}: trained on features of {name}; name that encoder, or its file, with --encoder ({error})") from None
 
 
 def check_encoder(saved: dict, images: ImageEncoder, path: Path, notes: list[str]) -> dict:

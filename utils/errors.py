@@ -78,10 +78,10 @@ def exit_code(main, go_on: str = "") -> int:
     """Run `main()` as a script does: 0 done, 2 bad input, 130 interrupted, by Ctrl-C or by SIGTERM, which says how to `go_on`, 141 nobody
     reads its output any more. Any other exception is a bug and keeps its traceback.
     """
-    with contextlib.suppress(AttributeError):  # a test's or notebook's own stream
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name that the terminal's encoding lacks is no reason to die
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(AttributeError):  # a test's or notebook's own stream
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name that the terminal's encoding lacks is no reason to die
     try:
         main()
         sys.stdout.flush()

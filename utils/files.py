@@ -165,7 +165,9 @@ def replacing(path: Path | str):
 
 
 def write_json(path: Path | str, value, indent: int | None = 1) -> None:
-    """Write `value` as JSON (UTF-8, keys in the order given) under `path`, whole or not at all."""
+    """Write `value` as JSON (UTF-8, keys in the order given) under `path`, whole or not at all. Halves of surrogate pairs, as names have
+    that are no text, become JSON's escapes, which are read back as they were.
+    """
     with replacing(path) as temporary:
         text = json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # a name that is no UTF-8 comes back as it was: \\udce9

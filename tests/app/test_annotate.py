@@ -249,9 +249,13 @@ def test_the_cursor_runs_and_the_class_is_named_while_its_segment_runs(tmp_path)
     analysis = analyse(make_video(tmp_path / "a.mp4", 96, (640, 480), picture=grey((640, 480))), [0.1, 0.1, 0.9, 0.8, 0.1, 0.1])
     annotate.annotate(analysis, tmp_path / "copy.mp4", progress=silent)
     pictures, times, _ = read(tmp_path / "copy.mp4")
-    named = [np.abs(picture[4, 100].astype(int) - VERMILLION).max() < 30 for picture in pictures]
-    assert named == [32 <= number < 64 for number in range(96)]
     layout = overlay.arrange((640, 480), "", overlay.Pen({"": font_for("")[1]}))
+    tags = [picture[484:500, 280:360].mean((0, 1)) for picture in pictures]  # in the strip's first line
+    named = [red - blue > 80 for red, _, blue in tags]
+    framed = [np.abs(picture[1, 300].astype(int) - VERMILLION).max() < 30 for picture in pictures]
+    assert named == framed == [32 <= number < 64 for number in range(96)]
+    inside = [picture[8:472, 8:632].reshape(-1, 3).std(0).max() for picture in pictures]
+    assert max(inside) < 3  # nothing stands over the picture, whose corners have the camera's own clock
     places = [cursor(picture, 480) for picture in pictures]
     expected = [overlay.x_of(layout, seconds, analysis.seconds) for seconds in times]
     assert np.abs(np.subtract(places, expected)).max() <= 3

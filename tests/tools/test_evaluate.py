@@ -9,9 +9,10 @@ from sklearn.metrics import roc_auc_score
 
 from golden import REAL, SHARED
 from tools.evaluate import main
-from utils.errors import exit_code
+from utils.errors import BadInput, exit_code
 from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
 from utils.evaluation.scores import Scores, save_scores
+from utils.files import ROOT
 from utils.labels import UCF, XD
 
 SCORES = REAL / "scores"
@@ -377,3 +378,27 @@ def test_another_length_is_accepted_by_the_option_that_the_message_names(world, 
     assert exit_code(lambda: main(world.words("--scores", path, "--allow-length-mismatch", 2))) == 2
     assert capsys.readouterr().err.endswith("--allow-length-mismatch 3\n")  # n0: 160 frames, 10 snippets
     assert world.evaluate("--scores", path, "--allow-length-mismatch", 3)["frames"] == 1980
+
+
+def test_a_run_s_own_ground_truth_is_found(small_sample, tmp_path, capsys):
+    import xd_train
+
+    words = [*small_sample("xd"), "--max-epoch", "1", "--output", str(tmp_path / "run")]
+    xd_train.main(words)
+    run = tmp_path / "run" / "seed-1"
+    (run / "test").mkdir()
+    (run / "test" / "scores.npz").write_bytes((run / "scores.npz").read_bytes())  # as xd_test.py leaves them
+    for place in (run / "scores.npz", run / "test" / "scores.npz"):
+        content = evaluate(tmp_path, "--dataset", "xd", "--resamples", 20, "--scores", place)
+        assert content["coarse"]["ap"]["value"] == json.loads((run / "report.json").read_text())["coarse"]["ap"]["value"]
+        assert "note" not in capsys.readouterr().out
+    official = ["--gt-path", str(ROOT / "list" / "xd_gt.json")]
+    with pytest.raises(BadInput, match="not in the ground truth"):
+        main(["--dataset", "xd", "--scores", str(run / "scores.npz"), *official])
+    other = tmp_path / "other" / "seed-1"
+    other.mkdir(parents=True)
+    for name in ("scores.npz", "best.pt"):
+        (other / name).write_bytes((run / name).read_bytes())
+    (other / "options.json").write_text(json.dumps({"gt_path": "elsewhere.json"}))
+    with pytest.raises(BadInput, match=r"was tested on .*gt.json, .* on elsewhere.json; measure them apart"):
+        main(["--dataset", "xd", "--scores", str(run / "scores.npz"), "--against", str(other / "scores.npz")])

@@ -6,6 +6,7 @@ imports no torch, so that it starts fast. Runs where pipes can be waited for: Li
 """
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -27,7 +28,7 @@ from utils.video.crops import Recipe
 from utils.video.display import shown_size, upright_size
 from utils.video.frames import FPS, MAX_PIXELS, NEXT, BrokenVideo, Video, lasts, to_rgb
 
-THUMBNAILS, THUMBNAIL_HEIGHT = 12, 90  # how many at most; pixels
+THUMBNAILS, THUMBNAIL_HEIGHT = 4096, 90  # how many at most (some 3 kB each); pixels
 FASTEST = 120  # frames per second of the length allowed: time stamps are the file's own, and may say that no time passes
 SLIMMEST = 100  # longer side over shorter one, at most: what is slimmer is no video, and takes memory when its aspect is kept
 
@@ -67,14 +68,14 @@ class Picture(NamedTuple):
 
 class Ended(NamedTuple):
     """A whole video: frames decoded, seconds up to the end of the last one, how many frames the header counts (or None), how often the
-    clock was wrong or set anew, and up to 12 thumbnails (seconds, (h, w, 3) uint8).
+    clock was wrong or set anew, and thumbnails (seconds, JPEG), one a snippet, or of long videos one of 2, 4, … snippets.
     """
 
     frames: int
     seconds: float
     promised: int | None
     jumps: int
-    thumbnails: list[tuple[float, np.ndarray]]
+    thumbnails: list[tuple[float, bytes]]
 
 
 class Decoder:
@@ -118,7 +119,7 @@ class Decoder:
             elif kind == "picture":
                 yield Picture(*values, image)
             elif kind == "thumbnail":
-                thumbnails.append((*values, image))
+                thumbnails.append((*values, image.tobytes()))
             elif kind == "ended":
                 yield Ended(*values, thumbnails)
                 return
@@ -164,13 +165,11 @@ class Thumbnails:
         """shown: width and height at which the picture is shown."""
         if number % self.every == 0:
             size = max(1, round(shown[0] * THUMBNAIL_HEIGHT / shown[1])), THUMBNAIL_HEIGHT
-            self.kept.append((seconds, np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))))
-            if len(self.kept) == 4 * THUMBNAILS:
+            small, file = Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0), io.BytesIO()
+            small.save(file, "JPEG", quality=85)
+            self.kept.append((seconds, file.getvalue()))
+            if len(self.kept) > THUMBNAILS:
                 self.every, self.kept = 2 * self.every, self.kept[::2]
-
-    def chosen(self) -> list[tuple[float, np.ndarray]]:
-        places = np.linspace(0, len(self.kept) - 1, min(len(self.kept), THUMBNAILS)).round().astype(int)
-        return [self.kept[place] for place in places]
 
 
 def decode(name: str, path: str, recipe: Recipe, limits: Limits, send) -> None:
@@ -198,8 +197,8 @@ def decode(name: str, path: str, recipe: Recipe, limits: Limits, send) -> None:
             if held and (index == 0 or (index + 1) % recipe.stride == 0):  # a snippet is whole, or the first one
                 send("picture", *held[0], image=held[1])
                 held = None
-        for when, picture in thumbnails.chosen():
-            send("thumbnail", when, image=picture)
+        for when, jpeg in thumbnails.kept:
+            send("thumbnail", when, image=np.frombuffer(jpeg, np.uint8))
         send("ended", video.decoded, seconds + lasts(frame, step), video.frames, video.clock.jumps)
 
 

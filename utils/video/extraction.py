@@ -21,9 +21,9 @@ from utils.video.frames import LOST_FRAMES, BrokenVideo
 
 class Extracted(NamedTuple):
     """Features (T, crops, D) float32 of one video. times: (T+1,) float64 seconds from its first frame, by the file's own time stamps: where
-    each snippet begins, then where the video ends. size: width, height as players show it. thumbnails: up to 12 (seconds, (h, w, 3)
-    uint8, upright) in order of time. promised: how many frames the header counts, or None; jumps: how often the clock was wrong or set
-    anew.
+    each snippet begins, then where the video ends. size: width, height as players show it. thumbnails: (seconds, JPEG, upright) in order
+    of time, as utils.video.decoder.Ended has them. promised: how many frames the header counts, or None; jumps: how often the clock was
+    wrong or set anew.
     """
 
     path: Path
@@ -32,7 +32,7 @@ class Extracted(NamedTuple):
     frames: int
     fps: float | None
     size: tuple[int, int]
-    thumbnails: list[tuple[float, np.ndarray]]
+    thumbnails: list[tuple[float, bytes]]
     promised: int | None = None
     jumps: int = 0
 
