@@ -14,12 +14,14 @@ import random
 import shutil
 import signal
 import sys
+import threading
 import time
 import traceback
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 import ucf_option
 import ucf_train
@@ -63,6 +65,7 @@ def start(argv: list[str], log: Path) -> int:
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        tqdm.set_lock(threading.RLock())  # not the one that a sister may hold when it is killed
         with log.open("a") as out, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
             try:
                 code = exit_code(train, "; go on with --resume")

@@ -6,7 +6,6 @@ import ctypes
 import json
 import math
 import platform
-import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -176,9 +175,10 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
         for left in [folder / "log.jsonl", *folder.glob("events.out.tfevents.*")]:  # by an attempt that did not end its first epoch
             left.unlink(missing_ok=True)
     own = torch.Generator()  # else the loader draws its workers' seed from the generator that dropout draws from
-    more = {"num_workers": options.workers, "persistent_workers": options.workers > 0, "worker_init_fn": leave_signals}
-    loader = torch.utils.data.DataLoader(train, batch_sampler=batches, generator=own, **more)
-    with SummaryWriter(folder, purge_step=run.epoch + 1) as board:
+    loader = torch.utils.data.DataLoader(
+        train, batch_sampler=batches, num_workers=options.workers, persistent_workers=options.workers > 0, generator=own
+    )
+    with ending_workers(loader), SummaryWriter(folder, purge_step=run.epoch + 1) as board:
         while run.epoch < options.max_epoch:
             start, epoch = time.perf_counter(), run.epoch + 1
             batches.set_epoch(epoch)
@@ -205,10 +205,21 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
     return checkpoint.load(folder / "best.pt")
 
 
-def leave_signals(_) -> None:
-    """In a worker: Ctrl-C and Slurm's SIGTERM reach the whole group, and the training, which saves, ends its workers itself."""
-    for interruption in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(interruption, signal.SIG_IGN)
+@contextlib.contextmanager
+def ending_workers(loader: torch.utils.data.DataLoader):
+    """End the loader's workers with the block, however that ends. One that was told to end (Slurm tells the whole group) is an
+    interruption of the training, too.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "killed by signal: Terminated" in str(error):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if loader._iterator is not None:  # else they go with the process, and print what they think of it
+            with contextlib.suppress(RuntimeError):
+                loader._iterator._shutdown_workers()
 
 
 def saved_options(options) -> dict:
