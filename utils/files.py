@@ -127,17 +127,14 @@ def locked(folder: Path | str, name: str = ".lock", *, wait: bool = False):
         except OSError as error:  # some network file systems have no locks
             print(f"note: {folder} cannot be locked ({error.strerror}): start no second process that writes there", file=sys.stderr)
         os.ftruncate(file, 0)
-        os.pwrite(
-            file,
-            f"process {os.getpid()} on {socket.gethostname()} ({command()}), since {time.strftime('%F %T')},".encode(
-                errors="surrogateescape"
-            ),
-            0,
-        )
+        holder = f"process {os.getpid()} on {socket.gethostname()} ({command()}), since {time.strftime('%F %T')},"
+        os.pwrite(file, holder.encode(errors="surrogateescape"), 0)
         yield
     finally:
         if file in _held:  # else this is a forked child
             _held.remove(file)
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_UN)  # a child that was forked just now has not closed its copy yet
             os.close(file)
 
 
