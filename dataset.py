@@ -22,7 +22,8 @@ from torch.nn.functional import pad
 from typing_extensions import TypedDict
 
 from utils.errors import BadInput
-from utils.labels import CROPS, Dataset, class_indices, multi_hot
+from utils.files import files_below, irregular
+from utils.labels import CROPS, Dataset, class_indices, multi_hot, video_name
 from utils.reading import OPEN, ROWS, Plain, Text, open_array, read_csv, whole
 
 MANIFEST = "extract.json"  # beside features that tools.extract_features wrote: what made them
@@ -69,18 +70,21 @@ class Video:
 
 
 def split_crop(file_name: str) -> tuple[str, int | None]:
-    """`Abuse028_x264__5.npy` -> (`Abuse028_x264`, 5), `Abuse028_x264.npy` -> (`Abuse028_x264`, None); else BadInput."""
-    match = re.fullmatch(r"(.+?)(?:__([0-9]))?\.npy", file_name)
+    """`Abuse028_x264__5.npy` -> (`Abuse028_x264`, 5), `Abuse028_x264.npy` -> (`Abuse028_x264`, None); else BadInput. The name is
+    utils.labels.video_name's.
+    """
+    match = re.fullmatch(r"(?s).+?(?:__([0-9]))?\.npy", file_name)
     if match is None:
         raise BadInput(f"{file_name!r} is no feature file; expected a name that ends in .npy")
-    return match[1], None if match[2] is None else int(match[2])
+    return video_name(file_name), None if match[1] is None else int(match[1])
 
 
 def read_list(path: Path | str, feature_root: Path | str, dataset: Dataset, option: str = "--train-list") -> list[Video]:
     """Read the list `path` (CSV `path,label`) and find its files below `feature_root`; videos in the list's order.
 
     A row without crop suffix takes all crops that lie side by side, a row with one (`…__5.npy`) that crop; the rows of
-    a video become one Video. Of somebody else's absolute path the longest tail counts that exists below the root.
+    a video become one Video. A row may end in a video's suffix, or in none. Of somebody else's absolute path the longest tail counts that
+    exists below the root.
     Raises BadInput for an unreadable list, an unknown label, a missing or ambiguous file, and contradicting rows.
     """
     root = Path(os.path.abspath(feature_root))
@@ -132,34 +136,34 @@ def read_rows(path: Path | str, option: str) -> list[tuple[str, str]]:
 
 
 def index_features(root: Path) -> dict[str, dict[tuple[str, ...], dict[int | None, Path]]]:
-    """Every .npy below the root: name -> folder below the root, as parts -> crop (None without suffix) -> file."""
+    """Every .npy below the root: name -> folder below the root, as parts -> crop (None without suffix) -> file.
+
+    Links are followed (utils.files.files_below); what is no regular file is left out. Raises BadInput where two files of a folder have the
+    same name and crop.
+    """
     index: dict[str, dict] = {}
-    seen = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders.sort()
-        if (real := os.path.realpath(folder)) in seen:  # a link that leads back would never end
-            subfolders.clear()
-            continue
-        seen.add(real)
-        for file in files:
-            if re.fullmatch(r".+\.npy", file):
-                name, crop = split_crop(file)
-                home = Path(folder).relative_to(root).parts
-                index.setdefault(name, {}).setdefault(home, {})[crop] = Path(folder, file)
+    for file in files_below(root):
+        if file.name.endswith(".npy") and not irregular(file):
+            name, crop = split_crop(file.name)
+            home = index.setdefault(name, {}).setdefault(file.parent.relative_to(root).parts, {})
+            if home.setdefault(crop, file) != file:  # a.npy and a.mp4.npy
+                raise BadInput(f"{file} and {home[crop]} are both {name}; keep one of them, or rename it")
     return index
 
 
 def _locate(row: str, root: Path, index: dict) -> tuple[str, int | None, tuple[str, ...], dict[int | None, Path]]:
     """Name, crop, folder below the root and files by crop of a listed path: its exact place, else its longest tail."""
     path = Path(root, row.replace("\\", "/"))
-    name, crop = split_crop(path.name)
+    name, crop = split_crop(path.name if path.name.endswith(".npy") else f"{path.name}.npy")
     folder = (path.relative_to(root) if path.is_relative_to(root) else path).parts[:-1]
     homes = index.get(name, {})
     if crop is not None:
         homes = {home: {crop: files[crop]} for home, files in homes.items() if crop in files}
     if not homes:
         wanted = path.name if crop is not None else f"{name}.npy or {name}__0.npy … {name}__{CROPS - 1}.npy"
-        raise Absent(f"no file {wanted} below {root}; add it, drop the row, or name another --feature-root")
+        fault = irregular(path) if os.path.lexists(path) else None
+        there = f"{path}: {fault}" if fault else f"no file {wanted} below {root}"
+        raise Absent(f"{there}; add it, drop the row, or name another --feature-root")
     tails = {home: sum(1 for _ in takewhile(bool, map(eq, reversed(home), reversed(folder)))) for home in homes}
     best = [folder] if folder in homes else [home for home in homes if tails[home] == max(tails.values())]
     files = homes[best[0]]

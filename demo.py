@@ -8,21 +8,23 @@
 
 Of each video NAME the folder --output gets NAME.json and NAME.csv (the segments), NAME.snippets.csv, NAME.png (score curve with
 thumbnails), NAME.annotated.mp4 (the video with its score curve), with --clips also one clip per segment. Of several videos, segments.csv
-lists all segments, best first. A video that is done is not done again unless something was changed; a broken one is named and left out,
-and the exit code is 2. Write the videos before --classes.
+lists all segments, best first. A video that is done is not done again unless something was changed; then its new results take the place
+of the earlier ones, all together. A broken video is named and left out, and the exit code is 2. Write the videos before --classes.
 """
 
 import argparse
-import glob
 import math
+import os
 import re
 import shlex
 import sys
 from pathlib import Path
 
 from utils.errors import BadInput, Parser, exit_code, printable
+from utils.files import ROOT
 
 STREAM = re.compile(r"[a-z][a-z0-9+.]+://|-$|\d+$", re.IGNORECASE)
+OURS = re.compile(r"(segments|.*\.snippets)_*", re.IGNORECASE | re.DOTALL)  # names whose table would be one of ours
 DAY, HOUR = 86_400.0, 3600.0  # seconds
 ONLY = {  # options that do something in one of the three uses only
     "file": ("captions", "caption_encoder", "caption_pooling", "output", "video", "clips", "overwrite"),
@@ -34,7 +36,7 @@ NOT = {"stream": ("max_seconds", "timeout"), "page": ("latency",), "file": ()}  
 
 def is_stream(source: str) -> bool:
     """Whether a source is a stream: an address, the number of a webcam, or `-`. A file or folder of that name is taken as such."""
-    return bool(STREAM.match(source)) and not Path(source).exists()
+    return bool(STREAM.match(source)) and not os.path.exists(source)  # Path.exists raises where an address is too long for a name
 
 
 def parse(argv) -> argparse.Namespace:
@@ -50,7 +52,7 @@ def parse(argv) -> argparse.Namespace:
 
     add(parser, "sources", nargs="*", metavar="SOURCE", help="videos and folders of them, or one stream")
     what = parser.add_argument_group("what is looked for")
-    add(what, "--checkpoint", metavar="FILE", help="best.pt of a run [the newest run under runs/]")
+    add(what, "--checkpoint", metavar="FILE", help="best.pt of a run [the newest run under runs/ of this project]")
     add(what, "--classes", nargs="+", metavar="EVENT", help="your own events, found by CLIP's text side without any training")
     add(what, "--normal", nargs="+", metavar="TEXT", help="with --classes: what it looks like when nothing happens")
     add(what, "--threshold", type=float, metavar="SCORE", help="score from which on a snippet belongs to a segment [the checkpoint's]")
@@ -58,7 +60,7 @@ def parse(argv) -> argparse.Namespace:
     add(what, "--false-positives", type=float, choices=RATES, default=RATE, help=rate)
     add(what, "--latency", type=float, metavar="SECONDS", help="a stream's score is final after so long [5]; a file's is as if it were one")
     model = parser.add_argument_group("model files")
-    add(model, "--encoder", metavar="NAME_OR_FILE", help="image encoder of the features [the checkpoint's CLIP]")
+    add(model, "--encoder", metavar="NAME_OR_FILE", help="image encoder [that of the training features, else the checkpoint's CLIP]")
     add(model, "--clip", metavar="NAME_OR_FILE", help="CLIP of the text side [the checkpoint's; with --classes ViT-B/16]")
     for name in ("distilbert", "sentence-encoder", "text-features"):
         add(model, f"--{name}", metavar="NAME_OR_PATH", help="if it lies elsewhere than in training")
@@ -70,7 +72,7 @@ def parse(argv) -> argparse.Namespace:
     add(model, "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     add(model, "--precision", choices=("fp32", "bf16"), default="fp32", help="of encoder and model")
     output = parser.add_argument_group("output")
-    add(output, "--output", default="runs/demo", metavar="DIR", help="folder of the results")
+    add(output, "--output", metavar="DIR", help="folder of the results [runs/demo of this project]")
     add(output, "--video", action=argparse.BooleanOptionalAction, default=True, help="write the annotated copy of the video")
     add(output, "--clips", action="store_true", help="write one clip per segment")
     add(output, "--overwrite", action="store_true", help="analyse again what is done")
@@ -88,6 +90,7 @@ def parse(argv) -> argparse.Namespace:
     add(cap, "--timeout", type=float, metavar="S", help="time for decoding one video [an hour; with --web 30 minutes, for all of it]")
     options = parser.parse_args(argv)
     check(options, {name for name, value in vars(options).items() if value != parser.get_default(name)})
+    options.output = options.output or str(ROOT / "runs" / "demo")
     return options
 
 
@@ -135,11 +138,17 @@ def make_detector(options):
         from app.detector import load_detector
         from utils.runs import newest_checkpoint
 
-        path = Path(options.checkpoint) if options.checkpoint else newest_checkpoint()
+        typed = options.checkpoint is not None
+        path = Path(options.checkpoint) if typed else newest_checkpoint()
+        chosen = "named by --checkpoint" if typed else "the newest run; --checkpoint names another"
         files = {name: getattr(options, name) for name in ("clip", "distilbert", "sentence_encoder", "text_features")}
         own = {"encoder": options.encoder, "files": files, "rate": options.false_positives}
         own |= {"caption_encoder": options.caption_encoder, "caption_pooling": options.caption_pooling}
-        detector = load_detector(path, **own, **shared)
+        try:
+            detector = load_detector(path, **own, **shared)
+        except BadInput as error:
+            raise BadInput(str(error) if typed and str(path) in str(error) else f"{error} (the checkpoint: {path}, {chosen})") from None
+        print(f"checkpoint: {printable(path)}, {chosen}", file=sys.stderr)
     print(f"looking for: {printable(', '.join(detector.classes[1:]))}", file=sys.stderr)
     print(f"threshold {detector.threshold:.3f}: {printable(detector.threshold_from)}", file=sys.stderr)
     for note in detector.notes:
@@ -147,59 +156,72 @@ def make_detector(options):
     return detector
 
 
-def is_whole(target: Path, done: dict, options) -> bool:
-    """Whether all that the options ask for of a video lies beside its JSON `target`, whose content is `done`."""
-    clips = len(list(target.parent.glob(f"{glob.escape(target.stem)}.[0-9][0-9][0-9].*.mp4")))
-    copy = target.with_suffix(".annotated.mp4").is_file() or not options.video
-    return copy and (clips >= len(done["segments"]) or not options.clips) and not options.overwrite
+def is_whole(done: dict, options) -> bool:
+    """Whether a video's results hold all that the options ask for. done: what its JSON says."""
+    copies = [name for name in done["files"] if name.endswith(".mp4")]
+    clips = [name for name in copies if not name.endswith(".annotated.mp4")]
+    return len(copies) - len(clips) >= options.video and (len(clips) >= len(done["segments"]) or not options.clips)
 
 
 def find(options) -> dict[Path, Path]:
-    """The video files, each with the path of its JSON. Raises BadInput where there are none, or they lie where the results go."""
+    """The video files, each with the path of its JSON; no two results have the same name, nor that of a table of several videos.
+
+    Raises BadInput where there are none, or they lie where the results go.
+    """
     from utils.video.files import find_videos
 
     videos = find_videos(options.sources, Path(options.output), ".json", by_name=False)
     for path, target in videos.items():
         if path.resolve().parent == target.resolve().parent:
             raise BadInput(f"--output {options.output}: {path} lies there, too; results go to a folder of their own, name another")
-    return videos
+    return {path: target.with_name(f"{target.stem}_.json") if OURS.fullmatch(target.stem) else target for path, target in videos.items()}
 
 
 def analyse_files(detector, videos: dict[Path, Path], options, limits) -> None:
     """Analyse video files. Raises BadInput at the end where some were broken."""
     from app import annotate, export
     from utils.captions.formats import read_captions
-    from utils.files import make_folder
+    from utils.files import check_name, locked, make_folder
     from utils.labels import video_name
 
     output = make_folder(options.output)
+    summary = output / "segments.csv"
     captions = read_captions([options.captions], 30)[0] if options.captions else {}
     detector.about["command"] = shlex.join(["python", "demo.py", *options.argv])
     rows, broken = [], []
-    for path, target in videos.items():
-        try:
-            texts = captions.get(video_name(path.stem))
-            done = export.read_done(target, detector, detector.about_video(path, texts, options.latency))
-            if done is None or not is_whole(target, done, options):
-                with export.progress_bar(path.name) as bar:
-                    analysis = detector.analyse(path, captions=texts, latency=options.latency, limits=limits, progress=bar)
-                export.write_csv(analysis, target.with_suffix(".csv"))
-                export.plot(analysis, target.with_suffix(".png"))
-                if options.video:
-                    annotate.annotate(analysis, target.with_suffix(".annotated.mp4"), limits=limits)
-                if options.clips:
-                    annotate.cut_clips(analysis, target.parent, limits=limits)
-                print(export.table(analysis))
-                done = export.write_json(analysis, target)  # last: it says that the video is done
-            else:
-                print(f"{printable(path)}: done before ({printable(target)}); --overwrite does it again")
-            rows += [(str(path), *segment.values()) for segment in done["segments"]]
-        except BadInput as error:  # a broken video, or one whose results have too long a name: the others are done
-            broken.append(path)
-            print(f"error: {error}", file=sys.stderr)
-    if len(videos) > 1:
-        export.write_summary(rows, output / "segments.csv")
-        print(f"{len(rows)} segments in {len(videos) - len(broken)} videos: {output / 'segments.csv'}")
+    with locked(output):
+        if len(videos) > 1 and summary.exists() and not export.is_summary(summary) and not options.overwrite:
+            raise BadInput(f"{summary}: is not a table of demo.py; move it, name another --output, or replace it with --overwrite")
+        for path, target in videos.items():
+            try:
+                texts = captions.get(video_name(path.name))
+                check_name(target.with_suffix(".annotated.mp4"))  # the longest name of its results, before the work
+                about = detector.about_video(path, texts, options.latency)
+                done = None if options.overwrite else export.read_done(target, detector, about)
+                if done is None or not is_whole(done, options):
+                    export.check_earlier(target, about, options.overwrite)
+                    with export.progress_bar(path.name) as bar:
+                        analysis = detector.analyse(path, captions=texts, latency=options.latency, limits=limits, progress=bar)
+                    with export.replacing_set(target, done, options.overwrite) as new:
+                        export.write_csv(analysis, new.with_suffix(".csv"))
+                        export.plot(analysis, new.with_suffix(".png"))
+                        if options.video:
+                            annotate.annotate(analysis, new.with_suffix(".annotated.mp4"), limits=limits)
+                        if options.clips:
+                            annotate.cut_clips(analysis, new.parent, name=new.stem, limits=limits)
+                        if export.is_summary(summary):
+                            summary.unlink()  # what it says of this video does not hold any more
+                        done = export.write_json(analysis, new)
+                    print(export.table(analysis))
+                else:
+                    print(f"{printable(path)}: done before ({printable(target)}); --overwrite does it again")
+                rows += [(str(path), *segment.values()) for segment in done["segments"]]
+            except BadInput as error:  # a broken video, or one whose results have too long a name: the others are done
+                broken.append(path)
+                print(f"error: {error}", file=sys.stderr)
+        if len(videos) > 1:
+            export.write_summary(rows, summary)
+            print(f"{len(rows)} segments in {len(videos) - len(broken)} videos: {printable(summary)}")
     if broken:
         raise BadInput(f"{len(broken)} of {len(videos)} videos were not done ({', '.join(map(str, broken[:5]))}), why see above")
 

@@ -3,14 +3,19 @@
 T snippets of 16 frames, C+1 classes (class 0 = normal).
 """
 
+import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from utils.evaluation.scores import Scores
 from utils.evaluation.segments import anomaly_score, cut
+
+SHOWN = 6  # segments that a picture lists and shows, those of the highest scores
+SPREAD = 12  # thumbnails over the whole video
 
 
 class Found(NamedTuple):
@@ -31,7 +36,8 @@ class Analysis:
 
     times: (T+1,) float64 seconds from the video's first frame: where each snippet begins, then where the last one ends. Frames may come at
     a variable rate, so these are the file's own time stamps, not 16 / fps.
-    thumbnails: (time in seconds, (h, w, 3) uint8 upright picture in the video's own aspect) in order of time, a dozen or so.
+    thumbnails: (time in seconds, (h, w, 3) uint8 upright picture in the video's own aspect) in order of time: a dozen
+    over the whole video, and one of each segment that is shown.
     threshold: snippets with a score of at least this belong to a segment. threshold_from: in words, where it comes from.
     notes: what a reader has to know before trusting the scores, in whole sentences (built-in sample, no training, …).
     about: checkpoint, encoder, recipe, command, versions: goes into the JSON as it is.
@@ -58,6 +64,11 @@ class Analysis:
         return anomaly_score(self.scores)
 
     @property
+    def shown(self) -> list[tuple[Found, float]]:
+        """The segments that a picture lists, by time, each with the seconds at which its highest score begins."""
+        return shown(self.segments, self.anomaly, self.times)
+
+    @property
     def length(self) -> str:
         """The number of frames, in words."""
         return f"{self.frames:,} frame{'s' if self.frames != 1 else ''}"
@@ -75,3 +86,21 @@ def find_segments(scores: Scores, times: np.ndarray, classes: tuple[str, ...], t
         Found(run.first, run.last + 1, float(times[run.first]), float(times[run.last + 1]), run.label(classes), float(run.score))
         for run in runs
     ]
+
+
+def shown(segments: list[Found], values: np.ndarray, times: np.ndarray) -> list[tuple[Found, float]]:
+    """As Analysis.shown. values: (T,) the anomaly score; times: (T+1,)."""
+    best = sorted(sorted(segments, key=lambda one: -one.score)[:SHOWN])
+    return [(one, float(times[one.first + int(values[one.first : one.last].argmax())])) for one in best]
+
+
+def choose_thumbnails(offered: list[tuple[float, bytes]], peaks: list[float]) -> list[tuple[float, np.ndarray]]:
+    """Of the thumbnails (seconds, JPEG) of a video some that are spread over it, and those nearest to the times `peaks`, as upright
+    pictures (h, w, 3) uint8.
+    """
+    if not offered:
+        return []
+    times = np.array([seconds for seconds, _ in offered])
+    places = set(np.linspace(0, len(offered) - 1, min(len(offered), SPREAD)).round().astype(int).tolist())
+    places |= {int(np.abs(times - peak).argmin()) for peak in peaks}
+    return [(offered[place][0], np.asarray(Image.open(io.BytesIO(offered[place][1])).convert("RGB"))) for place in sorted(places)]

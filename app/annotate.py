@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from app import overlay
@@ -44,9 +45,10 @@ Progress = Callable[[int, int], None]
 
 
 def annotate(analysis: "Analysis", path: Path | str, *, limits: Limits = LIMITS, progress: Progress | None = None) -> Path:
-    """Write a copy of the video to `path` (.mp4) with the score curve below the picture and the class of a running segment over it.
+    """Write a copy of the video to `path` (.mp4) with the score curve and the class of a running segment below the picture.
 
-    The picture is upright, its longer side at most overlay.LONGEST pixels. progress(frames done, frames in all); without it a bar is shown.
+    The picture is as players show it, its longer side at most overlay.LONGEST pixels. progress(frames done, frames in all); without it a
+    bar is shown.
     Raises BrokenVideo where the video cannot be decoded whole within the limits, BadInput where `path` cannot be written.
     """
     from app.fonts import font_for
@@ -73,21 +75,22 @@ def cut_clips(
     analysis: "Analysis",
     folder: Path | str,
     *,
+    name: str | None = None,
     margin: float = 1.0,
     limits: Limits = LIMITS,
     progress: Progress | None = None,
 ) -> list[Path]:
     """Write a clip per segment, with `margin` seconds before and behind it: FOLDER/NAME.001.CLASS.mp4, …, numbered by time; their paths.
 
-    A clip holds exactly the frames of that time, at the video's size. All appear, or none. Clips of an earlier run are left where they are.
-    Raises as annotate does.
+    name: the video's, if not its own. A clip holds exactly the frames of that time, at the video's size. All appear, or none. Clips of an
+    earlier run are left where they are. Raises as annotate does.
     """
     if not 0 <= margin < math.inf:
         raise BadInput(f"margin of {margin} seconds around a segment: expected 0 or more")
     paths, outputs = [], []
     with contextlib.ExitStack() as stack:
         for number, one in enumerate(analysis.segments, 1):
-            paths.append(Path(folder) / f"{analysis.name}.{number:03d}.{file_name(one.label)}.mp4")
+            paths.append(Path(folder) / f"{name or analysis.name}.{number:03d}.{file_name(one.label)}.mp4")
             temporary = stack.enter_context(replacing(paths[-1]))
             outputs.append({"path": os.path.abspath(temporary), "start": max(0.0, one.start - margin), "end": one.end + margin})
         if outputs:
@@ -96,9 +99,12 @@ def cut_clips(
 
 
 def file_name(label: str) -> str:
-    """A class name as part of a file name: letters of any script, digits, "-" and "_", at most 60 bytes."""
+    """A class name as part of a file name: letters of any script, digits, "-" and "_", at most 60 bytes. None is "annotated", which names
+    a copy.
+    """
     kept = "".join(c if c.isalnum() or c in "-_" else "_" for c in label)
-    return kept.encode(errors="replace")[:60].decode(errors="ignore").strip("_") or "segment"
+    kept = kept.encode(errors="replace")[:60].decode(errors="ignore").strip("_") or "segment"
+    return "annotated_" if kept.lower() == "annotated" else kept
 
 
 def _run(job: dict, analysis: "Analysis", limits: Limits, progress: Progress | None, what: str) -> None:
@@ -153,7 +159,7 @@ def _run(job: dict, analysis: "Analysis", limits: Limits, progress: Progress | N
 
 
 class Plain:
-    """Frames as they are, upright, of even sides."""
+    """Frames as players show them, of even sides."""
 
     def __init__(self, first, job: dict):
         self.scaler = Scaler(first, (even(job["size"][0]), even(job["size"][1])))
@@ -174,37 +180,29 @@ class Annotated:
         width, height = self.layout.size
         self.flat = np.empty((height * 3 // 2, width), np.uint8)
         self.canvas = split(self.flat)
-        self._blacken()
+        for plane, value in zip(self.canvas, (16, 128, 128), strict=True):
+            plane[:] = value  # black beside a narrow picture
+        self.frame = [plane[0, 0] for plane in self.scaler.planes(np.asarray(Image.new("RGB", (2, 2), overlay.VERMILLION)))]
         paste(self.canvas, waiting, 0, self.layout.ground)
-        self.starts, self.cursor, self.header, self.label = [one["start"] for one in self.job["segments"]], 0, None, (None, None)
+        self.starts, self.cursor, self.header = [one["start"] for one in self.job["segments"]], 0, None
 
     def __call__(self, frame, seconds: float) -> np.ndarray:
         """(3/2 H, W): the same array each time."""
-        if self.layout.place != (0, 0):
-            self._blacken()  # the class name may have reached beyond the picture
         paste(self.canvas, self.scaler(frame), *self.layout.place)
         number = bisect.bisect_right(self.starts, seconds + SLACK) - 1
         running = number >= 0 and seconds < self.job["segments"][number]["end"] - SLACK
         self._move_cursor(seconds)
-        self._write_header(seconds, running)
+        self._write_header(seconds, number if running else None)
         if running:
-            self._name(number)
+            self._draw_frame()
         return self.flat
 
-    def _blacken(self) -> None:
-        for plane, value, share in zip(self.canvas, (16, 128, 128), (1, 2, 2), strict=True):
-            plane[: self.layout.ground // share] = value
-
-    def _name(self, number: int) -> None:
-        """A frame around the picture and its class name: segment `number` is running."""
-        if self.label[0] != number:
-            one = self.job["segments"][number]
-            self.label = number, self.scaler.planes(overlay.draw_label(self.layout, one["label"], one["score"], self.pen))
-        for plane, name, share in zip(self.canvas, self.label[1], (1, 2, 2), strict=True):
-            (left, top), (width, height) = ([value // share for value in pair] for pair in (self.layout.place, self.layout.picture))
+    def _draw_frame(self) -> None:
+        """A frame around the picture: a segment is running."""
+        for plane, value, share in zip(self.canvas, self.frame, (1, 2, 2), strict=True):
+            (left, top), (width, height) = ([length // share for length in pair] for pair in (self.layout.place, self.layout.picture))
             picture, line = plane[top : top + height, left : left + width], even(self.layout.font / 4) // share
-            picture[:line], picture[-line:], picture[:, :line], picture[:, -line:] = (name[0, 0],) * 4
-        paste(self.canvas, self.label[1], 0, 0)
+            picture[:line], picture[-line:], picture[:, :line], picture[:, -line:] = (value,) * 4
 
     def _move_cursor(self, seconds: float) -> None:
         """What has been played is uncovered up to the cursor, which runs over the curve."""
@@ -216,12 +214,13 @@ class Annotated:
             plane[(self.layout.ground + top) // share : (self.layout.ground + bottom) // share, x // share : stop] = white
         self.cursor = x
 
-    def _write_header(self, seconds: float, running: bool) -> None:
+    def _write_header(self, seconds: float, running: int | None) -> None:
         snippet = min(max(0, bisect.bisect_right(self.job["times"], seconds + SLACK) - 1), len(self.job["scores"]) - 1)
         shown = int(seconds + SLACK), self.job["scores"][snippet], running
         if shown != self.header:
             self.header = shown
-            drawn = overlay.draw_header(self.layout, shown[0], self.job["times"][-1], shown[1], running, self.pen)
+            one = None if running is None else self.job["segments"][running]
+            drawn = overlay.draw_header(self.layout, shown[0], self.job["times"][-1], shown[1], one, self.pen)
             paste(self.canvas, self.scaler.planes(drawn), 0, self.layout.ground)
 
 
@@ -230,15 +229,14 @@ def work(job: dict, report: Callable[..., None]) -> None:
     limits, name, step = job["limits"], job["name"], 1 / (job["fps"] or 25)
     ticks = TICKS if job["gap"] * TICKS < MOST else FEW_TICKS
     waiting = sorted((Output(**output, name=name, ticks=ticks) for output in job["outputs"]), key=lambda output: output.start)
-    running, first, seconds, told = [], None, 0.0, 0.0
+    running, first, told = [], None, 0.0
     longest = math.inf if limits["max_seconds"] is None else limits["max_seconds"] + step
     with Video(job["video"], max_pixels=limits["max_pixels"], name=name) as video:
-        for index, frame in enumerate(video.decode()):
+        for index, (seconds, frame) in enumerate(video.timed()):
             if first is None:
-                first, origin = frame, frame.time or 0.0
-                sound = Sound(job["video"], origin, limits["max_pixels"])
+                first = frame
+                sound = Sound(job["video"], frame.time or 0.0, limits["max_pixels"])
                 draw = Annotated(frame, job) if job["overlay"] else Plain(frame, job)
-            seconds = max(seconds, index * step if frame.time is None else frame.time - origin)  # as utils.video.decoder counts
             if seconds > longest:
                 raise BrokenVideo(f"{name}: longer than {limits['max_seconds']:g} s; expected at most that; cut it, or allow more seconds")
             while waiting and waiting[0].start - SLACK <= seconds:

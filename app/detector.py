@@ -3,6 +3,7 @@
 T snippets, K crops, D feature width, C+1 classes (class 0 = normal).
 """
 
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from app.analysis import Analysis, find_segments
+from app.analysis import Analysis, choose_thumbnails, find_segments, shown
 from app.live.follower import look_ahead
 from model import SYSTEMS
 from utils import checkpoint, engine, loading, restore
@@ -23,11 +24,11 @@ from utils.evaluation.scores import Scores
 from utils.evaluation.segments import RATE, anomaly_score, carrying, known_threshold
 from utils.labels import DATASETS, SNIPPET
 from utils.text import CLIPText, load_sentence_text
-from utils.video.crops import Recipe
+from utils.video.crops import UNNAMED, Recipe
 from utils.video.decoder import Limits
 from utils.video.encoder import CLIPEncoder, ImageEncoder, load_encoder, short_name
 from utils.video.extraction import Extracted, encode, extract
-from utils.video.frames import LOST_FRAMES, BrokenVideo
+from utils.video.frames import BrokenVideo
 
 WINDOWS = 64  # snippets whose windows are scored together
 LATE = "Scored as a live stream, which sees little of what follows; the threshold was measured on whole videos."
@@ -56,7 +57,7 @@ class Detector:
     caption_encoder: nn.Module | None = None
 
     def encode(self, pictures: Sequence[np.ndarray]) -> Tensor:
-        """Pictures (h, w, 3) uint8 as `recipe.resize` gives them -> features (n, K, D) float32 on the CPU."""
+        """Pictures (h, w, 3) uint8 as `recipe.fit` gives them -> features (n, K, D) float32 on the CPU."""
         return torch.from_numpy(encode(list(pictures), self.encoder, self.recipe, len(pictures), self.precision))
 
     def score(self, features: Tensor, captions: Tensor | None = None) -> Scores:
@@ -144,8 +145,6 @@ class Detector:
             ends = [whole if one.last == len(values) else one.last for one in segments]
             quotes = [carrying(one.first, end, values, captions.captions, size) for one, end in zip(segments, ends, strict=True)]
             segments = [one._replace(caption=quote) for one, quote in zip(segments, quotes, strict=True)]
-        lost = (video.promised or 0) - video.frames
-        missing = [f"{lost} of the {video.promised:,} frames that its header promises are missing."] if lost > LOST_FRAMES else []
         path = Path(video.path)
         return Analysis(
             path=path,
@@ -159,8 +158,8 @@ class Detector:
             threshold=self.threshold,
             threshold_from=self.threshold_from,
             segments=segments,
-            thumbnails=video.thumbnails,
-            notes=self.notes + [LATE] * (latency is not None) + missing,
+            thumbnails=choose_thumbnails(video.thumbnails, [peak for _, peak in shown(segments, anomaly_score(scores), video.times)]),
+            notes=self.notes + [LATE] * (latency is not None) + video.notes,
             about=self.about_video(path, captions, latency),
         )
 
@@ -186,13 +185,16 @@ def mean_scores(crops: list[Scores]) -> Scores:
 
 def pick_threshold(saved: dict, path: Path, rate: float) -> tuple[float, str]:
     """The threshold that training saved for a false-positive rate, and where it comes from, in words. Else BadInput."""
-    if found := known_threshold(saved.get("thresholds"), rate):
+    known = saved.get("thresholds")
+    if found := known_threshold(known, rate):
         return found
-    rates = saved.get("thresholds", {}).get("rates")
-    there = f"it has {', '.join(rates)}" if rates else "it has none: trained with --select last or test, or released"
-    raise BadInput(
-        f"{path}: no threshold for --false-positives {rate:g}, {there}; train with --select val, or give the threshold: --threshold 0.5"
-    )
+    if known is None:
+        why = f"training measured none (--select {saved['options']['select']}); train with --select val"
+    else:
+        held_out = f"{known['snippets']} snippets of {known['videos']} normal videos were held out"
+        why = f"{held_out}, expected {math.ceil(1 / rate)} or more; train with a larger --val-share"
+        why += f", ask for --false-positives {' or '.join(known['rates'])}" if known["rates"] else ""
+    raise BadInput(f"{path}: no threshold for --false-positives {rate:g}: {why}, or give the threshold: --threshold 0.5")
 
 
 def load_detector(
@@ -211,9 +213,10 @@ def load_detector(
 ) -> Detector:
     """A detector from a checkpoint of ours.
 
-    encoder: image encoder, else the CLIP that the checkpoint's text side is; files: model files that lie elsewhere than in training
-    (`clip`, `distilbert`, `sentence_encoder`, `text_features`); crops: 1, 5 or 10, whose scores are averaged; keep_aspect: else as in the
-    training features; threshold: else the one that training saved for the false-positive rate `rate`.
+    encoder: image encoder, else that of the training features, or, where that is not known, the CLIP that the checkpoint's text side is;
+    files: model files that lie elsewhere than in training (`clip`, `distilbert`, `sentence_encoder`, `text_features`); crops: 1, 5 or 10,
+    whose scores are averaged; keep_aspect: else as in the training features; threshold: else the one that training saved for the
+    false-positive rate `rate`.
     Raises BadInput for whatever does not fit.
     """
     saved = checkpoint.load(path)
@@ -237,7 +240,7 @@ def load_detector(
         notes += [f"{note}; --caption-pooling chooses"] if (note := sentences.note) else []
     if options.sample:
         notes.append("The checkpoint was trained on the built-in sample of simulated features: its scores say nothing about this video.")
-    images = load_encoder(encoder, "--encoder") if encoder else own_encoder(model, options.clip)
+    images = load_encoder(encoder, "--encoder") if encoder else own_encoder(model, options.clip, saved.get("features"), path)
     if images.width != options.visual_width:
         raise BadInput(
             f"--encoder {images.name}: features of width {images.width}, {path} reads {options.visual_width}; "
@@ -249,7 +252,8 @@ def load_detector(
         notes.append(CROPPED)
     if keep_aspect is None:
         keep_aspect = made.get("aspect") == "keep"
-    recipe = Recipe(crops=crops, stride=made.get("stride", SNIPPET), keep_aspect=keep_aspect, size=images.size)
+    resize = made.get("resize", UNNAMED) if made else Recipe.resize
+    recipe = Recipe(crops=crops, stride=made.get("stride", SNIPPET), keep_aspect=keep_aspect, size=images.size, resize=resize)
     with torch.inference_mode(), engine.autocast(place, precision):
         text = model.eval().text_features()
     return Detector(
@@ -277,12 +281,23 @@ def load_detector(
     )
 
 
-def own_encoder(model: nn.Module, clip: str) -> ImageEncoder:
-    """The visual side of the CLIP that is the model's text side; where that is another encoder, or none, of the CLIP named `clip`."""
+def own_encoder(model: nn.Module, clip: str, made: dict | None, path: Path) -> ImageEncoder:
+    """The encoder that made the training features, as `made` (the checkpoint's "features") says: the visual side of the CLIP that is the
+    model's text side where it is that one, else what goes by its name. Where it is not known, that of the text side; where that is another
+    encoder, or none, of the CLIP named `clip`. Raises BadInput where it cannot be had by its name.
+    """
     for part in checkpoint.frozen_parts(model).values():
         if isinstance(part, CLIPText):
-            return CLIPEncoder(part.module, short_name(clip))
-    return load_encoder(clip, "--clip")
+            images = CLIPEncoder(part.module, short_name(clip))
+            if made is None or made["encoder"]["digest"] == images.digest():
+                return images
+    if made is None:
+        return load_encoder(clip, "--clip")
+    name = made["encoder"]["name"]
+    try:
+        return load_encoder(clip if Path(clip).name == name else name)
+    except BadInput as error:
+        raise BadInput(f"{path}: trained on features of {name}; name that encoder, or its file, with --encoder ({error})") from None
 
 
 def check_encoder(saved: dict, images: ImageEncoder, path: Path, notes: list[str]) -> dict:

@@ -8,6 +8,8 @@ text: control characters are left out, and in CSV a cell that a spreadsheet woul
 import contextlib
 import csv
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,8 @@ from utils import files
 from utils.errors import BadInput
 from utils.evaluation.segments import clean, clock, shorten
 
+ENDS = (".csv", ".snippets.csv", ".png", ".annotated.mp4")  # of a video's files beside its JSON; clips have names of their own
+UNFINISHED = ".unfinished"  # folder in which results are made
 COLUMNS = ("start", "end", "first_snippet", "last_snippet", "class", "score", "caption")  # of a segment
 
 
@@ -99,16 +103,84 @@ def write_json(analysis: Analysis, path: Path | str) -> dict:
 
 
 def read_done(path: Path, detector, about: dict) -> dict | None:
-    """What `write_json` wrote to `path` where it is of the same video and settings; None where it is to be made (anew).
+    """What is in `path` where it is the JSON of the same video and settings, and all the files that it names (`replacing_set`) lie beside
+    it as they were; None where something is to be made (anew).
 
     detector: its classes and threshold count; about: what Analysis.about would be (Detector.about_video), the command left out.
     """
+    wanted, done = {"threshold": detector.threshold, "classes": detector.classes, "about": about}, read_earlier(path)
     try:
-        done = json.loads(path.read_text(encoding="utf-8"))
-        wanted = {"threshold": detector.threshold, "classes": detector.classes, "about": about}
-        return done if all(_settled(done[key]) == _settled(_plain(value)) for key, value in wanted.items()) else None
-    except (OSError, ValueError, KeyError, TypeError):  # not there, not ours, or half of an older version
+        same = all(_settled(done[key]) == _settled(_plain(value)) for key, value in wanted.items())
+        return done if same and done["files"] == {name: path.with_name(name).stat().st_size for name in done["files"]} else None
+    except (OSError, KeyError, TypeError):  # not there, not ours, or half of an older version
         return None
+
+
+def read_earlier(path: Path) -> dict | None:
+    """What is in `path` where that is the JSON of a video's results, whole or not, with its other "files"; None where it is not ours."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        names = found["files"].keys()
+        return found if all(Path(name).name == name and name.startswith(f"{path.stem}.") for name in names) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def check_earlier(path: Path, about: dict, overwrite: bool) -> None:
+    """Raise BadInput where results of a video under the JSON `path` would take the place of files of somebody else, or of the results of
+    another video that is still there. `about`: what the JSON will say about the video. With `overwrite` only what is no file is refused.
+    """
+    earlier, own = read_earlier(path), _plain(about["source"]["path"])
+    try:
+        other = earlier["about"]["source"]["path"]
+        if other != own and Path(other).exists() and not overwrite:
+            raise BadInput(f"{path}: is of {other}, which has the same name; name another --output, or replace it with --overwrite")
+    except (TypeError, KeyError, OSError):  # none there, or not whole
+        pass
+    _check_place({path.name, *(f"{path.stem}{end}" for end in ENDS)}, path, earlier, overwrite)
+
+
+def _check_place(names, path: Path, earlier: dict | None, overwrite: bool) -> None:
+    known = {} if earlier is None else {path.name, *earlier["files"]}
+    for file in (path.with_name(name) for name in sorted(names)):
+        if os.path.lexists(file) and not file.is_file():
+            raise BadInput(f"{file}: is no regular file; move it, or name another --output")
+        if os.path.lexists(file) and file.name not in known and not overwrite:
+            raise BadInput(f"{file}: is not of demo.py; move it, name another --output, or replace it with --overwrite")
+
+
+@contextlib.contextmanager
+def replacing_set(path: Path, kept: dict | None, overwrite: bool):
+    """Yield the path of the JSON in a folder of its own, where all results of a video are made; on success they take the place of the
+    earlier results under `path`, on failure those are untouched. In between, and after a kill in between, the JSON there says what may be
+    moved, but nothing that `read_done` takes for done.
+
+    kept: what `read_done` gave: what was made before for the same settings and is not made anew stays. One process at a time in a folder.
+    Raises BadInput where files lie there that no earlier results name, unless `overwrite`.
+    """
+    folder = path.parent / UNFINISHED
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        files.make_folder(folder)
+        yield folder / path.name
+        earlier, value = read_earlier(path), json.loads((folder / path.name).read_text(encoding="utf-8"))
+        made = {file.name for file in folder.iterdir()}
+        _check_place(made, path, earlier, overwrite)
+        old = set() if earlier is None else set(earlier["files"])
+        stay = set() if kept is None else old - made
+        value["files"] = {name: (folder if name in made else path.parent).joinpath(name).stat().st_size
+                          for name in sorted(made - {path.name} | stay)}  # fmt: skip
+        files.write_json(folder / path.name, value)
+        files.write_json(path, {"unfinished": True, "files": dict.fromkeys(sorted(old | made - {path.name}), 0)})
+        for name in old - stay - made:
+            path.with_name(name).unlink(missing_ok=True)
+        for name in sorted(made - {path.name}):
+            os.replace(folder / name, path.with_name(name))
+        os.replace(folder / path.name, path)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written ({error.strerror}); free some space or name another --output") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _settled(value):
@@ -147,6 +219,15 @@ def write_csv(analysis: Analysis, path: Path | str) -> None:
 def write_summary(rows: list[tuple], path: Path | str) -> None:
     """The segments of several videos in one CSV, the highest scores first. rows: (video, *COLUMNS)."""
     _write_rows(Path(path), ("video", *COLUMNS), sorted(rows, key=lambda row: -row[1 + COLUMNS.index("score")]))
+
+
+def is_summary(path: Path) -> bool:
+    """Whether a file is what `write_summary` writes."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.readline(200) == f"{','.join(('video', *COLUMNS))}\n"
+    except (OSError, ValueError):
+        return False
 
 
 def table(analysis: Analysis, width: int = 120) -> str:

@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from utils.video.display import pose_of
 from utils.video.frames import BrokenVideo, packets_of, safe_options
 
 TICKS = 90_000  # a second, as MPEG counts: any camera's stamps fit
@@ -19,22 +20,23 @@ ENCODER = {"preset": "veryfast", "crf": "23", "bf": "0", "g": "60"}  # no B-fram
 
 
 class Scaler:
-    """Decoded frames -> their upright planes (y, u, v) of yuv420p at one size, for videos whose first frame is `first`."""
+    """Decoded frames -> their planes (y, u, v) of yuv420p as shown, at one size (W, H), for videos whose first frame is `first`."""
 
     def __init__(self, first, size: tuple[int, int]):
         from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
-        self.turns = round(first.rotation / 90) % 4
-        width, height = size if self.turns % 2 == 0 else size[::-1]
-        self.frames, self.drawn = VideoReformatter(), VideoReformatter()  # kept: making one takes longer than using it
+        self.size, self.frames, self.drawn = size, VideoReformatter(), VideoReformatter()  # kept: making one takes longer than using it
         # One thread: several cost more than they save on pictures of this size.
         shared = {"format": "yuv420p", "dst_color_range": ColorRange.MPEG, "threads": 1}
         matrix = Colorspace.ITU709 if colours(first)[1] == 1 else Colorspace.ITU601
         self.to_planes = shared | {"dst_colorspace": matrix}
-        self.to_size = (self.to_planes if first.format.is_rgb else shared) | {"width": width, "height": height, "interpolation": "BICUBIC"}
+        self.to_size = (self.to_planes if first.format.is_rgb else shared) | {"interpolation": "BICUBIC"}
 
     def __call__(self, frame) -> list[np.ndarray]:
-        return [np.rot90(plane, self.turns) for plane in split(self.frames.reformat(frame, **self.to_size).to_ndarray())]
+        pose = pose_of(frame)
+        width, height = pose.swap(self.size)
+        planes = split(self.frames.reformat(frame, width, height, **self.to_size).to_ndarray())
+        return [pose.upright(plane) for plane in planes]
 
     def planes(self, picture: np.ndarray) -> list[np.ndarray]:
         """Of a drawn picture (h, w, 3) uint8 RGB."""

@@ -1,4 +1,5 @@
-"""What is burnt into an annotated copy of a video: below the picture a strip with the score curve, over it the class of a running segment.
+"""What is burnt into an annotated copy of a video: below the picture a strip with the score curve and the class of a running segment.
+Nothing but a frame stands over the picture, whose corners have the camera's own clock and name.
 
 Everything is drawn by PIL as RGB pictures, once or where it changes (a second, a snippet, a segment); app/annotate.py copies them into
 the frames. No torch and no matplotlib, so that the process that draws starts at once. Sizes in pixels, (width, height); times in seconds
@@ -40,7 +41,7 @@ class Layout:
 
     @property
     def header(self) -> int:
-        """Height of the strip's first line, which says time and score."""
+        """Height of the strip's first line, which says time, class and score."""
         return even(2 * self.font)
 
 
@@ -60,9 +61,8 @@ def arrange(size: tuple[int, int], notes: str, pen: "Pen") -> Layout:
     scale = min(scale, (LONGEST - strip) / size[1])  # the strip belongs to the longer side of a tall picture
     picture = even(size[0] * scale), even(size[1] * scale)
     axis = (font // 2, width - even(6.4 * font), header + font // 3, header + curve)
-    ground = max(picture[1], even(2.6 * font))  # of a mere strip of a video: what the class name needs
-    place = 2 * ((width - picture[0]) // 4), 2 * ((ground - picture[1]) // 4)
-    return Layout((width, ground + strip), picture, place, ground, font, axis, tuple(lines))
+    place = 2 * ((width - picture[0]) // 4), 0
+    return Layout((width, picture[1] + strip), picture, place, picture[1], font, axis, tuple(lines))
 
 
 def columns(text: str) -> int:
@@ -221,28 +221,25 @@ def _mix(colour: str, other: str = GROUND, share: float = 1.0) -> np.ndarray:
     return np.round(share * one + (1 - share) * two).astype(np.uint8)
 
 
-def draw_header(layout: Layout, seconds: float, end: float, score: float, running: bool, pen: Pen) -> np.ndarray:
-    """(header, W, 3) uint8: the strip's first line."""
+def draw_header(layout: Layout, seconds: float, end: float, score: float, running: dict | None, pen: Pen) -> np.ndarray:
+    """(header, W, 3) uint8: the strip's first line. running: the segment (label, score) whose class is named; a long name is cut."""
     image = Image.new("RGB", (layout.size[0], layout.header), GROUND)
     draw, font, middle = ImageDraw.Draw(image), layout.font, layout.header // 2
-    pen.write(draw, (layout.axis[0], middle), f"{clock(seconds)} / {clock(end)}", font, WHITE, "lm")
+    time = f"{clock(seconds)} / {clock(end)}"
+    pen.write(draw, (layout.axis[0], middle), time, font, WHITE, "lm")
     text = f"anomaly score {score:.2f}"
     box = pen.width(text, font) + font
     right = layout.size[0] - layout.axis[0]
     if running:
         draw.rectangle((right - box, 2, right, layout.header - 3), VERMILLION)
+        left, peak = layout.axis[0] + pen.width(time, font) + font, f" · peak {running['score']:.2f}"
+        space = right - box - font - left  # between time and score
+        peak = peak if pen.width(peak, font) < space / 2 else ""
+        shown = pen.cut(running["label"], font, space - pen.width(peak, font) - font)
+        width = pen.font(running["label"], font).getlength(shown)
+        start = left + (space - width - pen.width(peak, font)) / 2
+        draw.rectangle((start - font / 2, 2, start + width + pen.width(peak, font) + font / 2, layout.header - 3), VERMILLION)
+        pen.write(draw, (start, middle), running["label"], font, WHITE, "lm", shown)
+        pen.write(draw, (start + width, middle), peak, font, WHITE, "lm")
     pen.write(draw, (right - box / 2, middle), text, font, WHITE, "mm")
-    return np.asarray(image)
-
-
-def draw_label(layout: Layout, label: str, score: float, pen: Pen) -> np.ndarray:
-    """(h, w, 3) uint8: the box over the picture that names a running segment's class; long names are cut, the score is not."""
-    font, number = round(1.3 * layout.font), f" · peak {score:.2f}"
-    space = layout.size[0] - 2 * font - pen.width(number, font)
-    shown = pen.cut(label, font, space)
-    width = pen.font(label, font).getlength(shown)
-    image = Image.new("RGB", (even(width + pen.width(number, font) + font), even(1.8 * font)), VERMILLION)
-    draw = ImageDraw.Draw(image)
-    pen.write(draw, (font / 2, image.height / 2), label, font, WHITE, "lm", shown)
-    pen.write(draw, (font / 2 + width, image.height / 2), number, font, WHITE, "lm")
     return np.asarray(image)

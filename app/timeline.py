@@ -15,7 +15,6 @@ from app.overlay import columns, cut, fit, peaks, wrap
 from utils.evaluation.plots import BLUE, VERMILLION, save
 from utils.evaluation.segments import clean, clock
 
-LISTED = 6  # segments that are written out, those of the highest scores
 LANES = 8  # classes that have a row of bars
 POINTS = 2000  # of the curve at most: more are less than a pixel each
 STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400)  # seconds
@@ -55,10 +54,10 @@ class Sheet:
 
 def draw(analysis: Analysis, path: pathlib.Path) -> None:
     """Write the PNG."""
-    best = sorted(sorted(analysis.segments, key=lambda one: -one.score)[:LISTED])
+    best = [one for one, _ in analysis.shown]
     lanes, words = lanes_of(analysis.segments), words_of(analysis, best)
     notes = [line for note in analysis.notes for line in wrap(clean(note), columns, 140, 4)]
-    thumbnails, height = choose(analysis.thumbnails, analysis.seconds)
+    thumbnails, height = choose(analysis.thumbnails, analysis.seconds, [peak for _, peak in analysis.shown])
     rows = {"title": 0.38, "notes": LINE * len(notes) + 0.2 if notes else 0.0, "thumbnails": height + 0.14 if thumbnails else 0.0}
     rows |= {"numbers": 0.2, "curve": CURVE, "lanes": LANE * len(lanes) + 0.06 if lanes else 0.0, "time": 0.45}
     rows |= {"words": LINE * len(words) + 0.08}
@@ -137,16 +136,21 @@ def draw_numbers(sheet: Sheet, best: list[Found]) -> None:
         sheet.write(LEFT + left + 0.07, "numbers", 0.18, str(number + 1), **style)
 
 
-def choose(thumbnails: list, seconds: float) -> tuple[list, float]:
-    """As many thumbnails as fit side by side, evenly chosen from so many seconds, and their height in inches."""
+def choose(thumbnails: list, seconds: float, peaks: list[float]) -> tuple[list, float]:
+    """Those nearest to `peaks`, one of each listed segment, and as many others as fit side by side, evenly chosen from so many seconds; and
+    their height in inches, less where there are many peaks.
+    """
     if not thumbnails:
         return [], 0.0
     height, width, _ = thumbnails[0][1].shape
-    inches = min(THUMBNAIL, SPAN / 3 * height / width)
-    count = min(len(thumbnails), int((SPAN + 0.06) / (inches * width / height + 0.06)))
     times = np.array([time for time, _ in thumbnails])
-    nearest = {int(np.abs(times - (place + 0.5) * seconds / count).argmin()) for place in range(count)}  # to the middle of its share
-    return [thumbnails[number] for number in sorted(nearest)], inches
+    chosen = {int(np.abs(times - peak).argmin()) for peak in peaks}
+    inches = min(THUMBNAIL, SPAN / 3 * height / width, ((SPAN + 0.06) / max(len(chosen), 1) - 0.06) * height / width)
+    count = min(len(thumbnails), int((SPAN + 0.0601) / (inches * width / height + 0.06)))
+    others = {int(np.abs(times - (place + 0.5) * seconds / count).argmin()) for place in range(count)} - chosen  # the middles of shares
+    far = sorted(others, key=lambda number: -min((abs(times[number] - times[one]) for one in chosen), default=0.0))
+    chosen |= set(far[: count - len(chosen)])
+    return [thumbnails[number] for number in sorted(chosen)], inches
 
 
 def draw_thumbnails(sheet: Sheet, thumbnails: list, height: float) -> None:

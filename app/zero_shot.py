@@ -56,7 +56,7 @@ def text_detector(
             found[key] = Scores(fine=torch.cat([of_normal, probabilities[:, len(normal) :]], 1).numpy())
         return found
 
-    recipe = Recipe(crops=crops, keep_aspect=bool(keep_aspect), size=images.size)
+    recipe = Recipe(crops=crops, keep_aspect=bool(keep_aspect), size=images.size, resize="bicubic")  # as CLIP itself was trained
     own = "--threshold" if threshold is not None else "0.5, where an event is likelier than none: by text alone there is no validation data"
     return Detector(
         scorer=scorer,

@@ -10,9 +10,24 @@ from utils.video import decoder
 
 
 def make_video(
-    path, frames=50, size=(64, 48), codec="libx264", *, options=None, container=None, form=None, rotation=None, delay=0, picture=None
+    path,
+    frames=50,
+    size=(64, 48),
+    codec="libx264",
+    *,
+    options=None,
+    container=None,
+    form=None,
+    rotation=None,
+    mirrored=False,
+    aspect=None,
+    delay=0,
+    picture=None,
 ):
-    """Write a video whose frame i is grey of brightness 4i, or picture(i) (H, W, 3); the first `delay` frames lie before its start."""
+    """Write a video whose frame i is grey of brightness 4i, or picture(i) (H, W, 3); the first `delay` frames lie before its start.
+
+    Players turn it counterclockwise by `rotation` degrees, then mirror it left to right; `aspect` is that of a pixel.
+    """
     import av
 
     def mux(packets):
@@ -23,8 +38,10 @@ def make_video(
     with av.open(str(path), "w", format=form, options=container or {}) as file:
         stream = file.add_stream(codec, rate=25, options={"bf": "0"} | (options or {}) if codec == "libx264" else options or {})
         (stream.width, stream.height), stream.pix_fmt = size, "yuv420p"
-        if rotation is not None:
-            stream.set_display_rotation(rotation)
+        if rotation is not None or mirrored:
+            stream.set_display_rotation(rotation or 0, hflip=mirrored)
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
         for i in range(frames):
             image = picture(i) if picture else np.full((size[1], size[0], 3), 4 * i, np.uint8)
             mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))

@@ -9,7 +9,8 @@ import torch
 from utils.text import openai_clip
 
 SHARED = Path(__file__).parents[2] / "shared"
-GOLDEN, REAL = SHARED / "golden", SHARED / "real"
+GOLDEN, REAL, CASES = SHARED / "golden", SHARED / "real", SHARED / "cases"
+needs_cases = pytest.mark.skipif(not CASES.exists(), reason="../shared/cases is not here")
 needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="../shared/golden is not here")
 
 

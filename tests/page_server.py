@@ -167,11 +167,38 @@ class Server:
         assert not home.parent.exists()
 
 
+def event(client, target, data, session) -> dict:
+    """An event by hand: `data` for the function behind the component with the id `target`."""
+    config = client.get("config").json()
+    ids = {one["props"].get("elem_id"): one["id"] for one in config["components"]}
+    function = next(one["id"] for one in config["dependencies"] if ids[target] in [place[0] for place in one["targets"]])
+    return {"data": data, "fn_index": function, "session_hash": session, "trigger_id": ids[target]}
+
+
+def ask(client, target, data, session=None) -> str:
+    """All that the server says to an event sent by hand."""
+    session = session or os.urandom(6).hex()
+    answer = client.post("gradio_api/queue/join", json=event(client, target, data, session))
+    if answer.status_code != 200:
+        return f"{answer.status_code} {answer.text}"
+    with client.stream("GET", "gradio_api/queue/data", params={"session_hash": session}) as stream:
+        lines = []
+        for line in stream.iter_lines():
+            lines.append(line)
+            if "process_completed" in line:
+                break
+    return "\n".join(lines)
+
+
+def file_data(path, **more):
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}, **more}
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int)
     parser.add_argument("--folder", type=Path)
-    for name, kind in {"max-bytes": int, "max-seconds": float, "max-stored": int, "queue-size": int}.items():
+    for name, kind in {"max-bytes": int, "max-seconds": float, "max-stored": int, "queue-size": int, "keep": float}.items():
         parser.add_argument(f"--{name}", type=kind)
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
     serve(Brightness(), **given)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import os
 import socket
 import struct
 import threading
@@ -40,11 +41,19 @@ def number_of(picture):
     return int(bits @ (1 << np.arange(BITS)))
 
 
-def write_stream(target, numbers, *, form="mpegts", codec="mpeg2video", rate=25, start=0, options=None, stamp=None):
-    """Encode and mux frames into `target`, a path or an object with `write`. start: the first time stamp; stamp: of frame i, else i."""
+def write_stream(
+    target, numbers, *, form="mpegts", codec="mpeg2video", rate=25, start=0, options=None, stamp=None, aspect=None, mirrored=False
+):
+    """Encode and mux frames into `target`, a path or an object with `write`. start: the first time stamp; stamp: of frame i, else i;
+    aspect: of a pixel.
+    """
     with av.open(target, "w", format=form, options=options or {}) as file:
         stream = file.add_stream(codec, rate=rate, options={"g": "25", "bf": "0", "qmin": "2", "qmax": "4"})
         (stream.width, stream.height), stream.pix_fmt = SIZE, "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
+        if mirrored:
+            stream.set_display_rotation(0, hflip=True)
         for i, number in enumerate(numbers):
             frame = av.VideoFrame.from_ndarray(picture(number), "yuv420p")
             frame.pts = start + (stamp(i) if stamp else i)
@@ -124,6 +133,18 @@ def make_detector(*, length=16, threshold=0.5, recipe=RECIPE, fine=True, seed=0)
         device=torch.device("cpu"),
         notes=["a test"],
     )
+
+
+@contextlib.contextmanager
+def standard_input(file):
+    """`file` is this process's standard input, as the reading child inherits it."""
+    kept = os.dup(0)
+    os.dup2(file.fileno(), 0)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
 
 
 def rtsp_camera(client, numbers):

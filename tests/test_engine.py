@@ -1,6 +1,7 @@
 """Training as a whole: determinism, resuming, selection, what a run leaves behind, bad input."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -233,6 +234,11 @@ def test_bad_lists_and_ground_truth_leave_an_earlier_run_alone(trained, small_sa
         xd_train.main([*spoil(small_sample("xd"), option, change, tmp_path), "--output", str(folder), "--overwrite"])
     assert "\n" not in str(caught.value)
     assert content() == before
+
+
+def test_a_folder_that_is_not_utf8_is_refused_before_the_first_epoch(small_sample, tmp_path):
+    with pytest.raises(BadInput, match=r"caf\\xe9/seed-1: is not UTF-8.*--output"):
+        xd_train.main([*small_sample("xd"), "--output", os.fsdecode(bytes(tmp_path) + b"/caf\xe9")])
 
 
 def test_output_that_cannot_be_written(small_sample, tmp_path):

@@ -56,3 +56,13 @@ def test_what_was_typed_comes_back_without_its_escapes():
     assert done.returncode == 2
     assert b"\x1b" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    code = "import sys; from utils.errors import exit_code; sys.exit(exit_code(lambda: [print('x' * 1000) for _ in range(10000)]))"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    error = process.stderr.read()
+    assert (process.wait(60), error) == (141, b"")
+    process.stderr.close()

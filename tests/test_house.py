@@ -1,10 +1,12 @@
 """Who may import whom, where import-linter (pyproject.toml) cannot look: it takes packages, and model.py and dataset.py are modules."""
 
 import ast
+import re
 from pathlib import Path
 
 from model import SYSTEMS
 from utils.files import ROOT
+from utils.options import declared
 
 GROUND = {
     "utils.errors",
@@ -56,3 +58,22 @@ def test_no_systems_name_in_shared_code():
         strings[path] = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     named = {(path.name, name) for path, found in strings.items() for name in SYSTEMS if name in found}
     assert named <= {("options.py", "reflip")}  # the default of --model
+
+
+def test_options_that_texts_name_exist():
+    """Those of every script, in code and docs; beside those of the programs that docs speak of, and of versions before this one."""
+    files = [path for path in ROOT.rglob("*.py") if not {".venv", "tests"} & set(path.relative_to(ROOT).parts)]
+    known = {one.flag for system in SYSTEMS for one in declared(system).values()} | {"--help"}
+    for call in (node for path in files for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+        if getattr(call.func, "attr", getattr(call.func, "id", "")) in ("add_argument", "add"):
+            known |= {str(word.value) for word in call.args if isinstance(word, ast.Constant)}
+    others = {"--nproc-per-node", "--local-dir", "--array", "--cpus-per-task", "--time", "--short", "--porcelain"}
+    gone = {("restore.py", "--mamba-width"), ("engine.py", "--ema")}  # named as such
+    named = {}
+    for path in [*files, *ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("[a-z]*/README.md")]:
+        if path.name == "LOG.md":  # of what was tried and is no more
+            continue
+        for name in re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", path.read_text()):
+            if not {name, name.replace("--no-", "--")} & (known | others) and (path.name, name) not in gone:
+                named.setdefault(name, path.name)
+    assert named == {"--its-name": "base.py", "--no": "ablate.py"}  # placeholders

@@ -29,14 +29,13 @@ from model import SYSTEMS
 from tools.evaluate import compare, label
 from utils import testing
 from utils.distributed import share
-from utils.engine import Epoch
-from utils.errors import COUNT, SEED, BadInput, Parser, exit_code
+from utils.errors import COUNT, SEED, BadInput, Parser, exit_code, printable
 from utils.evaluation import report
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.evaluation.scores import load_scores
 from utils.files import ROOT, make_folder, replacing, write_json
 from utils.labels import DATASETS, Dataset
-from utils.reading import OPEN, Plain, Text, read_json, read_json_lines, whole
+from utils.reading import OPEN, Plain, Text, read_json, read_json_lines, real, whole
 
 
 class Row(NamedTuple):
@@ -143,6 +142,15 @@ TABLES = {
 FIGURES = (("coarse", "auc"), ("coarse", "ano_auc"), ("coarse", "ap"), ("fine", "auc"), ("fine", "ap"), ("map", "anomaly", "avg"))
 COMPARED = {"ucf": (("coarse", "auc"), ("fine", "auc")), "xd": (("coarse", "ap"), ("fine", "ap"))}
 EXIT = "exit code "  # how the log of a failed run ends
+
+
+class Epoch(TypedDict):
+    """A line of a run's log.jsonl, as far as the table needs it."""
+
+    __pydantic_config__ = OPEN
+
+    seconds: real(0)
+    steps: whole(1, 2**40)
 
 
 class Files(TypedDict):
@@ -258,7 +266,7 @@ def execute(runs: list[Run], jobs: int) -> list[int]:
                     if process.returncode:
                         failed.append(process.returncode)
                         said = run.printed().removeprefix("error: ")
-                        bar.write(f"error: {run.row} seed {run.seed}: {said}; all it printed: {run.log}", file=sys.stderr)
+                        bar.write(f"error: {run.row} seed {run.seed}: {printable(said)}; all it printed: {run.log}", file=sys.stderr)
                         with open(run.log, "a") as log:
                             log.write(f"\n{EXIT}{process.returncode}\n")
         finally:  # interrupted: so is what runs, and its last epoch is saved

@@ -120,8 +120,8 @@ def caption_video(path: Path, target: Path, captioner: Captioner, header: dict, 
     if options.temperature:
         generation["temperature"] = options.temperature
     with Video(path) as video, part.open("a", encoding="utf-8") as file:
-        if max(video.width, video.height) > SLIMMEST * min(video.width, video.height):
-            raise BrokenVideo(f"{path}: {video.width} × {video.height} pixels; expected sides of at most 1 : {SLIMMEST}; leave it out")
+        if max(width := round(video.width * video.aspect), video.height) > SLIMMEST * min(width, video.height):
+            raise BrokenVideo(f"{path}: {width} × {video.height} pixels; expected sides of at most 1 : {SLIMMEST}; leave it out")
         clips = windows(video, offsets, length, first=len(captions), longest=LONGEST)
         while batch := list(itertools.islice(clips, options.batch_size)):
             torch.manual_seed(zlib.crc32(f"{options.seed} {name} {batch[0].number}".encode(errors="surrogateescape")))

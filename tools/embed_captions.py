@@ -32,7 +32,7 @@ from tqdm import tqdm
 from dataset import index_features
 from tools.make_list import read_videos
 from utils.captions.embedding import FILLS, caption_features, embed
-from utils.captions.formats import VideoCaptions, read_captions, write_captions
+from utils.captions.formats import VideoCaptions, caption_files, read_captions, write_captions
 from utils.errors import COUNT, POSITIVE, BadInput, Parser, exit_code, printable
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.files import make_folder, replacing, write_json
@@ -89,7 +89,7 @@ def settings_of(options, encoder: SentenceText, lengths: dict[str, int]) -> dict
     def of_path(path: str) -> str:
         if not Path(path).is_dir():
             return digest(read_bytes(path, "CAPTIONS"))
-        return digest(b"".join(digest(file.read_bytes()).encode() for file in sorted(Path(path).rglob("*.jsonl"))))
+        return digest(b"".join(digest(file.read_bytes()).encode() for file in caption_files(path)))
 
     return {
         "encoder": options.encoder,

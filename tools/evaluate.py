@@ -27,6 +27,26 @@ from utils.evaluation.report import label
 from utils.evaluation.scores import Scores, check_lengths, load_scores
 from utils.files import ROOT, write_json
 from utils.labels import DATASETS, Dataset
+from utils.reading import read_json
+
+
+def runs_truth(paths: list[str]) -> str | None:
+    """The ground truth that runs of ours were tested on, as the options.json of their scores says; None where no file is of a run.
+
+    Raises BadInput where two of them were tested on different ones.
+    """
+    found = {}
+    for path in paths:
+        for folder in Path(path).resolve().parents[:2]:  # the run's, or that of its later test below it
+            if (folder / "options.json").is_file() and (folder / "best.pt").is_file():
+                made = read_json(folder / "options.json", "--gt-path", dict)
+                if isinstance(made, dict) and isinstance(made.get("gt_path"), str):
+                    found.setdefault(made["gt_path"], path)
+                break
+    if len(found) > 1:
+        (one, a), (other, b), *_ = found.items()
+        raise BadInput(f"{a} was tested on {one}, {b} on {other}; measure them apart, or name the ground truth of both with --gt-path")
+    return next(iter(found), None)
 
 
 def load_side(paths: list[str], option: str, dataset: Dataset, truth: dict, options) -> list[dict]:
@@ -87,7 +107,9 @@ def main(argv=None) -> None:
     parser.add_argument("--dataset", choices=list(DATASETS), required=True)
     parser.add_argument("--scores", nargs="+", required=True, metavar="FILE", help="one file per seed of a system")
     parser.add_argument("--against", nargs="+", metavar="FILE", help="another system's, for the paired difference")
-    parser.add_argument("--gt-path", metavar="JSON", help="ground truth (default: list/DATASET_gt.json)")
+    parser.add_argument(
+        "--gt-path", metavar="JSON", help="ground truth (default: that of the run the scores are of, else list/DATASET_gt.json)"
+    )
     parser.add_argument("--names", metavar="LIST", help="list whose order numbers the videos of a .csv")
     parser.add_argument(
         "--allow-length-mismatch",
@@ -102,7 +124,7 @@ def main(argv=None) -> None:
     parser.add_argument("--json", metavar="FILE", help="write all figures there, as fractions")
     options = parser.parse_args(argv)
     dataset = DATASETS[options.dataset]
-    gt_path = options.gt_path or ROOT / "list" / f"{dataset.key}_gt.json"
+    gt_path = options.gt_path or runs_truth([*options.scores, *(options.against or [])]) or ROOT / "list" / f"{dataset.key}_gt.json"
     truth = load_ground_truth(gt_path, dataset)
     sides = [load_side(options.scores, "--scores", dataset, truth, options)]
     if options.against:

@@ -6,9 +6,9 @@
 
 VIDEOS are files that FFmpeg reads, or folders, whose subfolders are kept. Each video becomes NAME__0.npy … NAME__9.npy of (T, D), or with
 --layout one NAME.npy of (T, 10, D); T = max(1, frames // 16). extract.json beside them states the recipe, the encoder and its fingerprint,
-and of each video frames, frames per second, snippets and checksums; features of another recipe are not mixed in. Started again, the tool
-goes on where it was: a finished video is never redone, and a half-written one never counts. A broken video (cut, damaged, no video at
-all, above the limits) is named and left out, and the exit code is 2.
+the decoder, and of each video frames, frames per second, snippets and checksums; features of another recipe are not mixed in. Started
+again, the tool goes on where it was: a finished video is never redone, and a half-written one never counts. A broken video (cut, damaged,
+no video at all, above the limits) is named and left out, and the exit code is 2.
 
 Files are not trusted: each one is decoded in a process of its own, of limited memory, that is killed after --timeout.
 """
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from utils.distributed import share, wait_for_others
 from utils.engine import pick_device
 from utils.errors import COUNT, POSITIVE, BadInput, Parser, bounded, exit_code
-from utils.video.crops import COUNTS, Recipe
+from utils.video.crops import COUNTS, RESIZES, Recipe
 from utils.video.decoder import LIMITS, Limits
 from utils.video.encoder import LITE, load_encoder
 from utils.video.extraction import extract
@@ -44,6 +44,7 @@ def parse(argv) -> argparse.Namespace:
     add("--crops", type=int, choices=COUNTS, default=10, help="centre; and four corners; and these mirrored (default: %(default)s)")
     add("--stride", type=COUNT, default=16, metavar="N", help="frames of a snippet, the first of which is taken (default: %(default)s)")
     add("--aspect", choices=("squash", "keep"), default="squash", help="pictures of 340 × 256, or shorter side 256 (default: %(default)s)")
+    add("--resize", choices=RESIZES, default=Recipe.resize, help="as published, or CLIP's own, over all pixels (default: %(default)s)")
     add("--layout", choices=("files", "one"), help="a file per crop, or one per video (default: files, of one crop one)")
     add("--dtype", choices=("float16", "float32"), default="float16", help="of the files (default: %(default)s)")
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="of the encoder (default: %(default)s)")
@@ -72,8 +73,10 @@ def main(argv=None) -> None:
     number, count = share(options.shard)
     targets = find_videos(options.videos, options.output, ".npy")
     encoder = load_encoder(options.encoder)
-    recipe = Recipe(crops=options.crops, stride=options.stride, keep_aspect=options.aspect == "keep", size=encoder.size)
-    kept = {key: getattr(options, key) for key in ("crops", "stride", "aspect", "layout", "dtype", "precision")}
+    recipe = Recipe(
+        crops=options.crops, stride=options.stride, keep_aspect=options.aspect == "keep", size=encoder.size, resize=options.resize
+    )
+    kept = {key: getattr(options, key) for key in ("crops", "stride", "aspect", "resize", "layout", "dtype", "precision")}
     about = {
         "recipe": kept | {"size": encoder.size},
         "encoder": {"name": encoder.name, "digest": encoder.digest(), "width": encoder.width},
@@ -98,6 +101,8 @@ def main(argv=None) -> None:
                 tqdm.write(f"error: {found}", file=sys.stderr)
             else:
                 folder.write(targets[found.path], found)
+                for note in found.notes:
+                    tqdm.write(f"note: {found.path}: {note}", file=sys.stderr)
             parts.pop(found.path, None)
             finished += 1
             bar.update(finished + sum(parts.values()) - bar.n)

@@ -16,7 +16,7 @@ from dataset import index_features
 from tools.make_list import read_lines, read_videos
 from utils.errors import BadInput, Parser, exit_code, printable
 from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
-from utils.labels import DATASETS, SNIPPET, UCF, Dataset, class_indices
+from utils.labels import DATASETS, SNIPPET, UCF, Dataset, class_indices, video_name
 from utils.reading import FRAMES, ROWS, open_array, read_json, shown
 
 SLACK = 16  # frames by which official segments end after a video whose count is a multiple of 16 (list/README.md)
@@ -33,7 +33,7 @@ def read_annotations(path: Path | str, dataset: Dataset) -> dict[str, Segments]:
     truth: dict[str, Segments] = {}
     for number, line in enumerate(read_lines(path), start=1):
         name, *fields = line.split()
-        name = name.removesuffix(".mp4")
+        name = video_name(name)
         if dataset is UCF:
             groups = [(fields[0], *fields[i : i + 2]) for i in (1, 3)] if len(fields) == 5 else []
         else:
@@ -62,10 +62,14 @@ def read_frames(path: Path | str) -> dict[str, int]:
         entries = read_json(path, "--frames")
         if not isinstance(entries, dict):
             raise BadInput(f"{path}: no object {{NAME: frames}}; check --frames")
-        frames = {name.removesuffix(".mp4"): entry.get("frames") if isinstance(entry, dict) else entry for name, entry in entries.items()}
-        for name, count in frames.items():
+        frames = {}
+        for key, entry in entries.items():
+            name, count = video_name(key), entry.get("frames") if isinstance(entry, dict) else entry
             if type(count) is not int or not 0 < count <= FRAMES:
                 raise BadInput(f"{path}: {name}: {shown(count)} frames; expected an integer above 0, at most {FRAMES:,}; check --frames")
+            if name in frames:
+                raise BadInput(f"{path}: {name} stands there twice, as {key} too; keep one of the two; check --frames")
+            frames[name] = count
         return frames
     frames = {}
     for name, homes in index_features(Path(path).absolute()).items():

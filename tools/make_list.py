@@ -13,10 +13,10 @@ import csv
 import sys
 from pathlib import Path, PurePosixPath
 
-from dataset import index_features, read_rows, split_crop
+from dataset import index_features, read_rows
 from utils.errors import BadInput, Parser, exit_code, printable
 from utils.files import replacing
-from utils.labels import DATASETS, UCF, Dataset, class_indices
+from utils.labels import DATASETS, UCF, Dataset, class_indices, video_name
 from utils.reading import read_json, read_text
 
 
@@ -44,10 +44,9 @@ def read_videos(path: Path | str, dataset: Dataset, option: str = "--annotations
     videos: dict[str, tuple[PurePosixPath, str]] = {}
     for entry, label in entries:
         *folders, file = entry.replace("\\", "/").split("/")
-        stem = file.removesuffix(".mp4").removesuffix(".npy")
-        if not stem:
+        name = video_name(file)
+        if not name:
             raise BadInput(f"{path}: {entry!r} names no video; check {option}")
-        name = split_crop(f"{stem}.npy")[0]
         place = PurePosixPath(*folders[-1:], f"{name}.npy")
         label = label or official_label(place, dataset)
         if label is None:

@@ -32,7 +32,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.captions.formats import Caption, VideoCaptions, read_caption_file, read_captions, write_captions
+from utils.captions.formats import Caption, VideoCaptions, caption_files, read_caption_file, read_captions, write_captions
 from utils.captions.llm import LEFT_OUT, SENT, Endpoint, LocalModel, Sampling
 from utils.captions.rewriting import Answers, Request, file_digest, make_request, one_line, read_pairs, rewrite_of
 from utils.errors import COUNT, POSITIVE, SEED, BadInput, Parser, bounded, exit_code, printable
@@ -47,7 +47,7 @@ def folders_of(paths: list[str]) -> dict[str, Path]:
     """NAME -> the folder below its CAPTIONS folder in which NAME.jsonl lies; other files have none."""
     found = {}
     for path in filter(os.path.isdir, paths):
-        for file in Path(path).rglob("*.jsonl"):
+        for file in caption_files(path):
             found[file.name.removesuffix(".jsonl")] = file.parent.relative_to(path)
     return found
 

@@ -168,6 +168,8 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
     """
     keep_freed_memory()
     run = Training(model, options, classes)
+    if str(folder).encode(errors="replace").decode() != str(folder):
+        raise BadInput(f"{folder}: is not UTF-8, and TensorBoard writes into no such folder; name another one with --output")
     if options.resume and (folder / "last.pt").exists():
         run.resume(folder)
     else:

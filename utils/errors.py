@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import math
+import os
 import re
 import signal
 import sys
@@ -74,8 +75,8 @@ COUNT, SEED, POSITIVE = bounded(int, 1, 100_000), bounded(int, 0, 2**32 - 1), bo
 
 
 def exit_code(main, go_on: str = "") -> int:
-    """Run `main()` as a script does: 0 done, 2 bad input, 130 interrupted, by Ctrl-C or by SIGTERM, which says how to `go_on`. Any other
-    exception is a bug and keeps its traceback.
+    """Run `main()` as a script does: 0 done, 2 bad input, 130 interrupted, by Ctrl-C or by SIGTERM, which says how to `go_on`, 141 nobody
+    reads its output any more. Any other exception is a bug and keeps its traceback.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -83,9 +84,13 @@ def exit_code(main, go_on: str = "") -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name that the terminal's encoding lacks is no reason to die
     try:
         main()
+        sys.stdout.flush()
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read along has seen enough: | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is not written yet, at exit
+        return 141
     except OSError as error:  # a name too long for the file system, a folder that went away, a full disk
         if error.filename is None:
             raise

@@ -6,14 +6,65 @@ import json
 import os
 import shlex
 import socket
+import stat
 import sys
 import time
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from utils.errors import BadInput
+from utils.errors import BadInput, printable
 
 ROOT = Path(__file__).resolve().parents[1]  # of this project
+
+NO_FILES = {"Thumbs.db", "desktop.ini", "@eaDir", "__MACOSX", "lost+found", "System Volume Information", "$RECYCLE.BIN", "#recycle"}
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def irregular(path: Path | str) -> str | None:
+    """What `path` is, in words, where it is no regular file; None where it is one, or a link to one. Reading a pipe or a device may never
+    end, so nothing else is opened.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "a broken link" if os.path.islink(path) else "no such file"
+    except (OSError, ValueError) as error:  # ValueError: a NUL in it
+        return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+    return KINDS.get(stat.S_IFMT(mode))
+
+
+def files_below(root: Path | str, *, but: Path | str | None = None, failed: Callable | None = None) -> Iterator[Path]:
+    """Everything below a folder that is no folder, in order. Links to folders are followed, each folder once, wherever it is linked from.
+
+    What systems leave beside files is left out (names that begin with a dot, NO_FILES), and the folder `but`. A folder that cannot be read
+    is BadInput, or given to failed(OSError).
+    """
+
+    def stop(error: OSError) -> None:
+        raise BadInput(f"{error.filename}: cannot be read ({error.strerror}); allow it, or move it away") from None
+
+    seen = set()
+    leave_out = None if but is None else os.path.realpath(but)
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=failed or stop):
+        real = os.path.realpath(folder)
+        if real in seen or (real == leave_out and seen):  # a link that leads back would never end
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(filter(is_users, subfolders))
+        yield from (Path(folder, file) for file in sorted(filter(is_users, files)))
+
+
+def is_users(name: str) -> bool:
+    """Whether a file or folder of that name is somebody's, not what a system leaves beside it."""
+    return not name.startswith(".") and name not in NO_FILES
 
 
 def make_folder(path: Path | str) -> Path:
@@ -27,6 +78,17 @@ def make_folder(path: Path | str) -> Path:
     except OSError as error:
         raise BadInput(f"{path}: cannot write there ({error.strerror}); name a folder you may write to") from None
     return path
+
+
+def check_name(path: Path | str) -> None:
+    """Raises BadInput where no file can be called so: too long a name, most file systems take 255 bytes, or one with a NUL."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"{path}: cannot be written ({reason}); take a shorter, plain name") from None
 
 
 _held: set[int] = set()  # open lock files: a forked child must not keep them when this process is gone
@@ -60,12 +122,18 @@ def locked(folder: Path | str, name: str = ".lock", *, wait: bool = False):
             holder = os.pread(file, 1000, 0).decode(errors="replace").strip() or "another process"
             if not wait:
                 raise BadInput(f"{folder}: {holder} writes there; wait until it is done, or name another folder") from None
-            print(f"waiting for {holder}, which writes {folder}", file=sys.stderr)
+            print(f"waiting for {printable(holder)}, which writes {folder}", file=sys.stderr)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:  # some network file systems have no locks
             print(f"note: {folder} cannot be locked ({error.strerror}): start no second process that writes there", file=sys.stderr)
         os.ftruncate(file, 0)
-        os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()} ({command()}), since {time.strftime('%F %T')},".encode(), 0)
+        os.pwrite(
+            file,
+            f"process {os.getpid()} on {socket.gethostname()} ({command()}), since {time.strftime('%F %T')},".encode(
+                errors="surrogateescape"
+            ),
+            0,
+        )
         yield
     finally:
         if file in _held:  # else this is a forked child
@@ -77,6 +145,7 @@ def locked(folder: Path | str, name: str = ".lock", *, wait: bool = False):
 def replacing(path: Path | str):
     """Yield a temporary path in the folder of `path`; on success it replaces `path`, on failure `path` is untouched."""
     path = Path(path)
+    check_name(path)
     if path.exists() and not path.is_file():  # a folder, or a device, which renaming would replace
         raise BadInput(f"{path}: is no regular file; name a file to write")
     make_folder(path.parent)
@@ -87,13 +156,18 @@ def replacing(path: Path | str):
         os.replace(temporary, path)
     except OSError as error:
         raise BadInput(f"{path}: cannot be written ({error.strerror}); free some space or name another place") from None
+    except UnicodeEncodeError as error:  # half a surrogate pair, or a byte of a file's name that is not UTF-8
+        found = error.object[max(0, error.start - 40) : error.end + 20]
+        raise BadInput(f"{path}: cannot hold {found!r}, which is not UTF-8 text; rename that file, or correct that text") from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
 
 
 def write_json(path: Path | str, value, indent: int | None = 1) -> None:
-    """Write `value` as JSON (UTF-8, keys in the order given) under `path`, whole or not at all."""
+    """Write `value` as JSON (UTF-8, keys in the order given) under `path`, whole or not at all. Halves of surrogate pairs, as names have
+    that are no text, become JSON's escapes, which are read back as they were.
+    """
     with replacing(path) as temporary:
         text = json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # a name that is no UTF-8 comes back as it was: \\udce9

@@ -9,6 +9,10 @@ import numpy as np
 
 from utils.errors import BadInput
 
+VIDEO_SUFFIXES = {
+    ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".f4v", ".avi", ".mkv", ".webm", ".ogv", ".flv", ".wmv", ".asf", ".mxf", ".mpg", ".mpeg",
+    ".m2v", ".vob", ".ts", ".mts", ".m2ts", ".m2t", ".264", ".h264", ".265", ".h265", ".hevc", ".mjpeg", ".mjpg", ".dav",
+}  # fmt: skip  # in any case
 SNIPPET = 16  # frames that a row of features or scores stands for
 CROPS = 10  # of a frame, in VadCLIP's published order: centre, four corners, and these five mirrored
 
@@ -68,5 +72,21 @@ def multi_hot(label: str, dataset: Dataset) -> np.ndarray:
 
 
 def video_name(text: str) -> str:
-    """`test/Abuse028_x264__9.npy`, `Abuse028_x264.mp4` -> `Abuse028_x264`."""
-    return re.sub(r"(__\d)?(\.npy|\.mp4|\.avi|\.mkv)?$", "", text.replace("\\", "/").rpartition("/")[2])
+    """What a video is called in lists, ground truth, scores and captions: `test/Abuse028_x264__9.npy`, `Abuse028_x264.MP4` and
+    `Abuse028_x264.avi__9.npy` are all `Abuse028_x264`.
+    """
+    name = _without(text.replace("\\", "/").rpartition("/")[2], {".npy", *VIDEO_SUFFIXES})
+    if re.fullmatch(r"__[0-9]", name[-3:]) and len(name) > 3:
+        name = name[:-3]
+    return _without(name, VIDEO_SUFFIXES)
+
+
+def is_video(name: str) -> bool:
+    """Whether a file is a video by its name."""
+    return _without(name, VIDEO_SUFFIXES) != name
+
+
+def _without(name: str, suffixes) -> str:
+    """The name without its last suffix, where that is one of `suffixes`, in any case, and something is left."""
+    stem, _, suffix = name.rpartition(".")
+    return stem if stem and f".{suffix.lower()}" in suffixes else name

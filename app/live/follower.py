@@ -47,6 +47,12 @@ class Scorer:
         self.pending.append(place)
         return self.settle(len(self.pending) - self.ahead)
 
+    def forget(self) -> list[Scored]:
+        """What is pending, scored: nothing of it is context of what comes now."""
+        final = self.settle(len(self.pending))
+        self._window.clear()
+        return final
+
     def settle(self, count: int) -> list[Scored]:
         """The `count` oldest pending snippets, scored with what there is."""
         if count <= 0 or not self.pending:
@@ -106,7 +112,7 @@ class Follower:
         self.detector, self.lines, self.shown, self.latency = detector, lines, shown, latency
         self.scorer, self.events = Scorer(detector), Events(detector.classes, detector.threshold)
         self.opened: Opened | None = None
-        self.connection, self.expected, self.scored, self.dropped = -1, 0, 0, 0
+        self.connection, self.expected, self.scored, self.dropped, self.jumps = -1, 0, 0, 0, 0
         self._offset = self._end = 0.0  # seconds of the stream: where the connection began, where the last snippet ended
         self._last = None  # time.time() of the last frame
         self._connected, self._reason = False, ""
@@ -128,7 +134,10 @@ class Follower:
     def add(self, snippets: list[Snippet]) -> None:
         """Encode and score the next snippets."""
         for snippet, features in zip(snippets, self.detector.encode([one.picture for one in snippets]), strict=True):
-            start, self._end = self._offset + snippet.start, self._offset + snippet.end
+            start, end = self._offset + snippet.start, self._offset + snippet.end
+            if start - self._end > self.detector.length * self.detector.recipe.stride / self.opened.fps:  # longer than the window
+                self._report(self.scorer.forget())
+            self._end = end
             if missing := snippet.number - self.expected:
                 self.dropped += missing
                 numbers = {"first_snippet": self.expected, "last_snippet": snippet.number - 1, "snippets": missing, "total": self.dropped}
@@ -155,6 +164,7 @@ class Follower:
             line = {"number": self.connection, "time": utc(cut.arrived), "end": round(self._end, 3)}
             self.lines("connection", state="cut", **line, frames=cut.frames, clock_jumps=cut.jumps, reason=cut.reason)
         self._last = cut.arrived if self._connected else self._last
+        self.jumps += cut.jumps
         self._connected, self._reason = False, cut.reason
 
     def retry(self, retry: Retry) -> None:
@@ -165,7 +175,7 @@ class Follower:
         """Score what is pending: nothing comes any more. reason: None for that of the last cut."""
         self._report(self.scorer.settle(len(self.scorer.pending)))
         self._event_lines(self.events.close())
-        counts = {"snippets": self.scored, "dropped": self.dropped}
+        counts = {"snippets": self.scored, "dropped": self.dropped, "clock_jumps": self.jumps}
         self.lines("connection", state="end", time=utc(time.time()), end=round(self._end, 3), **counts, reason=reason or self._reason)
 
     def _report(self, final: list[Scored]) -> None:

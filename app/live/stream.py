@@ -27,20 +27,17 @@ from utils.errors import BadInput
 from utils.video.child import command, environment, limit_memory
 from utils.video.crops import Recipe
 from utils.video.decoder import SLIMMEST
-from utils.video.frames import FORMATS, MAX_PIXELS, to_rgb
+from utils.video.display import pixel_aspect, shown_size
+from utils.video.frames import FORMATS, FPS, MAX_PIXELS, clock_of, lasts, rate_of, shown, to_rgb, video_stream
 
 SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "tcp", "udp", "srt")
 NETWORK = "rtsp,rtsps,rtmp,rtmps,rtmpt,http,https,httpproxy,tcp,udp,srt,rtp,srtp,tls"  # protocols that may call one another
-STREAM_FORMATS = (*FORMATS, "rtsp", "mjpeg", "mpjpeg")
-RAW = ("h264", "hevc", "mjpeg", "mpjpeg")  # no time stamps: FFmpeg counts frames at a rate that it makes up
+STREAM_FORMATS = (*FORMATS, "rtsp", "mpjpeg")
 CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}:none")}  # sys.platform -> FFmpeg's device, and its name there
-FPS = 25.0  # assumed where a stream does not say
-FASTEST = 240.0  # a higher rate is that of a clock (90,000), not of pictures
-JUMP = 10.0  # seconds, or frames where that is longer: a greater distance between two frames means that the clock was set anew
 PIPE = "-"
 MEMORY = 2 << 30  # bytes that the child may take on top of the process itself (Linux)
 HEAD = struct.Struct("<cI")  # kind of a message, its bytes
-FRAME = struct.Struct("<ddHH")  # seconds from the connection's first frame, time.time() when it came, height and width of the picture or 0
+FRAME = struct.Struct("<dddHH")  # seconds [start, end) from the connection's first frame, time.time(), height and width of the picture or 0
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ class Opened(NamedTuple):
 
 class Snippet(NamedTuple):
     """Frames of one snippet: its number, seconds [start, end) from the connection's first frame, time.time() when its last frame came, how
-    many frames, and the first one's picture (h, w, 3) uint8, resized by the recipe.
+    many frames, and the first one's picture (h, w, 3) uint8, resized by the recipe. A recording's snippet ends where the next one begins.
     """
 
     number: int
@@ -158,7 +155,7 @@ class Connection:
             self._child.stdout.close()
 
     def _snippets(self):
-        opened, picture, frames, start, last, arrived = None, None, 0, 0.0, 0.0, None
+        opened, picture, frames, start, end, arrived, whole = None, None, 0, 0.0, 0.0, None, None
         reason, jumps = None, 0
         while message := self._read():
             kind, data = message
@@ -166,19 +163,26 @@ class Connection:
                 opened = Opened(**json.loads(data))
                 yield opened
             elif kind == b"f":
-                last, arrived, height, width = FRAME.unpack_from(data)
+                began, end, arrived, height, width = FRAME.unpack_from(data)
+                if whole:
+                    yield whole._replace(end=began)
+                    whole = None
                 if height:
                     picture = np.frombuffer(data, np.uint8, offset=FRAME.size).reshape(height, width, 3).copy()  # writable
-                    start = last
+                    start = began
                 frames += 1
                 if frames % self._stride == 0:
-                    yield Snippet(self._number(), start, last + 1 / opened.fps, arrived, self._stride, picture)
+                    whole = Snippet(self._number(), start, end, arrived, self._stride, picture)
+                    if not opened.recorded:  # nobody waits for a frame
+                        yield whole
+                        whole = None
             else:
-                end = json.loads(data)
-                reason, jumps = end["reason"], end["jumps"]
+                reason, jumps = json.loads(data).values()
+        if whole:
+            yield whole
         # Before a cut the rest is scored as it is; at the end of a recording it is left out, as the extraction of a file leaves it out.
         if (rest := frames % self._stride) and not (opened.recorded and frames > rest):
-            yield Snippet(self._number(), start, last + 1 / opened.fps, arrived, rest, picture)
+            yield Snippet(self._number(), start, end, arrived, rest, picture)
         if self._hung:
             reason = f"no frame for {self._patience:g} s: its process was killed"
         yield Cut(reason or "its process was killed", arrived or time.time(), frames, jumps)
@@ -211,7 +215,7 @@ class Connection:
 
 
 def open_source(source: Source, *, timeout: float, max_pixels: int):
-    """(container, video stream, Opened's fields but `arrived`). Raises BadInput or FFmpeg's error where it is no video."""
+    """(container, video stream, Opened's fields fps, assumed, recorded). Raises BadInput or FFmpeg's error where it is no video."""
     import av
 
     options = {"max_pixels": str(max_pixels)}
@@ -222,67 +226,18 @@ def open_source(source: Source, *, timeout: float, max_pixels: int):
         container = av.open(source.url, format=source.device, options=options, timeout=None if source.piped else timeout)
     except (av.error.InvalidDataError, av.error.ArgumentError):  # a playlist is an argument that is not allowed
         raise BadInput(f"no video of these formats: {', '.join(STREAM_FORMATS)}") from None
-    if not container.streams.video:
+    stream = video_stream(container)
+    if stream is None:
         raise BadInput("no video stream in it")
-    stream = container.streams.video[0]
     if stream.width * stream.height > max_pixels:
         raise BadInput(f"{stream.width} × {stream.height} pixels, expected at most {max_pixels}")
-    if max(stream.width, stream.height) > SLIMMEST * min(stream.width, stream.height):
-        raise BadInput(f"{stream.width} × {stream.height} pixels, expected sides of at most 1 : {SLIMMEST}")
     stream.codec_context.options = {"max_pixels": str(max_pixels)}
     stream.thread_type = "SLICE"  # threads over frames would hold frames back
-    rate = stream.codec_context.framerate if container.format.name in RAW else stream.average_rate or stream.guessed_rate
-    known = bool(rate) and 0 < rate <= FASTEST
+    rate = rate_of(container, stream)
     scheme = source.url.partition(":")[0]
     known_end = {"http": container.size > 0, "rtsp": bool(container.duration)}  # elsewhere a duration is that of what came so far
     recorded = source.piped or known_end.get(scheme.removesuffix("s"), False)
-    about = {"fps": float(rate) if known else FPS, "assumed": not known, "width": stream.width, "height": stream.height}
-    return container, stream, about | {"recorded": recorded}
-
-
-def decode(container, stream) -> Iterator:
-    """Every frame in the order in which they are shown. A damaged packet is passed over; where the stream breaks off, what the decoder
-    still holds comes before the error.
-    """
-    import av
-
-    broken, packets = None, container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except (av.FFmpegError, OSError) as error:
-            packet, broken = None, error
-        try:
-            frames = packet.decode() if packet else stream.decode(None)
-        except (av.error.InvalidDataError, av.error.ArgumentError, av.error.EOFError):  # damaged; too large; nothing left
-            frames = []
-        yield from frames
-        if broken:
-            raise broken
-        if packet is None:
-            return
-
-
-class Clock:
-    """Seconds from the first frame, always ahead: a frame whose time stamp is missing, went back or jumped is 1 / fps after the last."""
-
-    def __init__(self, fps: float):
-        self.step, self.now, self.jumps, self._stamp = 1 / fps, None, 0, None
-        self._jump = max(JUMP, JUMP / fps)
-
-    def tick(self, stamp: float | None) -> float:
-        """The time of the next frame, whose stamp is `stamp` seconds."""
-        if self.now is None:
-            self.now = 0.0
-        elif stamp is None or self._stamp is None:
-            self.now += self.step
-        elif 0 < stamp - self._stamp <= self._jump:
-            self.now += stamp - self._stamp
-        else:
-            self.now += self.step
-            self.jumps += 1
-        self._stamp = stamp
-        return self.now
+    return container, stream, {"fps": rate or FPS, "assumed": rate is None, "recorded": recorded}
 
 
 def read(source: Source, recipe: Recipe, send, *, timeout: float, max_pixels: int, memory: int) -> None:
@@ -290,22 +245,25 @@ def read(source: Source, recipe: Recipe, send, *, timeout: float, max_pixels: in
     import av
 
     limit_memory(memory)
-    clock = None
+    clock, frames = None, 0
     try:
         container, stream, about = open_source(source, timeout=timeout, max_pixels=max_pixels)
         with container:
-            for number, frame in enumerate(decode(container, stream)):
-                arrived, head = time.time(), b""
-                if clock is None:
-                    clock = Clock(about["fps"])
-                    send(b"o", json.dumps({"arrived": arrived} | about).encode())
-                height = width = 0
+            clock = clock_of(container, about["fps"], recorded=about["recorded"])
+            for number, (seconds, arrived, frame) in enumerate(shown(container, stream, clock)):
+                head, height, width = b"", 0, 0
+                if number == 0:
+                    aspect = pixel_aspect(stream)
+                    size = shown_size(frame, aspect)  # the header may not know it
+                    if max(size) > SLIMMEST * min(size):
+                        raise BadInput(f"{size[0]} × {size[1]} pixels, expected sides of at most 1 : {SLIMMEST}")
+                    send(b"o", json.dumps({"arrived": arrived, "width": size[0], "height": size[1]} | about).encode())
                 if number % recipe.stride == 0:
-                    picture = recipe.resize(to_rgb(frame))
+                    picture = recipe.fit(to_rgb(frame), shown_size(frame, aspect))
                     (height, width), head = picture.shape[:2], picture.tobytes()
-                stamp = None if frame.pts is None or container.format.name in RAW else float(frame.pts * stream.time_base)
-                send(b"f", FRAME.pack(clock.tick(stamp), arrived, height, width) + head)
-        reason = "the stream ended" if clock else f"not one frame of at most {max_pixels} pixels can be decoded"
+                frames += 1
+                send(b"f", FRAME.pack(seconds, seconds + lasts(frame, clock.step), arrived, height, width) + head)
+        reason = "the stream ended" if frames else f"not one frame of at most {max_pixels} pixels can be decoded"
     except av.error.ExitError:
         reason = f"no data for {timeout:g} s"
     except MemoryError:

@@ -217,16 +217,16 @@ function segments(element, props, watch) {
     const value = props.value;
     slot.replaceChildren();
     if (!value) return;
-    const several = value.segments.length === 1 ? "1 segment" : `${value.segments.length} segments`;
-    slot.append(make("h3", "", value.segments.length ? several : "Nothing found"));
-    const rule = `at the threshold ${value.threshold.toFixed(3)} (${value.from})`;
-    if (value.segments.length) slot.append(make("p", "rule", `Found ${rule}. A click goes there.`), table(value.segments));
-    else slot.append(make("p", "rule", `No snippet scores as high ${rule.replace("at", "as")}; the highest score is ${value.highest.toFixed(3)}.`));
     if (value.notes.length) {
       const list = make("ul", "notes");
       list.append(...value.notes.map((note) => make("li", "", note)));
       slot.append(make("h3", "", "Before you trust this"), list);
     }
+    const several = value.segments.length === 1 ? "1 segment" : `${value.segments.length} segments`;
+    slot.append(make("h3", "", value.segments.length ? several : "Nothing found"));
+    const rule = `at the threshold ${value.threshold.toFixed(3)} (${value.from})`;
+    if (value.segments.length) slot.append(make("p", "rule", `Found ${rule}. A click goes there.`), table(value.segments));
+    else slot.append(make("p", "rule", `No snippet scores as high ${rule.replace("at", "as")}; the highest score is ${value.highest.toFixed(3)}.`));
     setTimeout(() => tell("segments", value)); // after the player has loaded, which may be in the same update
   }
 

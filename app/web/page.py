@@ -19,11 +19,12 @@ from urllib.parse import quote
 import numpy as np
 
 from app.analysis import Analysis, find_segments
-from app.web.shelf import FULL, keep_only, keep_tidy, new_folder, safe_name, take, tidy, videos
+from app.web.shelf import FULL, Shelf, keep_only, keep_tidy, new_folder, safe_name, take, videos
 from utils.errors import BadInput
 from utils.evaluation.segments import clean, clock, shorten
+from utils.labels import VIDEO_SUFFIXES
 from utils.video.decoder import Limits
-from utils.video.frames import SUFFIXES, BrokenVideo
+from utils.video.frames import BrokenVideo
 
 KEEP = 3600  # seconds for which uploads and results stay
 OLDEST = (6, 20)  # of Gradio: up to 6.15 requests lead out of the page's folder, up to 6.16 the browser asks other hosts
@@ -33,14 +34,14 @@ HERE = Path(__file__).parent
 SLOT = '<div class="slot"></div>'
 
 
-def build(detector, *, home: Path, folder: Path | None, limits: Limits, deadline: float, max_bytes: int, max_stored: int, queue_size: int):
+def build(detector, *, shelf: Shelf, folder: Path | None, limits: Limits, deadline: float, max_bytes: int, queue_size: int):
     """The page as gr.Blocks, which `serve` launches.
 
-    detector: see app/detector.py; home: the page's own folder; folder: whose videos are offered by name; limits: of decoding, with
-    max_seconds; deadline: seconds that one visitor's work may take in all; max_bytes: of a video; max_stored: bytes that home may hold;
-    queue_size: visitors that may wait while one is served.
+    detector: see app/detector.py; shelf: the page's own folder; folder: whose videos are offered by name; limits: of decoding, with
+    max_seconds; deadline: seconds that one visitor's work may take in all; max_bytes: of a video; queue_size: visitors that may wait while
+    one is served.
     """
-    gr = import_gradio()
+    gr, home = import_gradio(), shelf.folder
     caps = f"at most {megabytes(max_bytes)} and {duration(limits.max_seconds)}"
     script, style, template = ((HERE / f"page.{kind}").read_text(encoding="utf-8") for kind in ("js", "css", "html"))
 
@@ -49,8 +50,7 @@ def build(detector, *, home: Path, folder: Path | None, limits: Limits, deadline
         return gr.HTML(value, html_template=template, css_template=style, js_on_load=js, apply_default_css=False, elem_id=name, **more)
 
     def failed(text: str) -> dict:
-        hidden = gr.update(visible=False)
-        return {status: said("bad", text), state: None, player: gr.update(value=None, copy=None), found: None, more: hidden}
+        return {status: said("bad", text)}  # what is shown of an earlier video, which is named there, stays
 
     served, writing = None, threading.Lock()  # the visitor whose work is under way, one at a time
 
@@ -74,12 +74,12 @@ def build(detector, *, home: Path, folder: Path | None, limits: Limits, deadline
             served = None
 
     def analyse(path: Path, name: str, visitor: str, progress) -> dict:
-        if tidy(home, KEEP) > max_stored:
+        if not shelf.room():
             return failed(FULL)
         report = reporter(visitor, path, progress, desc=shorten(name, 24), unit="snippets")
         try:
             progress(None, desc=shorten(name, 24))
-            path.touch()  # it stays for KEEP from now on
+            shelf.use(path)
             analysis = detector.analyse(path, limits=limits, progress=lambda _, done, expected: report(done, expected))
         except BadInput as error:
             return failed(str(error).replace(str(path), name))
@@ -92,7 +92,7 @@ def build(detector, *, home: Path, folder: Path | None, limits: Limits, deadline
             status: said("good", f"{name}: {len(analysis.segments) or 'no'} {several} in {clock(analysis.seconds)}."),
             state: {"analysis": analysis, "key": key},
             player: gr.update(value=for_player(analysis, key, name), copy=None),
-            threshold: gr.update(value=analysis.threshold),
+            threshold: gr.update(value=shown(analysis.threshold)),
             more: gr.update(visible=True),
             **results(analysis, key),
         }
@@ -131,17 +131,18 @@ def build(detector, *, home: Path, folder: Path | None, limits: Limits, deadline
             size = file.stat().st_size
             if size > max_bytes:
                 return failed(f"{name}: {megabytes(size)}; expected {caps}.")
-            if tidy(home, KEEP) + size > max_stored:
+            if not shelf.room(size):
                 return failed(FULL)
+            shelf.add(size, 1)
             return analyse(take(file, home), name, request.session_hash, progress)
         except OSError as error:
             return failed(f"{name}: cannot be read ({error.strerror}).")
 
     def changed(kept: dict | None, value: float) -> dict:
-        return {} if kept is None else results(at_threshold(kept["analysis"], value), kept["key"])
+        return nothing if kept is None else results(at_threshold(kept["analysis"], value), kept["key"])
 
     def back(kept: dict | None) -> dict:
-        return {} if kept is None else {threshold: kept["analysis"].threshold, **results(kept["analysis"], kept["key"])}
+        return nothing if kept is None else {threshold: shown(kept["analysis"].threshold), **results(kept["analysis"], kept["key"])}
 
     def annotated(kept: dict | None, value: float, request: gr.Request, progress=gr.Progress()):  # noqa: B008
         if kept is None:
@@ -150,17 +151,19 @@ def build(detector, *, home: Path, folder: Path | None, limits: Limits, deadline
 
         analysis = at_threshold(kept["analysis"], value)
         report = reporter(request.session_hash, analysis.path, progress, desc="annotated video", unit="frames")
-        stored = tidy(home, KEEP)
         copy = new_folder(home / kept["key"] / "video") / f"{safe_name(analysis.name)}.annotated.mp4"
 
         def measured(done: int, expected: int):
-            if stored + tidy(copy.parent, KEEP) > max_stored:
+            if not shelf.fits(sum(file.stat().st_size for file in copy.parent.iterdir())):
                 raise BadInput(FULL)
             report(done, expected)
 
         try:
-            measured(0, analysis.frames)
+            if not shelf.room():
+                raise BadInput(FULL)
+            report(0, analysis.frames)
             annotate(analysis, copy, limits=limits, progress=measured)
+            shelf.add(copy.stat().st_size, 1)
             keep_only(copy.parent)
         except BadInput as error:
             shutil.rmtree(copy.parent, ignore_errors=True)
@@ -177,11 +180,11 @@ def build(detector, *, home: Path, folder: Path | None, limits: Limits, deadline
         with gr.Row(equal_height=False, elem_id="page"):
             with gr.Column(scale=2, min_width=280, elem_id="input"):
                 gr.Markdown(f"# Anomalies in a video\nVideos of {caps}. They stay for an hour on the computer that serves this page.")
-                upload = gr.File(label="Your video", file_types=sorted(SUFFIXES), height=150, elem_id="upload")
+                upload = gr.File(label="Your video", file_types=sorted(VIDEO_SUFFIXES), height=150, elem_id="upload")
                 if folder is not None:
-                    listed = gr.Dropdown(
-                        list(videos(folder)), value=None, label=f"Or one of the folder “{clean(folder.name)}”", elem_id="listed"
-                    )
+                    label = f"Or one of the folder “{clean(folder.name)}”"
+                    # Gradio prints a traceback for what is not in the list; `chosen` says it.
+                    listed = gr.Dropdown(list(videos(folder)), value=None, label=label, allow_custom_value=True, elem_id="listed")
                     go = gr.Button("Look at it", variant="primary", elem_id="go")
                 status = part("status", SLOT, said("idle", "No video yet."))
             with gr.Column(scale=5, min_width=320, elem_id="output"):
@@ -198,6 +201,7 @@ def build(detector, *, home: Path, folder: Path | None, limits: Limits, deadline
                         make = gr.Button("Make annotated video", size="sm", min_width=120, elem_id="make")
                         as_video = gr.DownloadButton("Annotated video", size="sm", min_width=120, visible=False, elem_id="video")
 
+        nothing = {found: gr.skip()}
         by_threshold = [found, as_json, as_csv, as_scores, make, as_video]
         work = {"concurrency_id": "work", "concurrency_limit": 1, "show_progress_on": [status], "api_visibility": "private"}
         light = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -206,7 +210,7 @@ def build(detector, *, home: Path, folder: Path | None, limits: Limits, deadline
         threshold.input(changed, [state, threshold], by_threshold, trigger_mode="always_last", **light)
         reset.click(back, state, [threshold, *by_threshold], **light)
         page.unload(left)
-        make.click(annotated, [state, threshold], [make, as_video, player, status, state, found, more], **work)
+        make.click(annotated, [state, threshold], [make, as_video, player, status], **work)
         if folder is not None:
             go.click(chosen, listed, everything, **work)
             page.load(lambda: gr.update(choices=list(videos(folder))), None, listed, **light)
@@ -224,10 +228,11 @@ def serve(
     max_seconds: float | None = None,
     deadline: float | None = None,
     max_stored: int = 10_000_000_000,
+    keep: float = KEEP,
     queue_size: int = 8,
 ) -> None:
     """Serve the page until it is interrupted. See `build`. Unless limits say so, a video may last an hour, and take half an hour to decode;
-    the deadline is half an hour, too, or as long as decoding may take.
+    the deadline is half an hour, too, or as long as decoding may take. max_stored: bytes of all that is kept, which is for `keep` seconds.
 
     To be called once a process, from its main thread: it changes the working directory to an empty one and Gradio's environment variables.
     Raises BadInput where Gradio is missing, the folder is none, or the port is taken.
@@ -251,21 +256,13 @@ def serve(
         import_gradio()  # reads them
         from app.web.guard import open_server
 
-        page = build(
-            detector,
-            home=home,
-            folder=folder,
-            limits=limits,
-            deadline=deadline,
-            max_bytes=max_bytes,
-            max_stored=max_stored,
-            queue_size=queue_size,
-        )
-        over = threading.Event()
-        threading.Thread(target=keep_tidy, args=(home, KEEP, over), daemon=True).start()
+        shelf, over = Shelf(home, keep=keep, max_bytes=max_stored), threading.Event()
+        caps = {"limits": limits, "deadline": deadline, "max_bytes": max_bytes, "queue_size": queue_size}
+        page = build(detector, shelf=shelf, folder=folder, **caps)
+        threading.Thread(target=keep_tidy, args=(shelf, over), daemon=True).start()
         os.chdir(empty)
         try:
-            open_server(page, home=home, folder=folder, host=host, port=port, max_bytes=max_bytes, max_stored=max_stored, keep=KEEP)
+            open_server(page, shelf=shelf, folder=folder, host=host, port=port, max_bytes=max_bytes)
             print(f"page: {page.local_url}", flush=True)
             threading.Event().wait()
         except KeyboardInterrupt:
@@ -289,13 +286,20 @@ def import_gradio():
 
 
 def at_threshold(analysis: Analysis, threshold: float) -> Analysis:
-    """The same video with the segments of another threshold, which is cut to [0, 1]."""
+    """The same video with the segments of another threshold, which is cut to [0, 1]. The page shows three decimals: what looks as the own
+    threshold there is meant to be it.
+    """
     threshold = min(1.0, max(0.0, float(threshold)))
-    if abs(threshold - analysis.threshold) < 1e-9:
+    if shown(threshold) == shown(analysis.threshold):
         return analysis
     segments = find_segments(analysis.scores, analysis.times, analysis.classes, threshold)
     source = f"set on the page; the detector's own is {analysis.threshold:.3f}: {analysis.threshold_from}"
     return replace(analysis, threshold=threshold, threshold_from=source, segments=segments)
+
+
+def shown(threshold: float) -> float:
+    """As the page's slider has it."""
+    return round(threshold, 3)
 
 
 def public(analysis: Analysis) -> Analysis:

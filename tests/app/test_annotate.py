@@ -18,12 +18,13 @@ from app.analysis import Analysis, find_segments
 from app.annotate import cut_clips, file_name
 from app.fonts import font_for
 from clips import cut, make_video, with_a_hole
-from golden import REAL
+from golden import CASES, REAL, needs_cases
 from utils.errors import BadInput
 from utils.evaluation.scores import Scores
 from utils.files import ROOT
 from utils.video.decoder import Limits
-from utils.video.frames import BrokenVideo, Video, packets_of, to_rgb
+from utils.video.display import shown_size
+from utils.video.frames import BrokenVideo, Video, to_rgb
 
 CLASSES = ("normal", "Fighting", "Robbery")
 VERMILLION = np.array([0xD5, 0x5E, 0x00])
@@ -33,11 +34,10 @@ def analyse(path, scores=None, *, threshold=0.5, notes=(), classes=CLASSES):
     """An Analysis of a video with these scores, one per 16 frames; by itself the middle third is anomalous."""
     with Video(path) as video:
         stamps, size = [], None
-        for frame in video.decode():
-            stamps.append(frame.time)
-            size = to_rgb(frame).shape[1::-1]
+        for seconds, frame in video.timed():
+            stamps.append(seconds)
+            size = shown_size(frame, video.aspect)
         step = 1 / (video.fps or 25)
-    stamps = np.maximum.accumulate(np.array(stamps) - stamps[0])
     rows = max(1, len(stamps) // 16)
     times = np.append(stamps[: 16 * rows : 16], stamps[-1] + step)
     if scores is None:
@@ -140,7 +140,7 @@ def test_a_copy_has_every_frame_at_its_time(tmp_path, name):
     assert (head["codec"], head["format"], head["start"], head["streams"]) == ("h264", "yuv420p", 0, 1)
     assert not any(side % 2 for side in head["size"])
     assert max(head["size"]) <= overlay.LONGEST
-    stamps = np.maximum.accumulate(stamps - stamps[0])  # growing.ts begins anew in the middle
+    stamps = np.arange(40) / 25 if name == "growing.ts" else stamps - stamps[0]  # which begins anew in the middle
     np.testing.assert_allclose(times, stamps, atol=3e-4)
     assert (np.diff(times) > 0).all()
     assert head["seconds"] == pytest.approx(analysis.seconds, abs=2e-3)  # MP4 keeps it in milliseconds
@@ -150,14 +150,14 @@ def test_a_copy_has_every_frame_at_its_time(tmp_path, name):
     assert sorted(path.name for path in target.parent.iterdir()) == ["copy.mp4"]
 
 
-@pytest.mark.parametrize("rotation", [None, 90, -90, 180])
-def test_the_picture_is_the_upright_video(tmp_path, rotation):
+@pytest.mark.parametrize(("rotation", "mirrored"), [(0, False), (90, False), (-90, True), (180, True)])
+def test_the_picture_is_the_video_as_shown(tmp_path, rotation, mirrored):
     def picture(number):
         image = np.full((240, 320, 3), 60, np.uint8)
         image[:120, :160], image[:120, 160:] = (200, 40, 40), (40, 200, 40)
         return image
 
-    path = make_video(tmp_path / "a.mp4", 32, (320, 240), rotation=rotation, picture=picture)
+    path = make_video(tmp_path / "a.mp4", 32, (320, 240), rotation=rotation, mirrored=mirrored, picture=picture)
     annotate.annotate(analyse(path, [0.1, 0.1]), tmp_path / "copy.mp4", progress=silent)
     with Video(path) as video:
         expected = to_rgb(next(iter(video.decode())))
@@ -165,6 +165,44 @@ def test_the_picture_is_the_upright_video(tmp_path, rotation):
     shown = read(tmp_path / "copy.mp4")[0][20][: 2 * height]  # twice as large, and nothing over it
     assert shown.shape[1] == 2 * width
     assert np.abs(shown[::2, ::2].astype(int) - expected).mean() < 4
+
+
+def test_copies_and_clips_have_square_pixels(tmp_path):
+    def picture(_):
+        image = np.full((240, 320, 3), 60, np.uint8)
+        image[:120, :160], image[:120, 160:] = (200, 40, 40), (40, 200, 40)
+        return image
+
+    path = make_video(tmp_path / "a.mp4", 32, (320, 240), aspect=Fraction(1, 2), rotation=90, picture=picture)  # 240 × 160 to the eye
+    analysis = analyse(path, [0.9, 0.1])
+    annotate.annotate(analysis, tmp_path / "copy.mp4", progress=silent)
+    [clip] = cut_clips(analysis, tmp_path, margin=0, progress=silent)
+    copied, cut_out = read(tmp_path / "copy.mp4")[0][20], read(clip)[0][0]  # nothing runs any more in frame 20
+    layout = overlay.arrange((240, 160), "", overlay.Pen({"": font_for("")[1]}))
+    (left, top), (width, height) = layout.place, layout.picture
+    assert width / height == pytest.approx(240 / 160, abs=0.01)
+    expected = np.rot90(picture(0)[:, ::2])
+    assert cut_out.shape == expected.shape == (160, 240, 3)
+    assert np.abs(cut_out.astype(int) - expected).mean() < 4
+    shown = Image.fromarray(copied[top : top + height, left : left + width]).resize((240, 160))
+    assert np.abs(np.asarray(shown).astype(int) - expected).mean() < 4
+
+
+@needs_cases
+def test_the_files_of_the_cases_look_as_players_show_them(tmp_path):
+    pictures = {}
+    for name in ("plain", "hflip", "sar_1_2"):
+        analysis = analyse(CASES / f"{name}.mp4", [0.9, 0.1, 0.1])
+        annotate.annotate(analysis, tmp_path / f"{name}.mp4", progress=silent)
+        [clip] = cut_clips(analysis, tmp_path / "clips", margin=0, progress=silent)
+        pictures[name] = read(tmp_path / f"{name}.mp4")[0][30], read(clip)[0][5]
+    for number, rows in ((0, 480), (1, 120)):  # of the copy the picture alone, which is four times as large
+        plain, mirrored = (pictures[name][number][:rows].astype(int) for name in ("plain", "hflip"))
+        assert np.abs(plain[:, ::-1] - mirrored).mean() < 4
+        assert np.abs(plain[::-1] - mirrored).mean() > 20
+    copy, clip = pictures["sar_1_2"]
+    assert clip.shape == (144, 176, 3)
+    assert overlay.arrange((176, 144), "", overlay.Pen({"": font_for("")[1]})).size == copy.shape[1::-1]
 
 
 @pytest.mark.parametrize(
@@ -211,9 +249,13 @@ def test_the_cursor_runs_and_the_class_is_named_while_its_segment_runs(tmp_path)
     analysis = analyse(make_video(tmp_path / "a.mp4", 96, (640, 480), picture=grey((640, 480))), [0.1, 0.1, 0.9, 0.8, 0.1, 0.1])
     annotate.annotate(analysis, tmp_path / "copy.mp4", progress=silent)
     pictures, times, _ = read(tmp_path / "copy.mp4")
-    named = [np.abs(picture[4, 100].astype(int) - VERMILLION).max() < 30 for picture in pictures]
-    assert named == [32 <= number < 64 for number in range(96)]
     layout = overlay.arrange((640, 480), "", overlay.Pen({"": font_for("")[1]}))
+    tags = [picture[484:500, 280:360].mean((0, 1)) for picture in pictures]  # in the strip's first line
+    named = [red - blue > 80 for red, _, blue in tags]
+    framed = [np.abs(picture[1, 300].astype(int) - VERMILLION).max() < 30 for picture in pictures]
+    assert named == framed == [32 <= number < 64 for number in range(96)]
+    inside = [picture[8:472, 8:632].reshape(-1, 3).std(0).max() for picture in pictures]
+    assert max(inside) < 3  # nothing stands over the picture, whose corners have the camera's own clock
     places = [cursor(picture, 480) for picture in pictures]
     expected = [overlay.x_of(layout, seconds, analysis.seconds) for seconds in times]
     assert np.abs(np.subtract(places, expected)).max() <= 3
@@ -304,7 +346,7 @@ def test_a_class_name_as_a_file_name(label, expected):
         ("cut.mp4", lambda path: cut(path, 0.7, container={"movflags": "faststart"}), "50 as its header says"),
         ("holed.mp4", with_a_hole, "damaged or too large frames beside"),
         ("text.mp4", lambda path: path.write_text("a man walks"), "cannot be opened"),
-        ("missing.mp4", lambda path: path.unlink(), "no such video file"),
+        ("missing.mp4", lambda path: path.unlink(), "no such file; expected a video file"),
     ],
 )
 @pytest.mark.parametrize("clips", [False, True])
@@ -494,21 +536,6 @@ def test_damaged_sound_does_not_end_the_copy(tmp_path):
     path.write_bytes(content)
     annotate.annotate(analysis, tmp_path / "copy.mp4", progress=silent)
     assert len(read(tmp_path / "copy.mp4")[0]) == 50
-
-
-def test_packets_of_a_stream_that_begins_late_are_passed_over():
-    class Container:
-        """As PyAV: the generator fails, the next one goes on behind that packet."""
-
-        parts = iter([(1, 2), None, (3,)])
-
-        def demux(self, _):
-            for part in self.parts:
-                if part is None:
-                    raise IndexError("list index out of range")
-                yield from part
-
-    assert list(packets_of(Container(), None)) == [1, 2, 3]
 
 
 def test_hours_between_two_frames(tmp_path):

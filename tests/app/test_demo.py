@@ -35,12 +35,16 @@ def words(clip_file, tmp_path):
     return ["--classes", "person falling", "smoke", "--clip", clip_file, "--device", "cpu", "--threshold", "0.001", *output]
 
 
+def names_in(folder):
+    return {path.name for path in folder.iterdir()} - {".lock"}
+
+
 def test_a_video_becomes_a_table_json_csv_picture_and_an_annotated_copy(words, tmp_path, capsys):
     video = make_video(tmp_path / "own.mp4", frames=50)
     demo.main([str(video), *words, "--clips"])
     out = tmp_path / "out"
     clips = sorted(path.name for path in out.glob("own.0*.mp4"))
-    assert {path.name for path in out.iterdir()} - set(clips) == {f"own{end}" for end in ENDS}
+    assert names_in(out) - set(clips) == {f"own{end}" for end in ENDS}
     found = json.loads((out / "own.json").read_text())
     assert [found[key] for key in ("frames", "fps", "width", "height", "classes")] == [
         50,
@@ -88,6 +92,23 @@ def test_a_folder_goes_on_where_it_was_and_names_the_broken_ones(words, tmp_path
     assert (out / "c.json").is_file()
     demo.main([str(videos / "a.mp4"), *words, "--no-video", "--threshold", "0.9"])  # another threshold: not the same any more
     assert json.loads((out / "a.json").read_text())["threshold"] == 0.9
+
+
+def test_any_name_of_a_video(words, tmp_path, capfd):
+    """Not UTF-8, terminal codes, what looks like no name: they come out. Too long for its results: one line, before any work on it."""
+    video, folder = make_video(tmp_path / "own.mp4", frames=20), tmp_path / "videos"
+    folder.mkdir()
+    names = [os.fsdecode(b"caf\xe9"), "a\x1b[31mred", "NA", "01"]
+    for name in (*names, "x" * 242):
+        shutil.copy(video, folder / f"{name}.mp4")
+    with pytest.raises(BadInput, match=r"1 of 5 videos were not done \(.*xxx.mp4\), why see above"):
+        demo.main([str(folder), *words, "--no-video"])
+    done = {path.name for path in (tmp_path / "out").iterdir()} - {"segments.csv"}
+    assert done == {f"{name}{end}" for name in names for end in ENDS if "annotated" not in end}
+    said = "".join(capfd.readouterr())
+    assert "\x1b[31m" not in said
+    assert "File name too long); take a shorter, plain name" in said
+    said.encode()
 
 
 def test_what_an_earlier_run_lacks_is_made(words, tmp_path):
@@ -170,16 +191,168 @@ def test_the_videos_themselves_are_never_written_over(words, tmp_path, monkeypat
     assert {path.name for path in (tmp_path / "results").glob("*.json")} == {"own.json"}
 
 
-def test_videos_of_one_name_in_two_folders(words, tmp_path):
+def test_videos_of_one_name_in_two_folders(words, tmp_path, capsys):
     for camera in ("1", "2"):
         (tmp_path / camera).mkdir()
         make_video(tmp_path / camera / "0001__1.mp4", frames=20)
     demo.main([str(tmp_path / "1"), *words, "--no-video"])
-    demo.main([str(tmp_path / "2"), *words, "--no-video"])  # the same output file, of another video
+    with pytest.raises(BadInput, match="1 of 1 videos were not done"):  # its results would replace those of the other
+        demo.main([str(tmp_path / "2"), *words, "--no-video"])
+    assert "0001__1.json: is of" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "0001__1.json").read_text())["video"] == str(tmp_path / "1" / "0001__1.mp4")
+    demo.main([str(tmp_path / "2"), *words, "--no-video", "--overwrite"])
     assert json.loads((tmp_path / "out" / "0001__1.json").read_text())["video"] == str(tmp_path / "2" / "0001__1.mp4")
-    (tmp_path / "out" / "x").mkdir()
     demo.main([str(tmp_path), *words, "--no-video"])
     assert {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.json")} >= {"1/0001__1.json", "2/0001__1.json"}
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+
+
+def without_command(files):
+    """The same but for what names the command line."""
+    found = dict(files)
+    value = json.loads(found.pop("own.json"))
+    value["about"].pop("command")
+    return found, value
+
+
+def test_another_threshold_leaves_nothing_of_the_first(words, tmp_path):
+    video, out = make_video(tmp_path / "own.mp4", frames=50), tmp_path / "out"
+    demo.main([str(video), *words, "--clips"])
+    assert any(name.startswith("own.001.") for name in names_in(out))
+    demo.main([str(video), *words, "--clips", "--threshold", "0.99"])
+    assert names_in(out) == {f"own{end}" for end in ENDS}  # no segment, no clip
+    alone = tmp_path / "alone"
+    demo.main([str(video), *words, "--clips", "--threshold", "0.99", "--output", str(alone)])
+    assert without_command(contents(out)) == without_command(contents(alone))
+    demo.main([str(video), *words, "--no-video", "--threshold", "0.98"])
+    assert names_in(out) == {f"own{end}" for end in ENDS if end != ".annotated.mp4"}
+
+
+@pytest.mark.slow
+def test_killed_at_any_rename_the_set_is_of_one_threshold(words, tmp_path, monkeypatch):
+    """Done at 0.001; killed at 0.99 before one of the renames that put its results in place; again at 0.001."""
+    video, out = make_video(tmp_path / "own.mp4", frames=20), tmp_path / "out"
+    run, replace = [str(video), *words, "--clips", "--no-video"], os.replace
+    demo.main(run)
+    first, done = contents(out), []
+    for at in range(5):  # the JSON that says that it is unfinished, three files, the JSON
+        done.clear()
+
+        def kill(source, target, at=at):
+            if Path(target).parent == out:
+                if len(done) == at:
+                    raise KeyboardInterrupt
+                done.append(target)
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", kill)
+        with pytest.raises(KeyboardInterrupt):
+            demo.main([*run, "--threshold", "0.99"])
+        monkeypatch.setattr(os, "replace", replace)
+        (out / ".unfinished").mkdir()  # as SIGKILL leaves it
+        (out / ".unfinished" / "own.csv").write_text("half a line")
+        demo.main(run)
+        shutil.rmtree(out / ".unfinished", ignore_errors=True)
+        assert without_command(contents(out)) == without_command(first)
+
+
+def test_done_is_what_has_all_its_files_as_they_were(words, tmp_path, capsys):
+    video, out = make_video(tmp_path / "own.mp4", frames=20), tmp_path / "out"
+    run = [str(video), *words, "--clips", "--no-video"]
+    demo.main(run)
+    clip = next(one for one in names_in(out) if one.startswith("own.001."))
+    before = contents(out)
+    demo.main(run)
+    assert "done before" in capsys.readouterr().out
+    for name, change in (("own.csv", Path.unlink), (clip, Path.unlink), ("own.png", lambda file: file.write_bytes(b"another run's"))):
+        change(out / name)
+        demo.main(run)
+        assert "done before" not in capsys.readouterr().out
+        assert without_command(contents(out)) == without_command(before)
+
+
+def test_no_video_is_called_as_a_table_of_ours(words, tmp_path):
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    videos.mkdir()
+    names = ("cam", "cam.snippets", "cam.snippets_", "segments", "cam.001")
+    for number, name in enumerate(names):
+        make_video(videos / f"{name}.mp4", frames=20 + number)
+    run = [str(videos), "--classes", "annotated", *words[2:], "--clips"]
+    for _ in range(2):
+        demo.main(run)
+        found = {json.loads(path.read_text())["frames"]: path for path in out.glob("*.json")}
+        assert sorted(found) == list(range(20, 25))
+        for number, name in enumerate(names):
+            stem = found[20 + number].stem
+            assert stem.rstrip("_") == name.rstrip("_")
+            with open(out / f"{stem}.csv", newline="") as file:
+                assert {Path(row["video"]).stem for row in csv.DictReader(file)} == {name}
+            with Video(out / f"{stem}.annotated.mp4") as copy:
+                assert sum(1 for _ in copy.decode()) == 20 + number
+            assert len((out / f"{stem}.snippets.csv").read_text().splitlines()) == 2
+        with open(out / "segments.csv", newline="") as file:
+            assert {Path(row["video"]).stem for row in csv.DictReader(file)} == set(names)
+    make_video(videos / "cam.mp4", frames=30)
+    demo.main([str(videos / "cam.mp4"), *run[1:]])
+    assert not (out / "segments.csv").exists()  # it has the old one's segments
+    assert json.loads((out / "cam.json").read_text())["frames"] == 30
+
+
+def test_files_of_somebody_else_are_not_replaced(words, tmp_path, capsys):
+    video, out = make_video(tmp_path / "own.mp4", frames=20), tmp_path / "out"
+    out.mkdir()
+    for name, text in (("own.csv", "my notes"), ("own.json", '{"my": "annotations"}')):
+        (out / name).write_text(text)
+        with pytest.raises(BadInput, match="1 of 1 videos were not done"):
+            demo.main([str(video), *words, "--no-video"])
+        assert f"{name}: is not of demo.py" in capsys.readouterr().err
+        assert contents(out) == {name: text.encode()}
+        (out / name).unlink()
+    (out / "segments.csv").write_text("mine")
+    make_video(tmp_path / "second.mp4", frames=20)
+    with pytest.raises(BadInput, match=r"segments\.csv: is not a table of demo\.py"):
+        demo.main([str(video), str(tmp_path / "second.mp4"), *words, "--no-video"])
+    assert contents(out) == {"segments.csv": b"mine"}
+    demo.main([str(video), *words, "--no-video"])
+    assert (out / "segments.csv").read_text() == "mine"
+
+
+def test_two_demos_on_one_folder(words, tmp_path):
+    from utils.files import locked
+
+    video = make_video(tmp_path / "own.mp4", frames=20)
+    with locked(tmp_path / "out"), pytest.raises(BadInput, match="writes there"):
+        demo.main([str(video), *words])
+
+
+def test_a_broken_video_keeps_its_earlier_results(words, tmp_path):
+    video, out = make_video(tmp_path / "own.mp4", frames=20), tmp_path / "out"
+    demo.main([str(video), *words, "--no-video"])
+    before = contents(out)
+    video.write_bytes(b"overwritten by its camera")
+    with pytest.raises(BadInput, match="1 of 1 videos were not done"):
+        demo.main([str(video), *words, "--no-video"])
+    assert contents(out) == before
+
+
+def test_an_error_of_a_checkpoint_says_which_it_is_and_how_it_was_chosen(tmp_path, monkeypatch, clip_file):
+    video, path = make_video(tmp_path / "own.mp4", frames=20), tmp_path / "best.pt"
+    path.write_bytes(b"no checkpoint")
+    monkeypatch.setattr("utils.runs.newest_checkpoint", lambda: path)
+    with pytest.raises(BadInput, match=r"\(the checkpoint: .*best\.pt, the newest run; --checkpoint names another\)$"):
+        demo.main([str(video)])
+    with pytest.raises(BadInput, match=r"best\.pt") as caught:
+        demo.main([str(video), "--checkpoint", str(path)])
+    assert "newest" not in str(caught.value)
+
+
+def test_the_default_folder_is_the_project_s(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert demo.parse(["a.mp4"]).output == str(ROOT / "runs" / "demo")
+    assert demo.parse(["a.mp4", "--output", "here"]).output == "here"
 
 
 def test_a_file_whose_name_looks_like_a_webcam_is_a_file(tmp_path, monkeypatch):
@@ -189,6 +362,7 @@ def test_a_file_whose_name_looks_like_a_webcam_is_a_file(tmp_path, monkeypatch):
     assert not demo.is_stream("0")
     assert demo.is_stream("-")
     assert demo.is_stream("rtsp://camera/stream")
+    assert demo.is_stream(f"rtsp://camera/{'x' * 300}")  # longer than a file's name may be
     assert not demo.is_stream("clips/http.mp4")
 
 

@@ -1,5 +1,6 @@
 """Scores of one's own videos: those of the test script, those of a stream, and those by text alone."""
 
+import io
 import json
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import xd_train
 from app.detector import Detector, load_detector
@@ -92,8 +94,36 @@ def test_a_stream_s_scores_are_those_of_literal_windows(detector, length, ahead,
 def test_frames_that_the_header_promises_and_are_not_there_are_told(detector):
     video = extracted(torch.randn(6, 1, 64))
     assert detector.of_features(video._replace(promised=98)).notes == detector.notes
-    note = "3 of the 99 frames that its header promises are missing."
+    why = "empty, before the first key frame, or damaged"
+    note = f"3 of the 99 frames that its header counts can be shown by no player ({why})."
     assert detector.of_features(video._replace(promised=99)).notes == [*detector.notes, note]
+
+
+def test_a_clock_that_was_set_anew_is_told(detector):
+    video = extracted(torch.randn(6, 1, 64))
+    for jumps, times in ((1, "once"), (3, "3 times")):
+        note = f"Its clock went back or was far ahead {times}: the frames there are taken to follow one another."
+        assert detector.of_features(video._replace(jumps=jumps)).notes == [*detector.notes, note]
+
+
+def test_a_thumbnail_of_each_segment_at_its_highest_score(detector):
+    features = torch.randn(400, 1, 64)
+    file = io.BytesIO()
+    Image.new("RGB", (120, 90)).save(file, "JPEG")
+    video = extracted(features)
+    video = video._replace(thumbnails=[(float(seconds), file.getvalue()) for seconds in video.times[:-1]])
+    detector.threshold, before = float(np.quantile(detector.of_features(video).anomaly, 0.97)), detector.threshold
+    try:
+        found = detector.of_features(video)
+    finally:
+        detector.threshold = before
+    times = [seconds for seconds, picture in found.thumbnails if picture.shape == (90, 120, 3)]
+    assert times == sorted(times)
+    assert len(found.segments) > 3
+    best = sorted(found.segments, key=lambda one: -one.score)[:6]
+    for one in best:
+        assert video.times[one.first + found.anomaly[one.first : one.last].argmax()] in times
+    assert 12 <= len(times) <= 18
 
 
 def test_captions_are_quoted_with_segments(detector):
@@ -120,6 +150,7 @@ def test_what_made_the_features_is_checked(run, tmp_path):
     clip = words[words.index("--clip") + 1]
     notes = load_detector(folder / "best.pt", rate=0.05).notes
     assert notes == ["The checkpoint does not say what made its features; clip.pt was taken."]
+    assert load_detector(folder / "best.pt", rate=0.05).recipe.resize == "cv2"  # as published
     saved = checkpoint.load(folder / "best.pt")
     extract_features.main(
         [str(make_video(tmp_path / "a.mp4")), "--encoder", clip, "--aspect", "keep", "--stride", "8", "--output", str(tmp_path)]
@@ -128,14 +159,39 @@ def test_what_made_the_features_is_checked(run, tmp_path):
     right = about["encoder"]["digest"]
     about["encoder"] |= {"name": "mine", "digest": "0" * 16}
     checkpoint.save(tmp_path / "best.pt", saved | {"features": about})
-    with pytest.raises(BadInput, match=r"other weights than those that made the training features of .* \(mine\)"):
+    with pytest.raises(BadInput, match=r"best.pt: trained on features of mine; name that encoder, or its file, with --encoder"):
         load_detector(tmp_path / "best.pt", rate=0.05)
+    with pytest.raises(BadInput, match=r"other weights than those that made the training features of .* \(mine\)"):
+        load_detector(tmp_path / "best.pt", rate=0.05, encoder=clip)
     about["encoder"]["digest"] = right
     checkpoint.save(tmp_path / "best.pt", saved | {"features": about})
     found = load_detector(tmp_path / "best.pt", rate=0.05)
     assert not found.notes
-    assert (found.recipe.keep_aspect, found.recipe.stride, found.recipe.crops) == (True, 8, 1)
+    assert (found.recipe.keep_aspect, found.recipe.stride, found.recipe.crops, found.recipe.resize) == (True, 8, 1, "cv2")
+    about["recipe"]["resize"] = "bicubic"
+    for _ in range(2):
+        checkpoint.save(tmp_path / "best.pt", saved | {"features": about})
+        assert load_detector(tmp_path / "best.pt", rate=0.05).recipe.resize == "bicubic"
+        about["recipe"].pop("resize", None)  # older than the choice
     assert "several crops" in load_detector(tmp_path / "best.pt", rate=0.05, crops=5).notes[0]
+
+
+def test_the_encoder_of_the_features_is_taken_without_being_told(run, tmp_path, monkeypatch):
+    """Another CLIP than that of the text side made the training features: it goes by its name, or by the file that --clip names."""
+    torch.manual_seed(3)
+    other = openai_clip().model.CLIP(64, 32, 1, 64, 8, 77, 49408, 64, 1, 2).eval()
+    torch.save(other.state_dict(), tmp_path / "other.pt")
+    digest = CLIPEncoder(other).digest()
+    saved = checkpoint.load(run[0] / "best.pt")
+    made = {"encoder": {"name": "other.pt", "digest": digest, "width": 64}, "recipe": {"aspect": "squash", "stride": 16}}
+    checkpoint.save(tmp_path / "best.pt", saved | {"features": made})
+    monkeypatch.chdir(tmp_path)  # where the name is that of a file
+    found = load_detector(tmp_path / "best.pt", rate=0.05)
+    assert (found.encoder.digest(), found.about["encoder"], found.notes) == (digest, "other.pt", [])
+    monkeypatch.chdir("/")
+    with pytest.raises(BadInput, match=r"trained on features of other.pt; name that encoder"):
+        load_detector(tmp_path / "best.pt", rate=0.05)
+    assert load_detector(tmp_path / "best.pt", rate=0.05, encoder=str(tmp_path / "other.pt")).encoder.digest() == digest
 
 
 def test_training_records_what_made_the_features(small_sample, tmp_path):
@@ -157,9 +213,14 @@ def test_checkpoints_that_do_not_fit(run, tmp_path):
     folder, _ = run
     saved = checkpoint.load(folder / "best.pt")
     checkpoint.save(tmp_path / "last.pt", {key: value for key, value in saved.items() if key != "thresholds"})
-    with pytest.raises(BadInput, match=r"last.pt: no threshold for --false-positives 0.05, it has none.*--threshold 0.5"):
+    with pytest.raises(BadInput, match=r"last.pt: no threshold for --false-positives 0.05: training measured none \(--select val\)"):
         load_detector(tmp_path / "last.pt", rate=0.05)
     assert load_detector(tmp_path / "last.pt", threshold=0.3).threshold == 0.3
+    few = {"videos": 2, "snippets": 15, "rates": {"0.1": 0.7, "0.2": 0.6}}
+    checkpoint.save(tmp_path / "few.pt", saved | {"thresholds": few})
+    said = r"15 snippets of 2 normal videos were held out, expected 20 or more.*--val-share, .*--false-positives 0.1 or 0.2, or give"
+    with pytest.raises(BadInput, match=said):
+        load_detector(tmp_path / "few.pt", rate=0.05)
     checkpoint.save(tmp_path / "released.pt", saved["weights"])
     with pytest.raises(BadInput, match="does not say which system"):
         load_detector(tmp_path / "released.pt")
@@ -178,7 +239,7 @@ def test_a_video_file_from_end_to_end(detector, tmp_path):
     assert found.times.tolist() == pytest.approx([0, 0.64, 1.28, 2.0])
     assert seen[-1] == (path, 3, 3)
     grey = [np.full((48, 64, 3), 4 * 16 * t, np.uint8) for t in range(3)]  # its frames 0, 16, 32, up to the codec's loss
-    features = detector.encode([detector.recipe.resize(picture) for picture in grey])
+    features = detector.encode([detector.recipe.fit(picture) for picture in grey])
     assert np.allclose(detector.score(features).coarse, found.scores.coarse, atol=0.02)
     late = detector.analyse(path, latency=0.7)
     assert "as a live stream" in late.notes[-1]
@@ -215,7 +276,7 @@ def test_by_text_alone_is_clip_s_own_classification(small_clip, clip_file):
     assert np.allclose(scores.fine[:, 0], expected[:, : len(NORMAL)].sum(1), atol=1e-5)
     assert np.allclose(scores.fine.sum(1), 1, atol=1e-5)
     assert "without training" in detector.notes[0]
-    assert detector.recipe == Recipe(crops=1, size=32)
+    assert detector.recipe == Recipe(crops=1, size=32, resize="bicubic")  # CLIP's own
 
 
 @pytest.mark.parametrize("events", [["smoke", "Smoke"], [" "], ["normal"], ["word " * 90]])

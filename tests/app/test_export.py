@@ -146,14 +146,30 @@ def test_what_is_done_is_known_until_something_changes(tmp_path):
     analysis = replace(analysis_of([0.1, 0.9]), about=about | {"command": "python demo.py a.mp4"})
     detector = SimpleNamespace(threshold=0.5, classes=CLASSES)
     assert export.read_done(file, detector, about) is None
-    written = export.write_json(analysis, file)
+    export.write_json(analysis, file)
+    assert export.read_done(file, detector, about) is None  # it does not say what belongs to it
+    with export.replacing_set(file, None, overwrite=True) as new:
+        new.with_suffix(".csv").write_text("a,b")
+        written = export.write_json(analysis, new) | {"files": {"out.csv": 3}}
     assert export.read_done(file, detector, about | {"command": "python demo.py --clips a.mp4"}) == written
     for changed in ({"recipe": {"crops": 1}}, {"source": about["source"] | {"modified": 2}}, {"latency": 2.0}):
         assert export.read_done(file, detector, about | changed) is None
     for changed in ({"threshold": 0.6}, {"classes": ("normal", "x")}):
         assert export.read_done(file, SimpleNamespace(**vars(detector) | changed), about) is None
+    (tmp_path / "out.csv").write_text("a,b,c")
+    assert export.read_done(file, detector, about) is None
+    (tmp_path / "out.csv").write_text("d,e")
+    assert export.read_done(file, detector, about) == written
     file.write_text(file.read_text()[:100])
     assert export.read_done(file, detector, about) is None
+
+
+@pytest.mark.parametrize(
+    "files", [{"../out/secret": 1}, {"/etc/passwd": 1}, {"other.csv": 1}, ["out.csv"], None, {"out.": 1, "out/../x": 1}]
+)
+def test_a_json_of_anybody_names_no_file_of_others(tmp_path, files):
+    (tmp_path / "out.json").write_text(json.dumps({"files": files}))
+    assert export.read_earlier(tmp_path / "out.json") is None
 
 
 def test_the_table():
@@ -290,6 +306,22 @@ def test_in_the_picture_nothing_overlaps(tmp_path, monkeypatch, name):
     for note in analysis.notes:
         assert note in text
     assert ("no segment" in text) == (not analysis.segments)
+
+
+@pytest.mark.parametrize("size", [(160, 90), (120, 90), (60, 90), (400, 90)])
+@pytest.mark.parametrize("peaks", [[], [30.0], [1.0, 2.0, 3.0, 50.0, 61.0, 63.0]])
+def test_each_listed_segment_has_a_thumbnail(size, peaks):
+    offered = [(0.64 * number, np.zeros((size[1], size[0], 3), np.uint8)) for number in range(100)]
+    chosen, height = timeline.choose(offered, 64.0, peaks)
+    times = [seconds for seconds, _ in chosen]
+    assert times == sorted(times)
+    for peak in peaks:
+        assert min(abs(seconds - peak) for seconds in times) <= 0.64
+    width = height * size[0] / size[1]
+    assert len(times) * (width + 0.06) <= timeline.SPAN + 0.0601
+    assert len(times) >= max(len(peaks), 2)
+    if not peaks:
+        assert max(np.diff([0.0, *times, 64.0])) <= 1.6 * 64 / len(times)
 
 
 def test_thumbnails_stand_at_their_times(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golden import REAL
+from golden import REAL, SHARED
 from tools import embed_captions
 from tools.embed_captions import main
 from utils.captions.embedding import caption_features, embed, snippets
@@ -149,6 +149,16 @@ def test_real_encoder_equals_sentence_transformers():
     found = embed(sentences, load_sentence_text(str(MODEL_DIR)), batch_size=2)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.skipif(not (SHARED / "cases").is_dir(), reason="needs ../shared/cases")
+def test_half_a_character_becomes_the_sign_for_it(tmp_path, minilm):
+    source = SHARED / "cases" / "lone_surrogate_uca.json"
+    main([str(source), "--encoder", minilm, "--device", "cpu", "--output", str(tmp_path)])
+    videos, _ = read_captions([str(tmp_path)], fps=30)
+    assert [caption.text for caption in videos["v1"].captions] == ["a man walks", "half an emoji \ufffd"]
+    expected = embed(["half an emoji \ufffd"], load_sentence_text(minilm), batch_size=1)[0]
+    np.testing.assert_allclose(np.load(tmp_path / "v1.npy")[-1], expected, atol=2e-3)
 
 
 def test_files_layout_lengths_and_values(run, encoder, capsys):

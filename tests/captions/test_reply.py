@@ -6,9 +6,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from golden import SHARED
-from utils.captions.formats import plain_text
+from golden import REAL, SHARED
+from utils.captions.formats import plain_text, read_captions
 from utils.captions.reply import reply_of
+from utils.captions.rewriting import one_line
 
 CAPTION = "A person strolls along the pavement."
 REASON = "Okay, the user wants another caption.\nI could say:\n1. stroll\n"
@@ -32,6 +33,9 @@ WRAPPINGS = [
     "analysisWe should say stroll.assistantfinal{caption}",
     "{reason}[BEGIN FINAL RESPONSE]\n{caption}\n[END FINAL RESPONSE]",
     "Let me think.\nThe man walks.\n\nFinal answer: {caption}",
+    "< think >hm</ think >{caption}",
+    "Thinking...\nThe user wants it.\n...done thinking.\n\n{caption}",
+    "**Thinking:** The user wants it.\nI could say stroll.\n\n**Answer:** {caption}",
     # words to the user, labels
     "Sure! Here is a rewritten caption:\n\n{caption}",
     "Here is the rewritten caption: {caption}",
@@ -55,6 +59,17 @@ WRAPPINGS = [
     "a man walks → {caption}",
     "=> {caption}",
     "改写：\n{caption}",
+    "My rewritten caption would be: {caption}",
+    "Here you go: {caption}",
+    "One way to rephrase this is: {caption}",
+    "Rewritten caption - {caption}",
+    "Sure, I can help with that. {caption}",
+    "Here is a different caption. {caption}",
+    "{caption} (Note: I changed the words.)",
+    "Before: a man walks\nAfter: {caption}",
+    "Q: a man walks\nA: {caption}",
+    "Human: more\nAssistant: {caption}",
+    "Step 1: {caption}",
     # markup
     "**{caption}**",
     "**{caption}",
@@ -72,6 +87,13 @@ WRAPPINGS = [
     "* {caption}\n* Somebody walks.",
     "•{caption}",
     "– {caption}",
+    "#1 {caption}",
+    "① {caption}",
+    "✅ {caption}",
+    "a. {caption}",
+    "1 - {caption}",
+    "({caption})",
+    "[{caption}]",
     "> {caption}",
     "1️⃣ {caption}",
     "---\n{caption}\n---",
@@ -93,6 +115,7 @@ WRAPPINGS = [
     "« {caption} »",
     "「{caption}」",
     "``{caption}''",
+    '"""{caption}"""',
     '"{caption}',
     '{caption}"',
     '"A person strolls along the pavement".',
@@ -109,6 +132,13 @@ WRAPPINGS = [
     "{caption}</s>",
     "<s>{caption}</s>",
     "{caption}<eos>",
+    "{caption}<unused0>",
+    "{caption}assistant\n\nHere is another one.",
+    "{caption} ###",
+    "{caption}[DONE]",
+    "{caption}<0x0A>",
+    "{caption}</answer>",
+    "{caption}\\n\\nLet me know!",
     "{caption}<end_of_turn>",
     "{caption}<|im_end|>\n<|im_start|>user\nAnother",
     "<|im_start|>assistant\n{caption}<|im_end|>",
@@ -169,6 +199,21 @@ NOTHING = [
     "It's inappropriate to describe this.",
     "Please provide the caption you would like me to rewrite.",
     "It seems you forgot the caption.",
+    "I must respectfully decline.",
+    "I am programmed to be a safe assistant.",
+    "This caption describes violence, which I cannot rewrite.",
+    "Rewriting this caption would violate our policies.",
+    "I understand your request, but I cannot help.",
+    "Thank you for your request, but I can't.",
+    "Oh no, I can't.",
+    "Sorry about that, but I cannot continue.",
+    "[Content removed]",
+    "It's against my programming to write this.",
+    "Is there anything else I can help with?",
+    "Alright, let's tackle this.",
+    "We are given a caption",
+    "To rewrite this caption, I need",
+    "Reasoning: the man walks",
     "很抱歉，我不能描述暴力。",
     "Lo siento, no puedo ayudar con eso.",
 ]
@@ -205,6 +250,20 @@ SOUND = [
     "A tag [blurred] hides the number",
     "[Music] A man sings",
     "I see a man who walks",
+    "I see a man who can't open a door",
+    "The man says I can't breathe",
+    "This man cannot continue his way.",
+    "A video shows people. It is against the rules to park there.",
+    "The content of the bag cannot be seen",
+    "1 - 2 people walk",
+    "a.m. traffic passes",
+    "J. Smith enters the shop",
+    "Two men (one in red) walk",
+    "(Two) men walk (away)",
+    "A man walks - slowly - to a car",
+    "A final output is shown on a screen: zero",
+    "Answering a phone, a man walks",
+    "After the crash, two cars stand at a light",
     "Sorry sight: a burned car stands at the roadside",
     "Sure-footed goats climb a wall",
     "The image shows a man leaning against a wall",
@@ -265,6 +324,18 @@ def test_any_reply_gives_text_that_would_stay(answer):
     found = reply_of(answer, "a man walks")
     assert found == plain_text(found)
     assert reply_of(found, "a man walks") in (found, "")
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="../shared/real is not here")
+def test_real_captions_stay():
+    """People's and a model's, but for a number and bold words in two of them."""
+    files = [*sorted((REAL / "uca_captions").glob("*.json")), REAL / "machine_captions" / "vadtree_ucf_test.json.gz"]
+    videos = [video for file in files for video in read_captions([file], 30)[0].values()]
+    texts = {one_line(caption.text) for video in videos for caption in video.captions if caption.text}
+    assert len(texts) > 20_000
+    changed = [text for text in texts if reply_of(text) != text]
+    assert all("**" in text or text.startswith("2. ") for text in changed)
+    assert len(changed) <= 2
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared is not here")

@@ -4,16 +4,19 @@ import gzip
 import json
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataset import read_rows
 from utils.errors import BadInput
 from utils.evaluation.ground_truth import GroundTruth
 from utils.evaluation.scores import Scores, check_lengths, load_scores, save_scores, to_frames
-from utils.labels import UCF, XD, video_name
+from utils.files import ROOT
+from utils.labels import UCF, VIDEO_SUFFIXES, XD, video_name
 
 
 def write(path, content):
@@ -42,7 +45,7 @@ def test_what_is_saved_is_loaded(tmp_path, dataset, coarse, fine, online):
             random.dirichlet(np.ones(len(dataset.names)), rows) if fine else None,
             random.random(rows, np.float32) if online else None,
         )
-        for name, rows in (("Abuse028_x264", 3), ("v=8cTqh9tMz_I__#1_label_G-B2-B6", 1), ("x/y z", 40))
+        for name, rows in (("Abuse028_x264", 3), ("v=8cTqh9tMz_I__#1_label_G-B2-B6", 1), ("y z", 40))
     }
     save_scores(tmp_path / "scores.npz", scores, dataset.names)
     loaded, classes = load_scores(tmp_path / "scores.npz")
@@ -102,10 +105,34 @@ def test_json_ranges_in_any_order(tmp_path, ending):
         ("Abuse028_x264__0", "Abuse028_x264"),
         ("Bad.Boys.1995__#01-11-55_01-12-40_label_G-B2-B6", "Bad.Boys.1995__#01-11-55_01-12-40_label_G-B2-B6"),
         ("v=8cTqh9tMz_I__#1_label_A__4.npy", "v=8cTqh9tMz_I__#1_label_A"),
+        ("a.MP4", "a"),
+        ("a.webm", "a"),
+        ("a.M2TS", "a"),
+        ("a.avi.npy", "a"),
+        ("x/a.mp4__3.npy", "a"),
+        ("a__3.Mov", "a"),
+        ("a__12.mp4", "a__12"),
+        ("01", "01"),
+        (".mp4", ".mp4"),
+        ("__1", "__1"),
+        ("", ""),
     ],
 )
 def test_names_lose_folder_crop_and_extension(text, name):
     assert video_name(text) == name
+
+
+@pytest.mark.parametrize("suffix", sorted(VIDEO_SUFFIXES))
+def test_any_known_suffix_in_any_case(suffix):
+    assert {video_name(f"A.2001{end}") for end in (suffix, suffix.upper(), suffix.title())} == {"A.2001"}
+
+
+@pytest.mark.parametrize("key", ["ucf", "xd"])
+def test_official_names_are_names_already(key):
+    names = list(json.loads((ROOT / "list" / f"{key}_gt.json").read_text()))
+    names += [Path(row).stem for row, _ in read_rows(ROOT / "list" / f"{key}_ReFLIP_rgb.csv", "--train-list")]
+    assert len(names) > 1800
+    assert [video_name(name) for name in names] == names
 
 
 NAMES = "test/A.npy\ntest/A__1.npy\ntest/B.npy\n"

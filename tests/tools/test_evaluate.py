@@ -5,12 +5,14 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
-from golden import REAL
+from golden import REAL, SHARED
 from tools.evaluate import main
-from utils.errors import exit_code
+from utils.errors import BadInput, exit_code
 from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
 from utils.evaluation.scores import Scores, save_scores
+from utils.files import ROOT
 from utils.labels import UCF, XD
 
 SCORES = REAL / "scores"
@@ -92,6 +94,44 @@ def test_pel4vad_against_vadtree(tmp_path, capsys):
     back = ucf(tmp_path, "--scores", *VADTREE, "--against", *PEL4VAD, *NAMES)["difference"]["coarse"]["auc"]
     assert (back.pop("ours"), back.pop("theirs")) == (found["theirs"], found["ours"])
     assert back == pytest.approx({"value": -found["value"], "low": -found["high"], "high": -found["low"], "p": found["p"]})
+
+
+@pytest.mark.skipif(not (SHARED / "cases").is_dir(), reason="needs ../shared/cases")
+def test_names_that_look_like_numbers(tmp_path):
+    """01 to 08, as text, in a table of scores and in the ground truth."""
+    cases = SHARED / "cases"
+    words = ["--scores", cases / "scores_two_digits.csv", "--gt-path", cases / "gt_two_digits.json", "--resamples", "10"]
+    content = evaluate(tmp_path, "--dataset", "xd", *map(str, words))
+    truth = json.loads((cases / "gt_two_digits.json").read_text())
+    rows = [line.split(",") for line in (cases / "scores_two_digits.csv").read_text().splitlines()[1:]]
+    scores, labels = [], []
+    for name, video in truth.items():
+        own = np.repeat([float(score) for key, score in rows if key == name], 16)
+        scores.append(np.append(own, [own[-1]] * 16)[: video["frames"]])
+        labels.append(np.zeros(video["frames"]))
+        for start, end, _ in video["segments"]:
+            labels[-1][start:end] = 1
+    assert content["videos"] == 8
+    assert content["coarse"]["auc"]["value"] == pytest.approx(roc_auc_score(np.concatenate(labels), np.concatenate(scores)))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "npz", "json"])
+def test_any_name_stays_a_name(tmp_path, suffix):
+    """In scores and ground truth: what pandas or NumPy would take for a number or a gap, signs of markup, the longest names."""
+    names = ["NA", "null", "nan", "None", "1e5", "007", "-1", "True", "<b>x", "x" * 242, "走る", "a;b", "0x10", "Infinity", "a b"]
+    truth = {name: GroundTruth(32, 24, ((0, 16, "G"),) if i % 2 else ()) for i, name in enumerate(names)}
+    write_ground_truth(tmp_path / "gt.json", truth)
+    values = {name: [0.5 + i / 100, 0.1] for i, name in enumerate(names)}
+    path = tmp_path / f"scores.{suffix}"
+    if suffix == "csv":
+        path.write_text("video,score\n" + "".join(f"{name},{value}\n" for name in names for value in values[name]), encoding="utf-8-sig")
+    elif suffix == "npz":
+        save_scores(path, {name: Scores(np.array(row)) for name, row in values.items()}, XD.names)
+    else:
+        spans = {name: {"0, 16": row[0], "16, 32": row[1]} for name, row in values.items()}
+        path.write_text(json.dumps({"vid_score": spans}), encoding="utf-8")
+    content = evaluate(tmp_path, "--dataset", "xd", "--scores", str(path), "--gt-path", str(tmp_path / "gt.json"), "--resamples", "10")
+    assert content["videos"] == len(names)
 
 
 TRUTH = {f"a{i}": GroundTruth(170, 24, ((16 * i, 16 * i + 64, XD.labels[1 + i]),)) for i in range(6)}
@@ -338,3 +378,27 @@ def test_another_length_is_accepted_by_the_option_that_the_message_names(world, 
     assert exit_code(lambda: main(world.words("--scores", path, "--allow-length-mismatch", 2))) == 2
     assert capsys.readouterr().err.endswith("--allow-length-mismatch 3\n")  # n0: 160 frames, 10 snippets
     assert world.evaluate("--scores", path, "--allow-length-mismatch", 3)["frames"] == 1980
+
+
+def test_a_run_s_own_ground_truth_is_found(small_sample, tmp_path, capsys):
+    import xd_train
+
+    words = [*small_sample("xd"), "--max-epoch", "1", "--output", str(tmp_path / "run")]
+    xd_train.main(words)
+    run = tmp_path / "run" / "seed-1"
+    (run / "test").mkdir()
+    (run / "test" / "scores.npz").write_bytes((run / "scores.npz").read_bytes())  # as xd_test.py leaves them
+    for place in (run / "scores.npz", run / "test" / "scores.npz"):
+        content = evaluate(tmp_path, "--dataset", "xd", "--resamples", 20, "--scores", place)
+        assert content["coarse"]["ap"]["value"] == json.loads((run / "report.json").read_text())["coarse"]["ap"]["value"]
+        assert "note" not in capsys.readouterr().out
+    official = ["--gt-path", str(ROOT / "list" / "xd_gt.json")]
+    with pytest.raises(BadInput, match="not in the ground truth"):
+        main(["--dataset", "xd", "--scores", str(run / "scores.npz"), *official])
+    other = tmp_path / "other" / "seed-1"
+    other.mkdir(parents=True)
+    for name in ("scores.npz", "best.pt"):
+        (other / name).write_bytes((run / name).read_bytes())
+    (other / "options.json").write_text(json.dumps({"gt_path": "elsewhere.json"}))
+    with pytest.raises(BadInput, match=r"was tested on .*gt.json, .* on elsewhere.json; measure them apart"):
+        main(["--dataset", "xd", "--scores", str(run / "scores.npz"), "--against", str(other / "scores.npz")])

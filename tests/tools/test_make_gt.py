@@ -25,7 +25,7 @@ UCF_LINES = (
     "Arson011_x264  Arson  150  420  680  1267  \n"
     "Normal_Videos_003_x264  Normal  -1  -1  -1  -1  \n"
 )
-XD_LINES = "v=a__#1_label_B2-G-0 B2 10 20 G 15 40 B2 3 5\nv=b__#1_label_B6-0-0.mp4 B6 0 100"
+XD_LINES = "v=a__#1_label_B2-G-0 B2 10 20 G 15 40 B2 3 5\nv=b__#1_label_B6-0-0.MP4 B6 0 100"
 
 
 @pytest.fixture
@@ -115,6 +115,7 @@ ALL = {"Abuse028_x264": 1408, "Arson011_x264": 1264, "Normal_Videos_003_x264": 3
         ("ucf", UCF_LINES + UCF_LINES, ALL, r"line 4: Abuse028_x264 stands there twice"),
         ("ucf", XD_LINES, ALL, r"line 1: 9 fields"),
         ("ucf", "", ALL, "no videos"),
+        ("ucf", UCF_LINES, {"a.mp4": 3, "a.MKV": 3}, r"a stands there twice, as a\.MKV too"),
         ("xd", "v=b__#1_label_B6-0-0 0 100\n", {"v=b__#1_label_B6-0-0": 100}, r"annotations_multiclasses.txt"),
         ("xd", "v=b__#1_label_B6-0-0 A 0 100\n", {"v=b__#1_label_B6-0-0": 100}, r"normal class"),
         ("xd", XD_LINES, {"v=a__#1_label_B2-G-0": 48, "v=b__#1_label_B6-0-0": 100, "v=c_label_B1": 16}, r"v=c_label_B1 is not in it"),

@@ -14,7 +14,7 @@ from utils.labels import UCF, XD, class_indices
 ANNOTATIONS = ROOT.parent / "shared" / "annotations"
 needs_shared = pytest.mark.skipif(not ANNOTATIONS.is_dir(), reason="needs ../shared/annotations")
 
-UCF_TEXT = "Abuse/Abuse001_x264.mp4\nTraining_Normal_Videos_Anomaly/Normal_Videos001_x264.mp4\n\nArson/Arson002_x264.mp4\n"
+UCF_TEXT = "Abuse/Abuse001_x264.mp4\nTraining_Normal_Videos_Anomaly/Normal_Videos001_x264.AVI\n\nArson/Arson002_x264.webm\n"
 XD_TEXT = "Bad.Boys.1995__#00-26-51_00-27-53_label_B2-0-0\nv=x__#1_label_G-B2-B6.mp4\nwangted.2008__#01-23-38_01-24-25_label_A\n"
 SHIPPED = {
     "ucf_ReFLIP_rgb": ("ucf", "Anomaly_Train.txt", 1610, 810),

@@ -85,7 +85,7 @@ def test_efficientnet_lite_knows_a_palace():
     from sklearn.datasets import load_sample_image
 
     encoder, recipe = load_encoder(LITE), Recipe(crops=1)
-    crop = recipe.cut(torch.from_numpy(np.array(recipe.resize(load_sample_image("china.jpg")))).permute(2, 0, 1))
+    crop = recipe.cut(torch.from_numpy(np.array(recipe.fit(load_sample_image("china.jpg")))).permute(2, 0, 1))
     assert encoder.network._fc(encoder(crop)).argmax().item() == 698  # ImageNet's "palace"
 
 

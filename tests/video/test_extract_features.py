@@ -5,30 +5,34 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 
 import dataset
 from clips import make_video
+from tools import make_list
 from tools.bench.extract import literal, write_video
 from tools.extract_features import main
 from utils.errors import BadInput, exit_code
+from utils.evaluation.scores import Scores, load_scores, save_scores
 from utils.files import ROOT
 from utils.labels import UCF
 from utils.sample.builder import write_clip
 from utils.text import load_clip
 from utils.video.encoder import load_encoder
 from utils.video.extraction import Extracted
-from utils.video.folder import FeatureFolder
+from utils.video.folder import DECODER, FeatureFolder
 
-SHARED = ROOT.parent / "shared" / "real"
+SHARED, CASES = ROOT.parent / "shared" / "real", ROOT.parent / "shared" / "cases"
 ROWS = {"Abuse001_x264": 1, "Normal_Videos002_x264": 3, "Fighting003_x264": 5}  # seconds of 30 frames -> T below
 SNIPPETS = {"Abuse001_x264": 1, "Normal_Videos002_x264": 5, "Fighting003_x264": 9}
 
@@ -113,8 +117,9 @@ def test_layouts_that_training_and_testing_read(tmp_path, videos, whole, clip, w
 def test_the_manifest(videos, whole, clip):
     manifest = json.loads((whole / "extract.json").read_text())
     encoder = load_encoder(str(clip))
-    recipe = {"crops": 10, "stride": 16, "aspect": "squash", "layout": "files", "dtype": "float16", "precision": "fp32", "size": 32}
-    assert manifest["recipe"] == recipe
+    recipe = {"crops": 10, "stride": 16, "aspect": "squash", "resize": "cv2", "layout": "files", "dtype": "float16"}
+    assert manifest["recipe"] == recipe | {"precision": "fp32", "size": 32}
+    assert manifest["decoders"] == [f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}"]
     assert manifest["encoder"] == {"name": "clip.pt", "digest": encoder.digest(), "width": 64}
     assert list(manifest["videos"]) == ["Abuse001_x264", "Fighting003_x264", "sub/Normal_Videos002_x264"]
     for key, entry in manifest["videos"].items():
@@ -193,6 +198,27 @@ def test_writing_may_stop_anywhere(tmp_path, monkeypatch, written):
     assert contents(output) == contents(tmp_path / "whole")
 
 
+def test_any_name_of_a_video_goes_through_lists_and_scores(tmp_path, clip):
+    """Features, list, reading it and scores; what is not UTF-8 has features, and one line says that no list can hold it."""
+    source, folder = make_video(tmp_path / "own.mp4", frames=20), tmp_path / "videos" / "Abuse"
+    folder.mkdir(parents=True)
+    names = ["NA", "01", "null", "a\x1b[31mred", "two\nlines", '"quoted", <b>', "x" * 242]
+    bad = os.fsdecode(b"caf\xe9")
+    for name in (*names, bad):
+        shutil.copy(source, folder / f"{name}.mp4")
+    main([str(tmp_path / "videos"), "--output", str(tmp_path / "features"), "--encoder", str(clip), "--crops", "1"])
+    words = ["--dataset", "ucf", "--feature-root", str(tmp_path / "features"), "--output", str(tmp_path / "list.csv")]
+    with pytest.raises(BadInput, match=r"list.csv: cannot hold .*caf\\udce9.* not UTF-8 text; rename"):
+        make_list.main(words)
+    (tmp_path / "features" / "Abuse" / f"{bad}.npy").unlink()
+    make_list.main(words)
+    videos = dataset.read_list(tmp_path / "list.csv", tmp_path / "features", UCF)
+    assert sorted(video.name for video in videos) == sorted(names)
+    scores = {video.name: Scores(dataset.load_features(video.files[0], 64).numpy()[:, 0]) for video in videos}
+    save_scores(tmp_path / "scores.npz", scores, UCF.names)
+    assert sorted(load_scores(tmp_path / "scores.npz")[0]) == sorted(names)
+
+
 def test_shards_give_the_same_bytes_in_any_order(tmp_path, videos, whole, clip, capsys):
     for shard in (3, 1, 2):
         extract(videos, tmp_path / "features", clip, "--shard", f"{shard}/3", "--batch-size", "60", "--workers", "2")
@@ -224,6 +250,7 @@ def refused(*arguments) -> str:
         ("--crops 5", "crops 10, not 5"),
         ("--stride 8", "stride 16, not 8"),
         ("--aspect keep", "aspect squash, not keep"),
+        ("--resize bicubic", "resize cv2, not bicubic"),
         ("--layout one", "layout files, not one"),
         ("--dtype float32", "dtype float16, not float32"),
         ("--precision bf16", "precision fp32, not bf16"),
@@ -237,6 +264,27 @@ def test_recipes_are_not_mixed(videos, whole, clip, words, said):
     assert contents(whole) == before
 
 
+def test_features_older_than_the_choice_of_a_resize(tmp_path, videos, clip, capsys):
+    """They are bicubic; another decoder may go on with them, and is named beside the first."""
+    one, output = videos / "Abuse001_x264.mp4", tmp_path / "features"
+    extract(one, output, clip, "--resize", "bicubic")
+    manifest = json.loads((output / "extract.json").read_text())
+    del manifest["recipe"]["resize"], manifest["decoders"]
+    (output / "extract.json").write_text(json.dumps(manifest))
+    assert "features with resize bicubic, not cv2; set it as there" in refused(videos, output, clip)
+    manifest["decoders"] = ["PyAV 1.0"]
+    (output / "extract.json").write_text(json.dumps(manifest))
+    extract(videos / "sub", output, clip, "--resize", "bicubic")
+    assert "1 videos extracted" in capsys.readouterr().out.splitlines()[-1]
+    assert json.loads((output / "extract.json").read_text())["decoders"] == ["PyAV 1.0", DECODER]
+
+
+def test_the_resize_makes_other_features(tmp_path, videos, whole, clip):
+    extract(videos / "Abuse001_x264.mp4", tmp_path / "features", clip, "--resize", "bicubic")
+    one, other = (np.load(folder / "Abuse001_x264__0.npy").astype(float) for folder in (whole, tmp_path / "features"))
+    assert 1e-3 < np.linalg.norm(one - other) / np.linalg.norm(one) < 0.5
+
+
 def test_encoders_are_not_mixed(tmp_path, videos, whole):
     write_clip(tmp_path / "clip.pt", 1)
     assert "features of another encoder (clip.pt, weights " in refused(videos, whole, tmp_path / "clip.pt")
@@ -248,10 +296,16 @@ def test_the_name_of_an_encoder_may_change(tmp_path, videos, whole, clip, capsys
     assert "3 were there" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("text", ["no JSON", "[1]", '{"recipe": 1}', '{"recipe": {}, "encoder": {"digest": 1, "width": 2, "name": 3}}'])
+ABOUT = '"recipe": {}, "encoder": {"digest": 1, "width": 2, "name": 3}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["no JSON", "[1]", '{"recipe": 1}', f"{{{ABOUT}}}", *(f'{{{ABOUT}, "videos": {{}}, "decoders": {value}}}' for value in ("3", "[{}]"))],
+)
 def test_a_manifest_that_is_none_is_named(tmp_path, videos, clip, text):
     (tmp_path / "extract.json").write_text(text)
-    assert f"{tmp_path}/extract.json: " in refused(videos, tmp_path, clip)
+    assert f"{tmp_path}/extract.json: no" in refused(videos, tmp_path, clip)
     assert (tmp_path / "extract.json").read_text() == text
 
 
@@ -380,3 +434,14 @@ def test_a_broken_video_does_not_stop_the_others_of_torchrun(tmp_path, videos, w
     assert names == set(ROWS)
     for name in ("Abuse001_x264__0.npy", "Fighting003_x264__9.npy"):
         assert (tmp_path / "features" / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="needs ../shared/cases")
+def test_frames_that_no_player_shows_are_told_and_no_damage(tmp_path, clip, capsys):
+    frames = {"third_of_frames": (67, 199), "h264_open_gop": (96, 100)}
+    extract([CASES / "third_of_frames.avi", CASES / "h264_open_gop.mp4"], tmp_path / "out", clip, "--crops", "1")
+    entries, told = json.loads((tmp_path / "out" / "extract.json").read_text())["videos"], capsys.readouterr().err
+    assert {name: (entry["frames"], entry["header_frames"]) for name, entry in entries.items()} == frames
+    for name, (shown, counted) in frames.items():
+        assert entries[name]["snippets"] == shown // 16
+        assert f"{counted - shown} of the {counted} frames that its header counts can be shown by no player" in told

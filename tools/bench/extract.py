@@ -18,7 +18,7 @@ from torch import nn
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from utils.text import openai_clip
-from utils.video.crops import Recipe
+from utils.video.crops import Recipe, bilinear
 from utils.video.encoder import CLIP_MEAN, CLIP_STD, CLIPEncoder, ImageEncoder
 from utils.video.extraction import Extracted, extract
 
@@ -46,7 +46,7 @@ def literal(path: Path | str, clip_model: nn.Module, crops: int = 10) -> np.ndar
         row = []
         for crop in range(crops):
             left, top = corners[crop % 5]
-            part = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+            part = Image.fromarray(bilinear(np.asarray(image), width, height)).crop((left, top, left + size, top + size))
             if crop >= 5:
                 part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             with torch.no_grad():

@@ -18,7 +18,7 @@ from typing import NamedTuple, Required
 from typing_extensions import TypedDict
 
 from utils.errors import UNSHOWN, BadInput
-from utils.files import replacing
+from utils.files import files_below, irregular, replacing
 from utils.labels import SNIPPET, video_name
 from utils.reading import FRAMES, OPEN, Text, checked, many, parse_json, parsing, read_text, real, whole
 
@@ -114,6 +114,11 @@ def read_captions(paths, fps: float) -> tuple[dict[str, VideoCaptions], dict[str
     return videos, mended
 
 
+def caption_files(folder: Path | str) -> list[Path]:
+    """Every NAME.jsonl below a folder, sorted; links are followed (utils.files.files_below)."""
+    return sorted(file for file in files_below(folder) if file.name.endswith(".jsonl") and not irregular(file))
+
+
 def read_caption_file(path: Path | str) -> tuple[str, VideoCaptions]:
     """Read one NAME.jsonl: (NAME, its captions in the file's order). Raises BadInput naming file and line; NAME must be the file's name."""
     name, video = _read_lines(Path(path), read_text(path, OPTION).split("\n"))
@@ -175,8 +180,7 @@ def _number(value: float | None) -> float | int | None:
 def _read_path(path: Path, fps: float, mended: dict[str, int]) -> Iterator[tuple[str, Path, VideoCaptions]]:
     """(NAME, file, captions) of each video that `path` holds, whatever its format."""
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*.jsonl") if not file.name.startswith("."))
-        if not files:
+        if not (files := caption_files(path)):
             raise BadInput(f"{path}: no .jsonl below it; name a caption file or a folder of NAME.jsonl")
         for file in files:
             name, video = read_caption_file(file)

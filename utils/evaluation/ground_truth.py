@@ -12,7 +12,7 @@ from pathlib import Path
 
 from utils.errors import BadInput
 from utils.files import replacing
-from utils.labels import Dataset
+from utils.labels import Dataset, video_name
 from utils.reading import FRAMES, Text, checked, read_json, real, whole
 
 Frame = whole(0, FRAMES)
@@ -38,7 +38,12 @@ def load_ground_truth(path: Path | str, dataset: Dataset) -> dict[str, GroundTru
         raise BadInput(
             f'{path}: no videos; expected {{"NAME": {{"frames", "fps", "segments"}}, …}} as tools.make_gt writes it; check --gt-path'
         )
-    return {name: _checked(name, entry, path, dataset) for name, entry in content.items()}
+    truth: dict[str, GroundTruth] = {}
+    for key, entry in content.items():
+        if (name := video_name(key)) in truth:
+            raise BadInput(f"{path}: {name} stands there twice, as {key} too; keep one of the two, or name another file with --gt-path")
+        truth[name] = _checked(name, entry, path, dataset)
+    return truth
 
 
 def write_ground_truth(path: Path | str, truth: dict[str, GroundTruth]) -> None:

@@ -322,4 +322,4 @@ def write_report(folder: Path | str, report: dict) -> None:
         lines += ["", f"No segment was detected ({threshold_of(report)})."]
     lines += ["", f"`{report['command']}`", "", ", ".join(f"{name} {value}" for name, value in report["versions"].items())]
     with replacing(Path(folder) / "report.md") as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")  # the command may hold any path

@@ -150,7 +150,7 @@ def _read_npz(path, names):
     found: dict[str, list] = {part: [] for part in Scores._fields}
     for key, values in arrays.items():
         name, _, part = key.rpartition("/")
-        found.get(part, found["coarse"]).append((name if part in found else video_name(key), values))
+        found.get(part, found["coarse"]).append((video_name(name if part in found else key), values))
     parts = {part: _once(pairs) for part, pairs in found.items()}
     names = dict.fromkeys(itertools.chain(*parts.values()))
     scores = {name: Scores(**{part: values.get(name) for part, values in parts.items()}) for name in names}

@@ -6,6 +6,7 @@ imports no torch, so that it starts fast. Runs where pipes can be waited for: Li
 """
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -24,9 +25,10 @@ from PIL import Image
 
 from utils.video.child import command, end_with_parent, environment, limit_memory
 from utils.video.crops import Recipe
-from utils.video.frames import MAX_PIXELS, NEXT, BrokenVideo, Video, to_rgb
+from utils.video.display import shown_size, upright_size
+from utils.video.frames import FPS, MAX_PIXELS, NEXT, BrokenVideo, Video, lasts, to_rgb
 
-THUMBNAILS, THUMBNAIL_HEIGHT = 12, 90  # how many at most; pixels
+THUMBNAILS, THUMBNAIL_HEIGHT = 4096, 90  # how many at most (some 3 kB each); pixels
 FASTEST = 120  # frames per second of the length allowed: time stamps are the file's own, and may say that no time passes
 SLIMMEST = 100  # longer side over shorter one, at most: what is slimmer is no video, and takes memory when its aspect is kept
 
@@ -47,7 +49,9 @@ LIMITS = Limits()
 
 
 class Opened(NamedTuple):
-    """What the header says: pixels of the upright picture, frames per second on average, frames (None where it says nothing)."""
+    """What the header says: pixels of the picture as players show it, frames per second on average, about how many frames (None: it says
+    nothing).
+    """
 
     size: tuple[int, int]
     fps: float | None
@@ -63,11 +67,15 @@ class Picture(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A whole video: frames decoded, seconds up to the end of the last one, and up to 12 thumbnails (seconds, (h, w, 3) uint8)."""
+    """A whole video: frames decoded, seconds up to the end of the last one, how many frames the header counts (or None), how often the
+    clock was wrong or set anew, and thumbnails (seconds, JPEG), one a snippet, or of long videos one of 2, 4, … snippets.
+    """
 
     frames: int
     seconds: float
-    thumbnails: list[tuple[float, np.ndarray]]
+    promised: int | None
+    jumps: int
+    thumbnails: list[tuple[float, bytes]]
 
 
 class Decoder:
@@ -111,7 +119,7 @@ class Decoder:
             elif kind == "picture":
                 yield Picture(*values, image)
             elif kind == "thumbnail":
-                thumbnails.append((*values, image))
+                thumbnails.append((*values, image.tobytes()))
             elif kind == "ended":
                 yield Ended(*values, thumbnails)
                 return
@@ -153,17 +161,15 @@ class Thumbnails:
     def __init__(self):
         self.every, self.kept = 1, []
 
-    def offer(self, number: int, seconds: float, picture: np.ndarray) -> None:
+    def offer(self, number: int, seconds: float, picture: np.ndarray, shown: tuple[int, int]) -> None:
+        """shown: width and height at which the picture is shown."""
         if number % self.every == 0:
-            height, width, _ = picture.shape
-            size = max(1, round(width * THUMBNAIL_HEIGHT / height)), THUMBNAIL_HEIGHT
-            self.kept.append((seconds, np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))))
-            if len(self.kept) == 4 * THUMBNAILS:
+            size = max(1, round(shown[0] * THUMBNAIL_HEIGHT / shown[1])), THUMBNAIL_HEIGHT
+            small, file = Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0), io.BytesIO()
+            small.save(file, "JPEG", quality=85)
+            self.kept.append((seconds, file.getvalue()))
+            if len(self.kept) > THUMBNAILS:
                 self.every, self.kept = 2 * self.every, self.kept[::2]
-
-    def chosen(self) -> list[tuple[float, np.ndarray]]:
-        places = np.linspace(0, len(self.kept) - 1, min(len(self.kept), THUMBNAILS)).round().astype(int)
-        return [self.kept[place] for place in places]
 
 
 def decode(name: str, path: str, recipe: Recipe, limits: Limits, send) -> None:
@@ -171,33 +177,29 @@ def decode(name: str, path: str, recipe: Recipe, limits: Limits, send) -> None:
     from av.video.reformatter import VideoReformatter
 
     with Video(path, max_pixels=limits.max_pixels, name=name) as video:
-        start, seconds, step, held, thumbnails, reformatter = None, 0.0, 1 / (video.fps or 25), None, Thumbnails(), VideoReformatter()
+        step, held, thumbnails, reformatter = 1 / (video.fps or FPS), None, Thumbnails(), VideoReformatter()
         longest = math.inf if limits.max_seconds is None else limits.max_seconds
         promised = video.seconds or (video.expected() or 0) * step
-        for index, frame in enumerate(video.decode()):
-            if start is None:
-                start = frame.time or 0.0
-                size = (frame.width, frame.height)  # also where a recording changes it
-                upright = size if round(frame.rotation / 90) % 2 == 0 else size[::-1]
-                if max(size) > SLIMMEST * min(size):
-                    raise BrokenVideo(f"{name}: {size[0]} × {size[1]} pixels; expected sides of at most 1 : {SLIMMEST}; leave it out")
-                send("opened", upright, video.fps, video.expected())
-            seconds = max(seconds, index * step if frame.time is None else frame.time - start)  # never back
+        for index, (seconds, frame) in enumerate(video.timed()):
+            if index == 0:
+                size, shown = upright_size(frame), shown_size(frame, video.aspect)  # also where a recording changes it
+                if max(shown) > SLIMMEST * min(shown):
+                    raise BrokenVideo(f"{name}: {shown[0]} × {shown[1]} pixels; expected sides of at most 1 : {SLIMMEST}; leave it out")
+                send("opened", shown, video.fps, video.expected())
             if index >= FASTEST * longest:
                 raise BrokenVideo(f"{name}: more than {FASTEST} frames a second of the {longest:g} allowed; allow more seconds, or {NEXT}")
             if max(seconds, promised - step) > longest:
                 raise BrokenVideo(f"{name}: longer than {longest:g} s; expected at most that; cut it, or allow more seconds")
             if index % recipe.stride == 0:
                 picture = to_rgb(frame, None, size, reformatter)
-                thumbnails.offer(index // recipe.stride, seconds, picture)
-                held = (index // recipe.stride, seconds), recipe.resize(picture)
+                thumbnails.offer(index // recipe.stride, seconds, picture, shown)
+                held = (index // recipe.stride, seconds), recipe.fit(picture, shown)
             if held and (index == 0 or (index + 1) % recipe.stride == 0):  # a snippet is whole, or the first one
                 send("picture", *held[0], image=held[1])
                 held = None
-        for when, picture in thumbnails.chosen():
-            send("thumbnail", when, image=picture)
-        last = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else step
-        send("ended", video.decoded, seconds + last)
+        for when, jpeg in thumbnails.kept:
+            send("thumbnail", when, image=np.frombuffer(jpeg, np.uint8))
+        send("ended", video.decoded, seconds + lasts(frame, step), video.frames, video.clock.jumps)
 
 
 def main() -> None:

@@ -16,13 +16,14 @@ import torch
 from utils.video.crops import Recipe
 from utils.video.decoder import LIMITS, Decoder, Ended, Limits, Opened, Picture
 from utils.video.encoder import ImageEncoder
-from utils.video.frames import BrokenVideo
+from utils.video.frames import LOST_FRAMES, BrokenVideo
 
 
 class Extracted(NamedTuple):
     """Features (T, crops, D) float32 of one video. times: (T+1,) float64 seconds from its first frame, by the file's own time stamps: where
-    each snippet begins, then where the video ends. size: width, height of the upright picture. thumbnails: up to 12 (seconds, (h, w, 3)
-    uint8, upright) in order of time.
+    each snippet begins, then where the video ends. size: width, height as players show it. thumbnails: (seconds, JPEG, upright) in order
+    of time, as utils.video.decoder.Ended has them. promised: how many frames the header counts, or None; jumps: how often the clock was
+    wrong or set anew.
     """
 
     path: Path
@@ -31,8 +32,21 @@ class Extracted(NamedTuple):
     frames: int
     fps: float | None
     size: tuple[int, int]
-    thumbnails: list[tuple[float, np.ndarray]]
-    promised: int | None = None  # frames as the header says
+    thumbnails: list[tuple[float, bytes]]
+    promised: int | None = None
+    jumps: int = 0
+
+    @property
+    def notes(self) -> list[str]:
+        """What is odd about the file, in whole sentences."""
+        unseen, times = (self.promised or 0) - self.frames, "once" if self.jumps == 1 else f"{self.jumps} times"
+        notes = []
+        if unseen > LOST_FRAMES:
+            why = "empty, before the first key frame, or damaged"
+            notes += [f"{unseen:,} of the {self.promised:,} frames that its header counts can be shown by no player ({why})."]
+        if self.jumps:
+            notes += [f"Its clock went back or was far ahead {times}: the frames there are taken to follow one another."]
+        return notes
 
 
 class _Job:
@@ -44,8 +58,9 @@ class _Job:
 
     def result(self) -> Extracted:
         times = np.array([*self.times, max(self.ended.seconds, self.times[-1])])
-        frames, _, thumbnails = self.ended
-        return Extracted(self.path, np.stack(self.rows), times, frames, self.opened.fps, self.opened.size, thumbnails, self.opened.frames)
+        frames, _, promised, jumps, thumbnails = self.ended
+        fps, size = self.opened.fps, self.opened.size
+        return Extracted(self.path, np.stack(self.rows), times, frames, fps, size, thumbnails, promised, jumps)
 
     def expected(self, recipe: Recipe) -> int | None:
         return self.opened.frames and max(1, self.opened.frames // recipe.stride)
@@ -117,7 +132,7 @@ def default_batch(size: int, device: torch.device | str) -> int:
 
 
 def encode(pictures: list[np.ndarray], encoder: ImageEncoder, recipe: Recipe, frames: int, precision: str = "fp32") -> np.ndarray:
-    """Up to `frames` pictures (h, w, 3) uint8, as `recipe.resize` leaves them -> (n, crops, D) float32, computed as a batch of `frames`."""
+    """Up to `frames` pictures (h, w, 3) uint8, as `recipe.fit` leaves them -> (n, crops, D) float32, computed as a batch of `frames`."""
     device = encoder.scale.device
     crops = torch.zeros(frames, recipe.crops, 3, recipe.size, recipe.size, dtype=torch.uint8, device=device)
     for place, picture in zip(crops, pictures, strict=False):

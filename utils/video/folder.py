@@ -10,8 +10,9 @@ import hashlib
 import io
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NotRequired
 
+import av
 import numpy as np
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -20,11 +21,13 @@ from dataset import MANIFEST, Manifest
 from utils.errors import BadInput
 from utils.files import make_folder, replacing, write_json
 from utils.reading import FRAMES, OPEN, Text, checked, read_json, whole
+from utils.video.crops import UNNAMED
 from utils.video.extraction import Extracted
 
 LOCK = ".extract.lock"
 LEFT = re.compile(r"\.(.+\.npy|extract\.json)\.\d+\.tmp")  # what utils.files.replacing leaves when it is killed
 OTHER = "name another folder with --output"
+DECODER = f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}"
 
 
 class Entry(TypedDict):
@@ -42,10 +45,12 @@ class Whole(Manifest):
     """The manifest as this tool goes on with it."""
 
     videos: dict[Text, Entry]
+    decoders: NotRequired[list[Text]]
 
 
 class FeatureFolder:
-    """The folder `path`, whose features are made as `about` says: recipe (dict) and encoder (dict: name, digest, width).
+    """The folder `path`, whose features are made as `about` says: recipe (dict) and encoder (dict: name, digest, width). Its manifest also
+    names what decoded the videos; another version may go on, and is then named, too.
 
     Raises BadInput where features that were made otherwise lie in it, or it cannot be written.
     """
@@ -99,6 +104,7 @@ class FeatureFolder:
                     temporary.write_bytes(content.getbuffer())
                 entry["features"][file.relative_to(self.path).as_posix()] = hashlib.sha256(content.getbuffer()).hexdigest()
             manifest["videos"][self._key(target)] = entry
+            manifest["decoders"] = sorted({*manifest["decoders"], DECODER})
             manifest["videos"] = dict(sorted(manifest["videos"].items()))
             write_json(self.path / MANIFEST, manifest)
 
@@ -115,10 +121,11 @@ class FeatureFolder:
     def _read(self) -> dict:
         path = self.path / MANIFEST
         if not path.exists():
-            return {**self._about, "videos": {}}
+            return {**self._about, "decoders": [DECODER], "videos": {}}
         manifest = read_json(path, "--output")
         checked(Whole, manifest, str(path), OTHER)  # written again as it was, its keys in their order
-        found = {key: manifest["encoder"][key] for key in ("digest", "width")} | manifest["recipe"]
+        manifest.setdefault("decoders", [])
+        found = {"resize": UNNAMED} | {key: manifest["encoder"][key] for key in ("digest", "width")} | manifest["recipe"]
         names = manifest["encoder"]["name"], self._about["encoder"]["name"]
         wanted = {key: self._about["encoder"][key] for key in ("digest", "width")} | self._about["recipe"]
         for key, value in wanted.items():

@@ -26,7 +26,7 @@ from app.live import follower as live
 from app.live.events import Events, Place, Scored
 from app.live.stream import Cut, Opened, Snippet, parse_source
 from golden import REAL
-from streams import RECIPE, CutOff, Server, make_detector, number_of, write_stream
+from streams import RECIPE, CutOff, Server, make_detector, number_of, standard_input, write_stream
 from utils.errors import BadInput
 from utils.evaluation.scores import Scores
 from utils.evaluation.segments import anomaly_score
@@ -178,18 +178,6 @@ def test_three_cuts(tmp_path):
     end = json.loads(text.splitlines()[-1])
     assert (end["state"], end["snippets"], end["dropped"]) == ("end", len(expected), 0)
     assert "refused" in end["reason"]
-
-
-@contextlib.contextmanager
-def standard_input(file):
-    """`file` is this process's standard input, as the reading child inherits it."""
-    kept = os.dup(0)
-    os.dup2(file.fileno(), 0)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 0)
-        os.close(kept)
 
 
 def features_of(detector, path):
@@ -483,7 +471,29 @@ def test_an_encoder_that_is_too_slow(monkeypatch):
     assert dropped[-1]["total"] == len(lost) == sum(line["snippets"] for line in dropped) > 0
     assert json.loads(text.splitlines()[-1])["dropped"] == len(lost)
     assert [line["start"] for line in snippets] == pytest.approx([0.64 * number for number in scored], abs=1e-3)
-    check_scores(snippets, detector, features, 6)
+    places = [0, *(at for at in range(1, len(scored)) if scored[at] - scored[at - 1] > 17), len(scored)]  # more is lost than a window
+    for start, end in itertools.pairwise(places):
+        check_scores(snippets[start:end], detector, features[start:end], 6)
+
+
+@pytest.mark.parametrize("missed", [10, 11])
+def test_after_a_gap_longer_than_the_window_nothing_before_it_is_context(missed):
+    detector, out = make_detector(), io.StringIO()  # its window: 16 snippets of 0.64 s, 10.24 s
+    pictures = [np.random.default_rng(i).integers(0, 256, (37, 49, 3), np.uint8) for i in range(12)]
+    follower, began = live.Follower(detector, live.Lines(out, None), "a", latency=2), time.time() - 100
+    for first, arrived in ((0, began), (6, began + 6 * 0.64 + missed)):
+        follower.open(Opened(arrived, 25, False, 64, 48, False))
+        for i in range(6):
+            end = arrived + 0.64 * (i + 1)
+            follower.add([Snippet(first + i, 0.64 * i, 0.64 * (i + 1), end, 16, pictures[first + i])])
+        follower.cut(Cut("over", end, 96, 2))
+    follower.finish(None)
+    assert lines_of(out.getvalue(), "connection", "end")[0]["clock_jumps"] == 4
+    snippets, features = lines_of(out.getvalue(), "snippet"), list(torch.cat([detector.encode([one]) for one in pictures]))
+    assert [line["number"] for line in snippets] == list(range(12))
+    parts = [slice(0, 12)] if missed == 10 else [slice(0, 6), slice(6, 12)]
+    for part in parts:
+        check_scores(snippets[part], detector, features[part], 2)
 
 
 def test_a_score_is_final_after_the_latency_though_nothing_follows():

@@ -10,15 +10,17 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from PIL import Image
 
-from app.live.stream import Clock, Connection, Cut, Opened, Snippet, parse_source
+from app.live.stream import Connection, Cut, Opened, Snippet, parse_source
 from streams import RECIPE, CutOff, Server, number_of, picture, rtsp_camera, write_stream
 from utils.errors import BadInput
 from utils.files import ROOT
@@ -124,6 +126,19 @@ def test_the_child_starts_without_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+def test_pictures_stand_as_players_show_them():
+    more = {"form": "mp4", "codec": "libx264", "options": {"movflags": "frag_keyframe+empty_moov"}}
+    opened, [plain, *_], _ = read_sent(lambda file: write_stream(file, range(40), **more))
+    turned, [snippet, *_], _ = read_sent(lambda file: write_stream(file, range(40), aspect=Fraction(1, 2), mirrored=True, **more))
+    assert (opened.width, opened.height, turned.width, turned.height) == (64, 48, 32, 48)
+    assert snippet.picture.shape == plain.picture.shape  # squashed
+    assert np.abs(snippet.picture[:, ::-1].astype(int) - plain.picture).mean() < 3
+    keep = replace(RECIPE, keep_aspect=True)
+    with Server(lambda file: write_stream(file, range(20), aspect=Fraction(1, 2), **more)) as server:
+        [kept, *_] = [item for item in Connection(parse_source(f"tcp://127.0.0.1:{server.port}"), keep) if isinstance(item, Snippet)]
+    assert kept.picture.shape == (*keep.shape(32, 48)[::-1], 3)
+
+
 @pytest.mark.parametrize(
     ("form", "codec", "options", "assumed"),
     [
@@ -212,19 +227,6 @@ def test_time_stamps_may_start_anywhere_and_jump():
     assert [number_of(snippet.picture) for snippet in snippets] == list(range(0, 112, 16))
     assert [snippet.start for snippet in snippets] == pytest.approx([16 * i / 25 for i in range(7)])
     assert [snippet.end for snippet in snippets] == pytest.approx([16 * (i + 1) / 25 for i in range(7)])
-
-
-def test_clock():
-    clock = Clock(10)
-    stamps = [5.0, 5.1, 5.3, None, 5.5, 4.0, 4.1, 90.0, 90.1]
-    assert [clock.tick(stamp) for stamp in stamps] == pytest.approx([0, 0.1, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
-    assert clock.jumps == 2
-
-
-def test_a_slow_stream_does_not_jump():
-    clock = Clock(0.05)
-    assert [clock.tick(stamp) for stamp in (0.0, 20.0, 40.0)] == [0, 20, 40]
-    assert clock.jumps == 0
 
 
 def test_a_connection_that_breaks_within_a_picture():

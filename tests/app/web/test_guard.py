@@ -3,17 +3,32 @@
 import json
 
 import anyio
+import gradio
 import pytest
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from app.web import guard as guard_module
 from app.web.guard import MAX_EVENT, MULTIPART, Guard
+from app.web.shelf import Shelf
 
 MAX = 1000
+FORM = {"content-type": "multipart/form-data; boundary=x"}
+INPUTS = {0: [gradio.File], 1: [gradio.State, gradio.Slider], 2: [gradio.Dropdown], 3: []}
+
+
+def guarded(app, home, *, most=MULTIPART + 3 * MAX, host="127.0.0.1"):
+    return Guard(
+        app,
+        shelf=Shelf(home, keep=3600, max_bytes=most, pause=0),
+        max_bytes=MAX,
+        host=host,
+        inputs=INPUTS,
+        waits=lambda visitor: visitor == "a",
+    )
 
 
 @pytest.fixture
@@ -32,9 +47,8 @@ def client(home):
         body = await request.body()
         return PlainTextResponse(body or b"passed", headers={"content-security-policy": "none"})
 
-    guard = Middleware(Guard, folder=home, max_bytes=MAX, max_stored=MULTIPART + 3 * MAX, keep=3600, host="127.0.0.1")
-    app = Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"])], middleware=[guard])
-    return TestClient(app, base_url="http://127.0.0.1:7860")
+    app = Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"])])
+    return TestClient(guarded(app, home), base_url="http://127.0.0.1:7860")
 
 
 @pytest.mark.parametrize(
@@ -45,6 +59,14 @@ def client(home):
         ("GET", "/assets/index.js", 200),
         ("GET", "/config", 200),
         ("GET", "/gradio_api/queue/data?session_hash=a", 200),
+        ("GET", "/gradio_api/queue/data?session_hash=b", 404),  # nobody of that name waits
+        ("GET", "/gradio_api/queue/data", 404),
+        ("GET", "/gradio_api/queue/data?session_hash=a&session_hash=b", 400),
+        ("GET", "/gradio_api/upload_progress?upload_id=" + "x" * 65, 400),
+        ("GET", "/gradio_api/heartbeat/" + "x" * 65, 404),
+        ("GET", "/config?" + "&" * 30 + "a=1&" * 30, 400),
+        ("GET", "/assets/%00", 404),
+        ("GET", "/assets/%0a", 404),
         ("POST", "/", 404),
         ("PUT", "/", 404),
         ("OPTIONS", "/gradio_api/queue/join", 404),
@@ -93,14 +115,36 @@ def test_own_names(client, host):
 
 
 def test_any_name_on_an_open_address(home):
-    guard = Guard(PlainTextResponse("passed"), folder=home, max_bytes=MAX, max_stored=MAX, keep=1, host="0.0.0.0")
-    assert TestClient(guard, base_url="http://page.example").get("/").status_code == 200
+    client = TestClient(guarded(PlainTextResponse("passed"), home, host="0.0.0.0"), base_url="http://page.example")
+    assert client.get("/").status_code == 200
+    for host in ("[", "a[b", "page.example:port", "", "[::1", "a b", "é"):
+        assert client.get("/", headers={"host": host.encode()}).status_code == 400
+    for host, status in (("page.example", 200), ("a.example, b.example", 200), ("[", 400), ("a/b", 400), ("", 400)):
+        assert client.get("/", headers={"x-forwarded-host": host}).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status"),
+    [
+        *((good, 200) for good in ("bytes=0-", "bytes=0-1", "bytes=2-900", "bytes=-2", " bytes=4-4")),
+        *(
+            (bad, 416)
+            for bad in ("bytes=0-1-2", "bytes=5-", "bytes=2-1", "bytes=", "bytes=-", "lines=0-1", "bytes=0-1,3-4", "bytes=\u00b2-3", "")
+        ),
+        ("bytes=" + 40 * "9" + "-", 416),
+    ],
+)
+def test_one_range_that_the_file_has(client, home, wanted, status):
+    assert client.get(f"/gradio_api/file={home / 'a.mp4'}", headers={"range": wanted.encode("latin-1")}).status_code == status
 
 
 @pytest.mark.parametrize("path", ["upload", "queue/join", "run/predict", "cancel", "reset"])
 def test_what_another_web_site_sends_is_refused(client, path):
     def status(origin):
-        return client.post(f"/gradio_api/{path}", content=b"{}", headers={"origin": origin}).status_code
+        return client.post(f"/gradio_api/{path}", headers={"origin": origin, **sent[0]}, **sent[1]).status_code
+
+    event = {"data": [], "fn_index": 3, "session_hash": "a", "event_id": "b"}
+    sent = (FORM, {"content": b"x"}) if path == "upload" else ({}, {"json": event})
 
     for origin in (
         "http://evil.example",
@@ -113,7 +157,8 @@ def test_what_another_web_site_sends_is_refused(client, path):
     ):
         assert status(origin) == 403
     assert status("http://127.0.0.1:7860") == 200
-    assert client.post(f"/gradio_api/{path}", content=b"{}").status_code == 200  # by no browser
+    assert client.post(f"/gradio_api/{path}", headers=sent[0], **sent[1]).status_code == 200  # by no browser
+    assert client.get("/config", headers={"origin": "http://["}).status_code == 403
 
 
 def test_every_answer_has_the_headers(client):
@@ -129,31 +174,48 @@ def join(client, value, **more):
     return client.post("/gradio_api/queue/join", content=body, headers={"content-type": "application/json"}, **more)
 
 
+def event(*data, function, **more):
+    return {"data": list(data), "fn_index": function, "session_hash": "visitor", "trigger_id": 7} | more
+
+
 def test_an_event_names_only_own_files(client, home):
-    own = {"data": [{"path": str(home / "a.mp4"), "meta": {"_type": "gradio.FileData"}}, 1, "é"], "fn_index": 0}
-    assert join(client, own).json() == own
-    outside = [
-        "/etc/passwd",
-        "http://127.0.0.1:1/x",
-        str(home / ".." / "secret.mp4"),
-        str(home / "link.mp4"),
-        str(home),
-        "a.mp4",
-        "",
-        7,
-        None,
-    ]
-    for path in outside:
-        for data in ({"path": path}, [[{"a": {"path": path}}]], {"path": {"path": path}}):
-            assert join(client, {"data": data}).status_code == 403
+    file = {"path": str(home / "a.mp4"), "orig_name": "é.mp4", "meta": {"_type": "gradio.FileData"}}
+    for data in (file, [file], file | {"url": "http://127.0.0.1:1/x", "size": "large", "is_stream": True}):
+        assert join(client, event(data, function=0, event_data={"a": 1}, batched=True)).json() == event(file, function=0)
+    for path in ("/etc/passwd", "http://127.0.0.1:1/x", str(home / ".." / "secret.mp4"), str(home / "link.mp4"), str(home), "a.mp4", ""):
+        assert join(client, event(file | {"path": path}, function=0)).status_code == 403
+    for path in (7, None, ["a"], {"path": "/etc/passwd"}):
+        assert join(client, event(file | {"path": path}, function=0)).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        *(event(None, value, function=1) for value in ([0.5], "0.5", None, True, {}, -0.1, 1.1, 1e400, float("nan"))),
+        *(event(value, 0.5, function=1) for value in (0, "", {}, [], False)),
+        *(event(value, function=2) for value in (7, ["street.mp4"], {}, True, "x" * 5000)),
+        *(event(value, function=0) for value in ("street.mp4", [], [None], {}, {"path": "a"}, {"path": "a", "meta": 1}, 7)),
+        *(event(*values, function=1) for values in ((), (None,), (None, 0.5, 0.5))),
+        *(event(function=function) for function in (4, -1, 1e3, "3", None, [3], 10**30)),
+        *(event(function=3, session_hash=name) for name in (None, "", "a b", "x" * 65, 7, ["a"], "a\n")),
+        *(event(function=3, trigger_id=number) for number in ("7", [7], 1.5)),
+        *({"data": data, "fn_index": 3, "session_hash": "a"} for data in (None, {}, "", 7)),
+        *(None, [], 7, "event", {}),
+    ],
+)
+def test_what_the_page_does_not_send_is_refused(client, sent):
+    assert join(client, json.dumps(sent).encode()).status_code == 400
+    assert join(client, event(None, 0, function=1)).status_code == 200
+    assert join(client, event("street.mp4", function=2)).status_code == 200
 
 
 def test_what_was_checked_is_what_arrives(client, home):
     path = json.dumps(str(home / "a.mp4"))
-    twice = f'{{"data": [{{"path": "/etc/passwd", "path": {path}}}]}}'.encode()
-    assert join(client, twice).json() == {"data": [{"path": str(home / "a.mp4")}]}
-    assert b"passwd" not in join(client, twice).content
-    assert join(client, f'{{"path": {path}, "path": "/etc/passwd"}}'.encode()).status_code == 403
+    body = '{"data": [{"path": %s, "path": %s, "meta": {}}], "fn_index": 0, "session_hash": "a"}'
+    answer = join(client, (body % ('"/etc/passwd"', path)).encode())
+    assert answer.json()["data"] == [{"path": str(home / "a.mp4"), "orig_name": None, "meta": {}}]
+    assert b"passwd" not in answer.content
+    assert join(client, (body % (path, '"/etc/passwd"')).encode()).status_code == 403
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 30_000])
@@ -162,12 +224,38 @@ def test_an_event_that_is_no_json(client, body):
 
 
 def test_a_large_event(client):
-    assert join(client, b'"' + b"x" * (MAX_EVENT - 2) + b'"').status_code == 200
-    assert join(client, b'"' + b"x" * MAX_EVENT + b'"').status_code == 413
+    fill = MAX_EVENT - len(json.dumps(event(function=3, fill="")))
+    assert join(client, json.dumps(event(function=3, fill="x" * fill)).encode()).status_code == 200
+    assert join(client, json.dumps(event(function=3, fill="x" * (fill + 1))).encode()).status_code == 413
+
+
+def test_an_event_that_does_not_come(home, monkeypatch):
+    monkeypatch.setattr(guard_module, "IDLE", 0.01)
+    messages, statuses = [{"type": "http.request", "body": b"{", "more_body": True}], []
+
+    async def receive():
+        return messages.pop() if messages else await anyio.sleep_forever()
+
+    async def send(message):
+        statuses.append(message.get("status"))
+
+    anyio.run(guarded(None, home), upload_scope(1) | {"path": "/gradio_api/queue/join"}, receive, send)
+    assert statuses[0] == 408
+
+
+def test_an_upload_that_an_event_names_is_not_removed_to_make_room(home):
+    async def answer(scope, receive, send):
+        await PlainTextResponse("passed", status)(scope, receive, send)
+
+    guard = guarded(answer, home)
+    for status, kept in ((503, set()), (200, {str(home / "a.mp4")})):
+        client = TestClient(guard, base_url="http://127.0.0.1:7860")
+        assert join(client, event({"path": str(home / "a.mp4"), "meta": {}}, function=0)).status_code == status
+        assert guard.shelf._used == kept
 
 
 def upload(client, body):
-    return client.post("/gradio_api/upload", content=body)
+    return client.post("/gradio_api/upload", content=body, headers=FORM)
 
 
 def test_uploads_up_to_the_limit(client):
@@ -178,10 +266,8 @@ def test_uploads_up_to_the_limit(client):
 
 
 def test_an_upload_that_is_announced_too_large_is_not_read(home):
-    guard = Guard(None, folder=home, max_bytes=MAX, max_stored=MULTIPART + 3 * MAX, keep=1, host="127.0.0.1")
-    headers = [(b"host", b"127.0.0.1"), (b"content-length", str(MAX + MULTIPART + 1).encode())]
-    scope = {"type": "http", "method": "POST", "scheme": "http", "path": "/gradio_api/upload", "headers": headers}
-    sent = []
+    guard = guarded(None, home, most=MULTIPART + 3 * MAX)
+    scope, sent = upload_scope(MAX + MULTIPART + 1), []
 
     async def receive():
         raise AssertionError("it was read")
@@ -200,7 +286,7 @@ def test_an_upload_that_does_not_say_how_long_it_is(client):
     assert upload(client, pieces(10)).status_code == 200
     assert upload(client, pieces((MAX + MULTIPART) // 100 + 1)).status_code == 413
     lying = client.build_request(
-        "POST", "/gradio_api/upload", content=pieces((MAX + MULTIPART) // 100 + 1), headers={"content-length": "5"}
+        "POST", "/gradio_api/upload", content=pieces((MAX + MULTIPART) // 100 + 1), headers=FORM | {"content-length": "5"}
     )
     assert client.send(lying).status_code == 413
 
@@ -214,8 +300,8 @@ def test_a_full_folder(client, home):
 
 
 def upload_scope(size):
-    headers = [(b"host", b"127.0.0.1"), (b"content-length", str(size).encode())]
-    return {"type": "http", "method": "POST", "scheme": "http", "path": "/gradio_api/upload", "headers": headers}
+    headers = [(b"host", b"127.0.0.1"), (b"content-length", str(size).encode()), *((a.encode(), b.encode()) for a, b in FORM.items())]
+    return {"type": "http", "method": "POST", "scheme": "http", "path": "/gradio_api/upload", "query_string": b"", "headers": headers}
 
 
 async def reading(scope, receive, send):
@@ -227,7 +313,7 @@ async def reading(scope, receive, send):
 
 
 def test_uploads_that_bring_nothing_do_not_keep_others_out(home):
-    guard = Guard(reading, folder=home, max_bytes=MAX, max_stored=3 * MAX, keep=3600, host="127.0.0.1")
+    guard = guarded(reading, home, most=3 * MAX)
     statuses = []
 
     async def send(message):
@@ -255,7 +341,7 @@ def test_uploads_that_bring_nothing_do_not_keep_others_out(home):
 
 def test_an_upload_that_brings_nothing_is_ended(home, monkeypatch):
     monkeypatch.setattr(guard_module, "IDLE", 0.01)
-    guard = Guard(reading, folder=home, max_bytes=MAX, max_stored=MULTIPART + 3 * MAX, keep=3600, host="127.0.0.1")
+    guard = guarded(reading, home, most=MULTIPART + 3 * MAX)
     messages, statuses = [{"type": "http.request", "body": b"x", "more_body": True}], []
 
     async def receive():
@@ -270,7 +356,7 @@ def test_an_upload_that_brings_nothing_is_ended(home, monkeypatch):
 
 def test_one_that_has_come_may_take_its_time(home, monkeypatch):
     monkeypatch.setattr(guard_module, "IDLE", 0.01)
-    guard = Guard(reading, folder=home, max_bytes=MAX, max_stored=MULTIPART + 3 * MAX, keep=3600, host="127.0.0.1")
+    guard = guarded(reading, home, most=MULTIPART + 3 * MAX)
     messages, statuses = [{"type": "http.request", "body": b"x"}], []
 
     async def receive():
@@ -288,7 +374,7 @@ def test_one_that_has_come_may_take_its_time(home, monkeypatch):
 
 def test_uploads_at_the_same_time_do_not_fill_more_than_there_is(home):
     """Each of the three fits when it begins; two halves more than there is room for follow."""
-    guard = Guard(reading, folder=home, max_bytes=MAX, max_stored=2 * MAX + 100, keep=3600, host="127.0.0.1")
+    guard = guarded(reading, home, most=2 * MAX + 100)
     statuses, begun = [], []
 
     async def upload(all_begun):
@@ -317,5 +403,5 @@ def test_uploads_at_the_same_time_do_not_fill_more_than_there_is(home):
 
 
 def test_web_sockets_are_refused(client):
-    with pytest.raises(RuntimeError, match="http only"), client.websocket_connect("/"):
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/"):
         pass

@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import pytest
 
 from app.analysis import Analysis, find_segments
 from app.web import page
+from app.web.shelf import Shelf
 from utils.errors import BadInput
 from utils.evaluation.scores import Scores
 from utils.video.decoder import Limits
@@ -83,6 +85,14 @@ def test_what_strangers_are_told_of_this_computer():
     assert "command" in whole.about
 
 
+def test_a_threshold_that_looks_as_the_own_one_is_it():
+    first = replace(analysis([0.1, 0.31279, 0.9]), threshold=0.3127645)
+    first.segments = find_segments(first.scores, first.times, first.classes, first.threshold)
+    assert page.shown(first.threshold) == 0.313
+    assert page.at_threshold(first, 0.313) is first  # though 0.31279 does not reach 0.313
+    assert page.at_threshold(first, 0.314).segments != first.segments
+
+
 @pytest.mark.parametrize(("given", "kept"), [(-1, 0), (7, 1), (float("nan"), 0), (float("inf"), 1)])
 def test_thresholds_are_cut_to_what_a_score_can_be(given, kept):
     assert page.at_threshold(analysis([0.1]), given).threshold == kept
@@ -114,8 +124,9 @@ class Page:
         self.home, self.visitor = folder / "home", SimpleNamespace(session_hash="visitor")
         self.home.mkdir()
         (self.home / "a b.mp4").write_bytes(b"video")
-        caps = {"deadline": deadline, "max_bytes": 1000, "max_stored": max_stored, "queue_size": 2}
-        self.blocks = page.build(detector, home=self.home, folder=None, limits=Limits(max_seconds=60), **caps)
+        caps = {"deadline": deadline, "max_bytes": 1000, "queue_size": 2}
+        shelf = Shelf(self.home, keep=3600, max_bytes=max_stored, pause=0)
+        self.blocks = page.build(detector, shelf=shelf, folder=None, limits=Limits(max_seconds=60), **caps)
         self.functions = {one.name: one.fn for one in self.blocks.fns.values()}
 
     def call(self, name, *values):
@@ -155,9 +166,7 @@ def test_a_full_page_takes_no_more_work(tmp_path, monkeypatch):
     made = Page(tmp_path, Steps())
     state = made.upload()["state"]
     (made.home / "other.mp4").write_bytes(bytes(10_001))
-    refused = made.upload()
-    assert refused["status"] == {"kind": "bad", "text": page.FULL}
-    assert refused["state"] is None
+    assert made.upload() == {"status": {"kind": "bad", "text": page.FULL}}  # what is shown stays
     monkeypatch.setattr(annotate, "annotate", None)  # not reached
     assert made.make(state) == {"status": {"kind": "bad", "text": page.FULL}}
     assert made.files() == [*DOWNLOADS, "other.mp4"]
@@ -200,8 +209,7 @@ def test_work_ends_at_the_deadline(tmp_path, monkeypatch):
     detector = Steps(later)
     made = Page(tmp_path, detector, deadline=90.0)
     ended = made.upload()
-    assert ended["status"] == {"kind": "bad", "text": "a b.mp4: takes longer than 1.5 minutes here; expected at most that; cut it"}
-    assert ended["state"] is None
+    assert ended == {"status": {"kind": "bad", "text": "a b.mp4: takes longer than 1.5 minutes here; expected at most that; cut it"}}
     assert detector.steps == 4
 
     detector.between = lambda step: None
