@@ -12,7 +12,6 @@ OUTPUT/TABLE/table.md and table.json from the runs that are finished by then.
 
 import argparse
 import fcntl
-import json
 import os
 import shlex
 import signal
@@ -20,10 +19,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
 from model import SYSTEMS
 from tools.evaluate import compare, label
@@ -35,7 +35,7 @@ from utils.evaluation.ground_truth import load_ground_truth
 from utils.evaluation.scores import load_scores
 from utils.files import ROOT, make_folder, replacing, write_json
 from utils.labels import DATASETS, Dataset
-from utils.reading import read_json
+from utils.reading import OPEN, Plain, Text, read_json, read_json_lines, real, whole
 
 
 class Row(NamedTuple):
@@ -142,6 +142,36 @@ TABLES = {
 FIGURES = (("coarse", "auc"), ("coarse", "ano_auc"), ("coarse", "ap"), ("fine", "auc"), ("fine", "ap"), ("map", "anomaly", "avg"))
 COMPARED = {"ucf": (("coarse", "auc"), ("fine", "auc")), "xd": (("coarse", "ap"), ("fine", "ap"))}
 EXIT = "exit code "  # how the log of a failed run ends
+
+
+class Epoch(TypedDict):
+    """A line of a run's log.jsonl, as far as the table needs it."""
+
+    __pydantic_config__ = OPEN
+
+    seconds: real(0)
+    steps: whole(1, 2**40)
+
+
+class Files(TypedDict):
+    """A run's options.json, as far as the table needs it."""
+
+    __pydantic_config__ = OPEN
+
+    gt_path: Text
+
+
+class Report(TypedDict):
+    """A run's report.json, as far as the table takes from it."""
+
+    __pydantic_config__ = OPEN
+
+    model: Literal[*SYSTEMS]
+    versions: dict[Text, Plain]
+    features: Literal["sample", "sentences", "visual"]
+    selected_on: Literal["val", "last", "test", "released"]
+    videos: whole(0, 2**40)
+    frames: whole(0, 2**40)
 
 
 class Run(NamedTuple):
@@ -254,15 +284,15 @@ def measure(runs: list[Run], dataset: Dataset) -> tuple[dict, list[dict], float]
     """
     reports, drawn, epochs = [], [], []
     for run in runs:
-        truth = load_ground_truth(read_json(run.folder / "options.json", "--output")["gt_path"], dataset)
-        made, scores = read_json(run.folder / "report.json", "--output"), load_scores(run.folder / "scores.npz")[0]
+        truth = load_ground_truth(read_json(run.folder / "options.json", "--output", Files)["gt_path"], dataset)
+        made, scores = read_json(run.folder / "report.json", "--output", Report), load_scores(run.folder / "scores.npz")[0]
         drawn.append(report.resample(scores, truth, dataset))
         made |= testing.published(SYSTEMS[made["model"]], dataset.key, drawn[-1]) | report.evaluate(scores, truth, dataset, drawn[-1])
         if "threshold" not in made:  # segments of an earlier version, cut by another rule
             made.pop("segments", None)
         made.setdefault("official_videos", None)
         reports.append(made)
-        epochs += map(json.loads, (run.folder / "log.jsonl").read_text().splitlines())
+        epochs += read_json_lines(run.folder / "log.jsonl", "--output", Epoch)
     result = report.summarise(reports, drawn)
     report.write_report(runs[0].place, result)
     return result, drawn, sum(line["seconds"] for line in epochs) / sum(line["steps"] for line in epochs)
@@ -284,7 +314,7 @@ def fill(table: Table, runs: list[Run], dataset: Dataset, reference: str) -> dic
             entry["difference"] = {label(path): gaps[path] for path in COMPARED[dataset.key] if path in gaps}
             entry |= {"parameters": result["parameters"], "seconds_per_step": seconds}
         rows.append(entry)
-    reports = [read_json(run.folder / "report.json", "--output") for own in finished.values() for run in own]
+    reports = [read_json(run.folder / "report.json", "--output", Report) for own in finished.values() for run in own]
     about = {key: reports[0][key] for key in ("features", "selected_on", "videos", "frames") if reports}
     names = dict.fromkeys(name for result in reports for name in result["versions"])  # several of one where machines share a table
     versions = {name: list(dict.fromkeys(result["versions"].get(name) for result in reports)) for name in names}

@@ -25,8 +25,9 @@ from utils.evaluation.ground_truth import load_ground_truth
 from utils.evaluation.intervals import RESAMPLES, difference, interval, over_seeds
 from utils.evaluation.report import label
 from utils.evaluation.scores import Scores, check_lengths, load_scores
-from utils.files import ROOT, read_json, write_json
+from utils.files import ROOT, write_json
 from utils.labels import DATASETS, Dataset
+from utils.reading import read_json
 
 
 def runs_truth(paths: list[str]) -> str | None:
@@ -38,7 +39,7 @@ def runs_truth(paths: list[str]) -> str | None:
     for path in paths:
         for folder in Path(path).resolve().parents[:2]:  # the run's, or that of its later test below it
             if (folder / "options.json").is_file() and (folder / "best.pt").is_file():
-                made = read_json(folder / "options.json", "--gt-path")
+                made = read_json(folder / "options.json", "--gt-path", dict)
                 if isinstance(made, dict) and isinstance(made.get("gt_path"), str):
                     found.setdefault(made["gt_path"], path)
                 break

@@ -1,6 +1,5 @@
 """The training of one seed: what is selected, what is printed, and what the run leaves behind beside the checkpoint."""
 
-import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from utils import checkpoint, engine, runs
 from utils.evaluation import plots, report, segments
 from utils.files import make_folder
 from utils.loading import Data
-from utils.reading import read_json
+from utils.reading import read_json, read_json_lines
 
 
 def describe(model: torch.nn.Module, options) -> str:
@@ -87,6 +86,6 @@ def train(model, data: Data, options, seed: int) -> Path:
     best["trained_on"] = sorted(names | data.same)  # tested, these say nothing about unseen videos
     checkpoint.save(folder / "best.pt", best)
     runs.remember(folder, run, held_out=[video.name for video in data.held_out])
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    lines = read_json_lines(folder / "log.jsonl", "--output", engine.Epoch)
     plots.plot_training(make_folder(folder / "plots") / "training.png", lines, report.SELECTED_ON_TEST if options.select == "test" else "")
     return folder / "best.pt"
