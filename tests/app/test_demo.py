@@ -103,7 +103,7 @@ def test_any_name_of_a_video(words, tmp_path, capfd):
         shutil.copy(video, folder / f"{name}.mp4")
     with pytest.raises(BadInput, match=r"1 of 5 videos were not done \(.*xxx.mp4\), why see above"):
         demo.main([str(folder), *words, "--no-video"])
-    done = {path.name for path in (tmp_path / "out").iterdir()} - {"segments.csv"}
+    done = {path.name for path in (tmp_path / "out").iterdir()} - {"segments.csv", ".lock"}
     assert done == {f"{name}{end}" for name in names for end in ENDS if "annotated" not in end}
     said = "".join(capfd.readouterr())
     assert "\x1b[31m" not in said

@@ -166,7 +166,7 @@ def test_only_a_sample_is_ever_replaced(sample, tmp_path):
     (tmp_path / key / "thesis.txt").write_text("mine")
     with pytest.raises(BadInput, match="is no sample"):
         main(["--dataset", key, "--output", str(tmp_path)])
-    assert [path.name for path in tmp_path.rglob("*")] == [key, "thesis.txt"]
+    assert [path.name for path in tmp_path.rglob("[!.]*")] == [key, "thesis.txt"]
 
 
 def test_a_sample_of_other_settings_is_noticed(tmp_path):

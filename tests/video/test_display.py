@@ -162,7 +162,7 @@ def test_the_mirrored_file_of_the_cases():
         assert cosine(mirrored.features[:, crop], plain.features[:, other]) > 0.9999
     assert mirrored.size == plain.size == (160, 120)
     for (_, one), (_, two) in zip(plain.thumbnails, mirrored.thumbnails, strict=True):
-        assert np.abs(opened_jpeg(one)[:, ::-1].astype(int) - opened_jpeg(two)).max() <= 12
+        assert np.abs(opened_jpeg(one)[:, ::-1].astype(int) - opened_jpeg(two)).mean() < 5
 
 
 @needs_cases
