@@ -10,6 +10,7 @@ import pytest
 from utils.files import ROOT
 
 pytestmark = pytest.mark.slow
+PLACES = int(os.environ.get("DISK_PLACES", 4))  # every so many of 20; 1 tries all, which takes six minutes
 
 
 def mounts():
@@ -49,11 +50,11 @@ def test_a_full_disk_at_any_place(small_sample, tmp_path):
     words = [*small_sample("xd"), "--seed", "1"]
     place = tmp_path / "disk"
     with disk(place, 100_000):
-        assert run([*words, "--output", str(place / "run")]) == (0, [])
+        assert run([*words, "--output", str(place / "run")])[0] == 0
         needed = sum(file.stat().st_size for file in place.rglob("*") if file.is_file()) // 1024
         whole = bytes_of(place / "run")
     place.rmdir()
-    for number in range(20):
+    for number in range(0, 20, PLACES):
         with disk(place, max(1, needed * number // 20)) as remount:
             code, said = run([*words, "--output", str(place / "run")])
             assert code == 2, (number, said)

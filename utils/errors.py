@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import math
 import os
 import re
@@ -92,9 +93,12 @@ def exit_code(main, go_on: str = "") -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is not written yet, at exit
         return 141
     except OSError as error:  # a name too long for the file system, a folder that went away, a full disk
-        if error.filename is None:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if error.filename is None and not full:
             raise
-        print(f"error: {BadInput(f'{error.filename}: {error.strerror}; name another file or folder')}", file=sys.stderr)
+        place = "a file of the output" if error.filename is None else error.filename
+        what = f"free some space{go_on}" if full else "name another file or folder"
+        print(f"error: {BadInput(f'{place}: {error.strerror}; {what}')}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"interrupted: everything finished so far is saved{go_on}", file=sys.stderr)

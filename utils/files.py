@@ -128,7 +128,8 @@ def locked(folder: Path | str, name: str = ".lock", *, wait: bool = False):
             print(f"note: {folder} cannot be locked ({error.strerror}): start no second process that writes there", file=sys.stderr)
         os.ftruncate(file, 0)
         holder = f"process {os.getpid()} on {socket.gethostname()} ({command()}), since {time.strftime('%F %T')},"
-        os.pwrite(file, holder.encode(errors="surrogateescape"), 0)
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without a name, too
+            os.pwrite(file, holder.encode(errors="surrogateescape"), 0)
         yield
     finally:
         if file in _held:  # else this is a forked child
