@@ -15,6 +15,7 @@ import xd_train
 from utils import engine, loading, runs
 from utils.errors import BadInput
 from utils.files import ROOT, locked
+from utils.testing import features_of
 
 
 def bytes_of(folder):
@@ -243,3 +244,20 @@ def test_a_missing_crop_is_named(small_sample, tmp_path):
     words[words.index("--feature-root") + 1] = str(tmp_path / "f")
     with pytest.raises(BadInput, match=re.escape(f"{name} has the crops 0, 1, 2, 3, 4, 5, 6, 8, 9, of 28 videos 27 have 0, 1, 2")):
         loading.load_data(xd_option.parse_args(words), 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "encoder", "expected"),
+    [
+        ([], None, "visual"),
+        ([], "ViT-B/16", "visual"),
+        ([], "ViT-B/32", "other"),
+        (["--visual-width", "400"], None, "other"),
+        (["--model", "hlnet", "--visual-width", "1024"], None, "visual"),
+        (["--model", "hlnet"], "ViT-B/16", "other"),
+        (["--sentence-encoder", "x", "--visual-width", "384"], None, "sentences"),
+    ],
+)
+def test_a_papers_figures_stand_beside_features_like_its_own(words, encoder, expected):
+    made = encoder and {"encoder": {"name": encoder}}
+    assert features_of(xd_option.parse_args(["--feature-root", "x", *words]), made) == expected

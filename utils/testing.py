@@ -44,7 +44,7 @@ def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> T
         "checkpoint": str(path),
         "selected_on": selected,
         "sample": options.sample,
-        "features": "sample" if options.sample else "sentences" if options.sentence_encoder else "visual",
+        "features": features_of(options, saved.get("features")),
         **published(SYSTEMS[options.model], options.dataset, drawn),
         "official_videos": None if options.sample else official_videos(scores, options.dataset),
         "trained_on": sorted(scores.keys() & set(saved.get("trained_on", ()))),
@@ -86,6 +86,17 @@ def published(system, dataset: str, drawn: dict) -> dict:
     headline = [[part, metric], list(mean if metric == "ap" and mean in drawn else (part, "ano_auc"))]
     figures = {report.label(path): value for path, value in system.paper.get(dataset, {}).items()}
     return {"headline": headline, "paper": {"rule": system.rule, "figures": figures}}
+
+
+def features_of(options, made: dict | None) -> str:
+    """What the features are, as a report names them. made: what the checkpoint says of them, which goes by their manifest, if there is
+    one: else the number of columns tells whether they can be those of the system's paper.
+    """
+    system = SYSTEMS[options.model]
+    if options.sample or options.sentence_encoder:
+        return "sample" if options.sample else "sentences"
+    named = made is None or made["encoder"]["name"] == system.encoder
+    return "visual" if options.visual_width in system.widths and named else "other"
 
 
 def official_videos(scores: dict, dataset: str) -> list[int]:

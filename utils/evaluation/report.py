@@ -19,6 +19,7 @@ from utils.labels import DATASETS, Dataset
 FEATURES = {
     "sample": "built-in sample: simulated features; these figures say nothing about {}",
     "sentences": "features of sentences, which know what their writers saw: not comparable with published figures on {}'s videos",
+    "other": "features of another encoder than the system's paper has: not comparable with its figures on {}",
 }
 SHOWN = 20  # detected segments in report.md
 LONG = 200  # characters of a caption there

@@ -105,7 +105,7 @@ class System(NamedTuple):
     losses(output, labels (B, C+1) multi-hot, lengths (B,), options) -> {name: scalar, weighted}; their sum is minimised.
     settings: the dataclass of its hyperparameters. defaults: what its paper sets on every dataset, training included; an option file wins.
     headline, paper: by dataset ("ucf", "xd"): which figure the paper reports, part and metric, and by figure what it reports, in percent.
-    rule: by which rule the paper's checkpoint was selected.
+    rule: by which rule the paper's checkpoint was selected. encoder, widths: what its features were made with.
     """
 
     build: Callable
@@ -115,6 +115,8 @@ class System(NamedTuple):
     headline: dict = {"ucf": ("coarse", "auc"), "xd": ("fine", "ap")}  # noqa: RUF012
     paper: dict = {}  # noqa: RUF012
     rule: str = "selection not stated"
+    encoder: str = "ViT-B/16"  # behind the paper's figures, as a manifest of features names it
+    widths: tuple[int, ...] = (512,)  # columns of its features
     text: Callable = lambda options: True  # whether it takes a text encoder or class text features
     transformers: Callable = lambda options: {}  # encoders that `build` takes, keyword -> name or path, None for none
     inputs: Callable = lambda options: ("features",)  # what it reads of a video: "features", "captions" or both

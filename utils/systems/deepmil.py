@@ -78,6 +78,8 @@ SYSTEM = System(
     DeepMILSettings,
     headline=COARSE,
     paper={"ucf": {("coarse", "auc"): "75.41 (C3D)"}},
+    encoder="C3D",
+    widths=(4096,),
     text=lambda options: False,
     whole=True,
     defaults=dict(

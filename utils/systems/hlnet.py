@@ -125,6 +125,8 @@ SYSTEM = System(
         "ucf": {("coarse", "auc"): "82.45 (I3D, in ReFLIP-VAD's tables)"},
         "xd": {("coarse", "ap"): "78.64 (I3D and audio), 78.10 (I3D, in ReFLIP-VAD's tables)"},
     },
+    encoder="I3D",
+    widths=(1024, 1152),
     text=lambda options: False,
     whole=True,
     defaults=dict(
