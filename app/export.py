@@ -20,6 +20,7 @@ from app.overlay import columns, cut
 from utils import files
 from utils.errors import BadInput
 from utils.evaluation.segments import clean, clock, shorten
+from utils.reading import read_json
 
 ENDS = (".csv", ".snippets.csv", ".png", ".annotated.mp4")  # of a video's files beside its JSON; clips have names of their own
 UNFINISHED = ".unfinished"  # folder in which results are made
@@ -119,10 +120,10 @@ def read_done(path: Path, detector, about: dict) -> dict | None:
 def read_earlier(path: Path) -> dict | None:
     """What is in `path` where that is the JSON of a video's results, whole or not, with its other "files"; None where it is not ours."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path, "--output", dict)
         names = found["files"].keys()
         return found if all(Path(name).name == name and name.startswith(f"{path.stem}.") for name in names) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):  # BadInput is a ValueError
         return None
 
 

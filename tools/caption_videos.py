@@ -29,7 +29,7 @@ from utils.captions.captioner import DTYPES, Captioner
 from utils.captions.formats import Caption, VideoCaptions, caption_line, read_caption_file, write_captions
 from utils.distributed import share, wait_for_others
 from utils.errors import COUNT, SEED, BadInput, Parser, bounded, exit_code, printable
-from utils.files import make_folder
+from utils.files import make_folder, only_writer
 from utils.labels import SNIPPET
 from utils.reading import FRAMES, OPEN, Plain, Text, opened, parse_json, read_bytes, real, whole
 from utils.video.files import find_videos
@@ -200,6 +200,12 @@ def parse(argv) -> argparse.Namespace:
 def main(argv=None) -> None:
     options = parse(argv)
     number, count = share(options.shard)
+    with only_writer(options.output, f".{number + 1}-of-{count}"):
+        caption(options, number, count)
+
+
+def caption(options, number: int, count: int) -> None:
+    """Caption every `count`-th video from `number` on."""
     output = Path(options.output)
     videos = dict(list(find_videos(options.videos, output, ".jsonl").items())[number::count])
     captioner = Captioner(options.captioner, options.revision)

@@ -35,7 +35,7 @@ from utils.captions.embedding import FILLS, caption_features, embed
 from utils.captions.formats import VideoCaptions, caption_files, read_captions, write_captions
 from utils.errors import COUNT, POSITIVE, BadInput, Parser, exit_code, printable
 from utils.evaluation.ground_truth import load_ground_truth
-from utils.files import make_folder, replacing, write_json
+from utils.files import make_folder, only_writer, replacing, write_json
 from utils.labels import DATASETS, SNIPPET, Dataset
 from utils.reading import ROWS, open_array, read_bytes, read_json
 from utils.text import POOLING, SentenceText, load_sentence_text
@@ -170,6 +170,12 @@ def write_features(videos, places, encoder: SentenceText, options) -> tuple[int,
 def main(argv=None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     options, dataset = parse(argv)
+    with only_writer(options.output):
+        embed_all(options, dataset, argv)
+
+
+def embed_all(options, dataset: Dataset | None, argv: list[str]) -> None:
+    """Read, embed and write all captions; embed.json, and what is told of them."""
     videos, mended = read_captions(options.captions, options.fps)
     truth = load_ground_truth(options.gt, dataset) if options.gt else {}
     wanted = {name: place for path in options.list for name, (place, _) in read_videos(path, dataset, "--list").items()}

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from utils.distributed import share, wait_for_others
 from utils.engine import pick_device
 from utils.errors import COUNT, POSITIVE, BadInput, Parser, bounded, exit_code
+from utils.files import only_writer
 from utils.video.crops import COUNTS, RESIZES, Recipe
 from utils.video.decoder import LIMITS, Limits
 from utils.video.encoder import LITE, load_encoder
@@ -71,6 +72,12 @@ def parse(argv) -> argparse.Namespace:
 def main(argv=None) -> None:
     options = parse(argv)
     number, count = share(options.shard)
+    with only_writer(options.output, f".{number + 1}-of-{count}"):
+        extract_share(options, number, count)
+
+
+def extract_share(options, number: int, count: int) -> None:
+    """Extract every `count`-th video from `number` on."""
     targets = find_videos(options.videos, options.output, ".npy")
     encoder = load_encoder(options.encoder)
     recipe = Recipe(

@@ -36,7 +36,7 @@ from utils.captions.formats import Caption, VideoCaptions, caption_files, read_c
 from utils.captions.llm import LEFT_OUT, SENT, Endpoint, LocalModel, Sampling
 from utils.captions.rewriting import Answers, Request, file_digest, make_request, one_line, read_pairs, rewrite_of
 from utils.errors import COUNT, POSITIVE, SEED, BadInput, Parser, bounded, exit_code, printable
-from utils.files import ROOT, make_folder, write_json
+from utils.files import ROOT, make_folder, only_writer, write_json
 from utils.reading import read_json
 
 POOL = ROOT / "list" / "caption_pairs.txt"
@@ -230,6 +230,12 @@ def make_backend(options):
 def main(argv=None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     options = parse(argv)
+    with only_writer(options.output):
+        rewrite(options, argv)
+
+
+def rewrite(options, argv: list[str]) -> None:
+    """Have all captions rewritten; rewrite.json, and what is told of them."""
     pool = read_pairs(options.pairs)
     videos, mended = read_captions(options.captions, options.fps)
     backend = make_backend(options)

@@ -91,7 +91,7 @@ def check_name(path: Path | str) -> None:
         raise BadInput(f"{path}: cannot be written ({reason}); take a shorter, plain name") from None
 
 
-_held: set[int] = set()  # open lock files: a forked child must not keep them when this process is gone
+_held: set[int] = set()  # open lock files; empty in a forked child, which must not keep them when this process is gone
 
 
 def _leave_to_parent() -> None:
@@ -109,34 +109,56 @@ def command() -> str:
 
 @contextlib.contextmanager
 def locked(folder: Path | str, name: str = ".lock", *, wait: bool = False):
-    """Keep other processes from writing to `folder` for as long as the block lasts; the lock, on its file `name`, dies with the process.
+    """Keep other processes from the same block for as long as it lasts. The lock, on the file `name` in `folder`, dies with the process;
+    the file goes with the block.
 
     wait: until the other one is done, which is said. Else raises BadInput naming it, and in either case where the folder cannot be written.
     """
-    file = os.open(make_folder(folder) / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    _held.add(file)
-    try:
+    path = make_folder(folder) / name
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        _held.add(file)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(file, 1000, 0).decode(errors="replace").strip() or "another process"
-            if not wait:
-                raise BadInput(f"{folder}: {holder} writes there; wait until it is done, or name another folder") from None
-            print(f"waiting for {printable(holder)}, which writes {folder}", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:  # some network file systems have no locks
-            print(f"note: {folder} cannot be locked ({error.strerror}): start no second process that writes there", file=sys.stderr)
+            _lock(file, folder, wait)
+            if path.exists() and os.path.samestat(os.fstat(file), path.stat()):  # else whoever held it has removed it since
+                try:
+                    yield
+                finally:
+                    if file in _held:
+                        with contextlib.suppress(OSError):
+                            path.unlink()
+                return
+        finally:
+            if file in _held:
+                _held.remove(file)
+                with contextlib.suppress(OSError):
+                    fcntl.flock(file, fcntl.LOCK_UN)  # a child that was forked just now has not closed its copy yet
+                os.close(file)
+
+
+def _lock(file: int, folder: Path | str, wait: bool) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(file, 1000, 0).decode(errors="replace").strip() or "another process"
+        if not wait:
+            raise BadInput(f"{folder}: {holder} writes there; wait until it is done, or name another folder") from None
+        print(f"waiting for {printable(holder)}, which writes {folder}", file=sys.stderr)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:  # some network file systems have no locks
+        print(f"note: {folder} cannot be locked ({error.strerror}): start no second process that writes there", file=sys.stderr)
+    holder = f"process {os.getpid()} on {socket.gethostname()} ({command()}), since {time.strftime('%F %T')},"
+    with contextlib.suppress(OSError):  # a full disk: the lock holds without a name, too
         os.ftruncate(file, 0)
-        holder = f"process {os.getpid()} on {socket.gethostname()} ({command()}), since {time.strftime('%F %T')},"
-        with contextlib.suppress(OSError):  # a full disk: the lock holds without a name, too
-            os.pwrite(file, holder.encode(errors="surrogateescape"), 0)
+        os.pwrite(file, holder.encode(errors="surrogateescape"), 0)
+
+
+@contextlib.contextmanager
+def only_writer(output: Path | str, share: str = ""):
+    """`locked` for a folder that need not exist yet: the lock lies beside it. share: which part of the work, where processes share it."""
+    output = Path(os.path.abspath(output))
+    with locked(output.parent, f".{output.name}{share}.lock"):
         yield
-    finally:
-        if file in _held:  # else this is a forked child
-            _held.remove(file)
-            with contextlib.suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_UN)  # a child that was forked just now has not closed its copy yet
-            os.close(file)
 
 
 @contextlib.contextmanager

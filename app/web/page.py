@@ -20,7 +20,7 @@ import numpy as np
 
 from app.analysis import Analysis, find_segments
 from app.web.shelf import FULL, Shelf, keep_only, keep_tidy, new_folder, safe_name, take, videos
-from utils.errors import BadInput
+from utils.errors import BadInput, printable
 from utils.evaluation.segments import clean, clock, shorten
 from utils.labels import VIDEO_SUFFIXES
 from utils.video.decoder import Limits
@@ -82,7 +82,7 @@ def build(detector, *, shelf: Shelf, folder: Path | None, limits: Limits, deadli
             shelf.use(path)
             analysis = detector.analyse(path, limits=limits, progress=lambda _, done, expected: report(done, expected))
         except BadInput as error:
-            return failed(str(error).replace(str(path), name))
+            return failed(str(error).replace(printable(path), name))
         except Exception:
             traceback.print_exc()
             return failed(f"{name}: something went wrong here; whoever started the page sees in the terminal what it was.")
