@@ -169,8 +169,8 @@ def test_one_process_at_a_time(run):
 def test_a_lock_leaves_nothing_behind_and_is_one_however_often_it_is_taken(tmp_path):
     """Processes that take turns on one file that each removes: never two at a time."""
     program = (
-        "import os, sys, time\nfrom pathlib import Path\nfrom utils.files import locked\nfor _ in range(60):\n"
-        " with locked(sys.argv[1], wait=True):\n  mark = Path(sys.argv[1], 'mark'); mark.touch(exist_ok=False); time.sleep(0.001); mark.unlink()"
+        "import sys, time\nfrom pathlib import Path\nfrom utils.files import locked\nmark = Path(sys.argv[1], 'mark')\n"
+        "for _ in range(60):\n with locked(sys.argv[1], wait=True): mark.touch(exist_ok=False); time.sleep(0.001); mark.unlink()"
     )
     others = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, stderr=subprocess.DEVNULL) for _ in range(3)]
     assert [other.wait() for other in others] == [0, 0, 0]

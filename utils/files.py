@@ -120,7 +120,7 @@ def locked(folder: Path | str, name: str = ".lock", *, wait: bool = False):
         _held.add(file)
         try:
             _lock(file, folder, wait)
-            if path.exists() and os.path.samestat(os.fstat(file), path.stat()):  # else whoever held it has removed it since
+            if _stands(file, path):  # else whoever held it has removed it since
                 try:
                     yield
                 finally:
@@ -134,6 +134,14 @@ def locked(folder: Path | str, name: str = ".lock", *, wait: bool = False):
                 with contextlib.suppress(OSError):
                     fcntl.flock(file, fcntl.LOCK_UN)  # a child that was forked just now has not closed its copy yet
                 os.close(file)
+
+
+def _stands(file: int, path: Path) -> bool:
+    """Whether the open `file` is the one under `path`."""
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(file: int, folder: Path | str, wait: bool) -> None:
