@@ -15,6 +15,7 @@ def main(argv=None):
     options = parse_args(argv, testing=True, model=restore.system_of(saved, path, options))
     options = restore.tested_options(options, path, saved)
     print(f"checkpoint: {path} ({options.model})")
+    runs.tell_unfinished(path, options)
     sample.announce(options)
     data = loading.load_data(options, seed=None)
     model = loading.load_model(options, options.seed)

@@ -188,7 +188,9 @@ def pick_threshold(saved: dict, path: Path, rate: float) -> tuple[float, str]:
     known = saved.get("thresholds")
     if found := known_threshold(known, rate):
         return found
-    if known is None:
+    if known is None and saved["options"]["select"] == "val":
+        why = "its training is not finished; finish it (--resume)"
+    elif known is None:
         why = f"training measured none (--select {saved['options']['select']}); train with --select val"
     else:
         held_out = f"{known['snippets']} snippets of {known['videos']} normal videos were held out"

@@ -10,7 +10,7 @@ import pytest
 from utils.files import ROOT
 
 pytestmark = pytest.mark.slow
-PLACES = int(os.environ.get("DISK_PLACES", 4))  # every so many of 20; 1 tries all, which takes six minutes
+PLACES = int(os.environ.get("DISK_PLACES", 7))  # every so many of 20; 1 tries all, which takes six minutes
 
 
 def mounts():

@@ -142,13 +142,22 @@ def test_resume_without_output_goes_on_with_the_newest_run(small_sample, tmp_pat
     monkeypatch.setattr(engine, "step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         xd_train.main([*small_sample("xd"), "--seeds", "3", "4", "--output", str(place)])
-    with pytest.raises(BadInput, match=re.escape(f"{place}: the newest run of xd has no best.pt; finish it (--resume)")):
+    with pytest.raises(BadInput, match="no run of xd yet"):
         xd_test.main([])
     monkeypatch.undo()
     monkeypatch.setattr(runs, "ROOT", tmp_path)
     xd_train.main(["--resume"])
     assert f"going on with {place}, seeds 3, 4" in capsys.readouterr().out
     assert json.loads((place / "report.json").read_text())["seeds"] == [3, 4]
+    for seed in (3, 4):
+        (place / f"seed-{seed}" / "best.pt").unlink()
+    with pytest.raises(BadInput, match=re.escape(f"{place}: the newest run of xd has no best.pt; finish it (--resume)")):
+        xd_test.main([])
+    with pytest.raises(BadInput, match="--resume and --overwrite"):
+        xd_train.main(["--resume", "--overwrite"])
+    with pytest.raises(BadInput, match="no such file"):
+        xd_train.main([*small_sample("xd"), "--train-list", "absent.csv", "--output", str(tmp_path / "runs" / "failed")])
+    assert not list((tmp_path / "runs" / "failed").iterdir())
 
 
 def test_one_process_at_a_time(run):
@@ -201,15 +210,15 @@ def test_results_of_a_test_are_replaced_whole_and_nobody_elses(run, tmp_path):
     assert not (folder / "seed-1" / "test" / "plots" / "old.png").exists()
     assert not list((folder / "seed-1" / "test").glob(".test-*"))
     for taken in (folder, folder / "seed-1"):
-        with pytest.raises(BadInput, match="holds a run, or the results of another test; name another folder"):
+        with pytest.raises(BadInput, match="holds a run, or the test of another checkpoint; name another folder"):
             xd_test.main(["--checkpoint", best, "--output", str(taken)])
     own = [*("--checkpoint", best), *("--output", str(tmp_path / "t"))]
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / "notes.txt").write_text("mine")
     xd_test.main(own)
     xd_test.main(own)
-    with pytest.raises(BadInput, match="holds a run, or the results of another test"):
-        xd_test.main([*own, "--test-crop", "1"])
+    with pytest.raises(BadInput, match="holds a run, or the test of another checkpoint"):
+        xd_test.main(["--checkpoint", str(folder / "seed-1" / "last.pt"), *own[2:]])
     with pytest.raises(BadInput, match="holds the results of a test; name another --output"):
         xd_train.main([*words[:-1], str(tmp_path / "t")])
     assert (tmp_path / "t" / "notes.txt").read_text() == "mine"

@@ -12,7 +12,7 @@ from pathlib import Path
 from utils.errors import BadInput
 from utils.files import ROOT, locked, make_folder, write_json
 from utils.options import declared, read_options
-from utils.reading import read_json
+from utils.reading import read_json, read_text
 
 REPLACED = ".replaced"  # in OUTPUT: the run that --overwrite replaces, until the new one is finished
 ADDED = {"seed", "seeds", "resume", "overwrite", "output", "device", "workers"}  # what may differ between the seeds of a run
@@ -66,6 +66,11 @@ def claimed(options) -> Iterator[None]:
         try:
             yield
             shutil.rmtree(folder / REPLACED, ignore_errors=True)
+        except BadInput:  # what cannot be trained is no run to go on with
+            for seed in options.seeds:
+                if not has_results(folder / f"seed-{seed}"):
+                    shutil.rmtree(folder / f"seed-{seed}", ignore_errors=True)
+            raise
         finally:
             put_back(folder)
 
@@ -111,6 +116,7 @@ def put_away(folder: Path) -> None:
     unfinished one that was to replace it, which goes.
     """
     if (folder / REPLACED).exists():
+        print(f"the unfinished run in {folder} goes; the one before it is kept in {folder / REPLACED} until the new one is finished")
         for path in entries(folder):
             remove(path)
     elif found := entries(folder):
@@ -135,18 +141,22 @@ def put_back(folder: Path) -> None:
         for path in list((folder / REPLACED).iterdir()):
             path.rename(folder / path.name)
         (folder / REPLACED).rmdir()
+        print(f"the new run has not one epoch: the earlier one is back in {folder}")
 
 
 def remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def newest(wanted: dict) -> Path | None:
-    """The folder OUTPUT of the run under runs/ that was written last and whose options have the `wanted` values, if there is one."""
+def newest(wanted: dict, begun: bool = False) -> Path | None:
+    """The folder OUTPUT of the run under runs/ that was written last and whose options have the `wanted` values, if there is one.
+
+    begun: also one that has saved nothing yet.
+    """
     found = {}
     for path in (ROOT / "runs").glob("*/seed-*/options.json"):
         made = read_options(path, "--output")
-        if all(made.get(name) == value for name, value in wanted.items()):
+        if (begun or has_results(path.parent)) and all(made.get(name) == value for name, value in wanted.items()):
             written = (path.with_name(name) for name in ("options.json", "last.pt", "best.pt"))
             found[path.parents[1]] = max(found.get(path.parents[1], 0), *(file.stat().st_mtime for file in written if file.exists()))
     return max(found, key=found.get, default=None)
@@ -174,6 +184,14 @@ def newest_checkpoint(options=None) -> Path:
     return max(found, key=lambda path: path.stat().st_mtime)
 
 
+def tell_unfinished(checkpoint: Path, options) -> None:
+    """Say so where the run that a checkpoint is of has epochs before it."""
+    log = checkpoint.parent / "log.jsonl"
+    epochs = len(read_text(log, "--checkpoint").splitlines()) if log.is_file() else options.max_epoch
+    if epochs < options.max_epoch:
+        print(f"note: its training is at epoch {epochs} of {options.max_epoch}: unfinished, or under way; --resume finishes it")
+
+
 @contextmanager
 def test_folder(options, checkpoint: Path) -> Iterator[Path]:
     """A new folder for the results of a test, which go where `tested_in` says when the block ends, in place of all that an earlier test
@@ -190,15 +208,16 @@ def test_folder(options, checkpoint: Path) -> Iterator[Path]:
 
 def tested_in(options, checkpoint: Path) -> Path:
     """Where the results of a test go: --output, or `test` beside the checkpoint. Raises BadInput where a typed --output holds a run, or
-    the results of another command.
+    the results of another checkpoint.
     """
     if "output" not in options.typed:
         return checkpoint.parent / "test"
     folder = Path(options.output)
     if holds_run(folder) or has_results(folder):
         made = read_json(folder / "report.json", "--output", dict) if (folder / "report.json").exists() else {}
-        if made.get("command") != options.command:
-            raise BadInput(f"--output {folder}: holds a run, or the results of another test; name another folder")
+        trained = (folder / "best.pt").exists() or any(map(has_results, seed_folders(folder).values()))
+        if trained or made.get("checkpoint") != str(checkpoint):
+            raise BadInput(f"--output {folder}: holds a run, or the test of another checkpoint; name another folder")
     return folder
 
 
@@ -211,8 +230,10 @@ def resumed(parse_args: Callable, argv: list[str] | None):
     options = parse_args(words)
     if not options.resume:
         return options
+    if options.overwrite:
+        raise BadInput("--resume and --overwrite: one goes on with a run, the other replaces it; give one of them")
     wanted = wanted_of(options)
-    folder = Path(options.output) if "output" in options.typed else newest(wanted)
+    folder = Path(options.output) if "output" in options.typed else newest(wanted, begun=True)
     there = seed_folders(folder) if folder else {}
     files = [path / "options.json" for path in there.values() if (path / "options.json").exists()]
     if not files:

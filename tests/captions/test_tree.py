@@ -222,7 +222,9 @@ def test_captions_through_the_scripts(small_sample, tmp_path, capsys, monkeypatc
         assert (segment["start"], segment["class"], segment["caption"]) == (48, "abuse", said["caption"])
     assert found[tested[0].name][0]["caption"] in (tmp_path / "words" / "report.md").read_text()
     monkeypatch.undo()
-    ucf_test.main(["--checkpoint", str(tmp_path / "text" / "seed-234" / "best.pt"), *test[2:]])  # lengths, too, are those of these captions
+    other = ["--checkpoint", str(tmp_path / "text" / "seed-234" / "best.pt"), *test[2:]]
+    refused(lambda: ucf_test.main(other), "holds a run, or the test of another checkpoint")
+    ucf_test.main([*other[:-1], str(tmp_path / "third")])  # lengths, too, are those of these captions
 
 
 def test_options_of_captions_belong_to_trclip(small_sample):

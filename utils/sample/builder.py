@@ -61,6 +61,7 @@ class Video:
     strengths: tuple[float, ...]
 
 
+PARTS = ("sample.json", "clip.pt", "distilbert", "features", "captions", "train.csv", "test.csv", "gt.json")
 VIDEOS = (240, 60)  # training and test videos, half of them normal
 SETTINGS = {"xd": Settings(), "ucf": Settings(strength=3.2)}  # each so that a sound network ends between 0.85 and 0.99
 
@@ -113,7 +114,7 @@ def make_sample(folder: Path | str, dataset: str, seed: int = 0, shuffle_labels:
 
 def is_current(folder: Path, dataset: str) -> bool:
     """Whether the sample that lies in `folder` is the one that `make_sample` would write there by default, as its sample.json tells."""
-    if not (folder / "sample.json").is_file():
+    if not all((folder / name).exists() for name in PARTS):
         return False
     made = read_json(folder / "sample.json", "--output", dict)
     expected = {"videos": VIDEOS, "settings": asdict(SETTINGS[dataset]), "captions": sample_captions.about()}
