@@ -199,11 +199,17 @@ def test_folder(options, checkpoint: Path) -> Iterator[Path]:
     """
     folder = tested_in(options, checkpoint)
     with locked(folder), tempfile.TemporaryDirectory(prefix=".test-", dir=folder) as new:
-        yield Path(new)
+        unread = None
+        try:
+            yield Path(new)
+        except BrokenPipeError as error:  # whoever read along has seen enough; the table is printed last
+            unread = error
         for path in Path(new).iterdir():
             if (folder / path.name).is_dir():
                 shutil.rmtree(folder / path.name)
             path.replace(folder / path.name)
+        if unread:
+            raise unread
 
 
 def tested_in(options, checkpoint: Path) -> Path:
@@ -250,6 +256,6 @@ def resumed(parse_args: Callable, argv: list[str] | None):
         if decides and name not in options.typed and known.get(name) != getattr(now, name):
             print(f"note: {options.dataset}_option.py says {name} {getattr(now, name)} by now; the run goes on with {known.get(name)}")
     known |= {name: getattr(options, name) for name in options.typed} | {"resume": True, "overwrite": False, "output": str(folder)}
-    known["seeds"] = options.seeds if {"seed", "seeds"} & options.typed.keys() else list(there)
+    known["seeds"] = options.seeds if {"seed", "seeds"} & options.typed.keys() else sorted({*there, *made["seeds"]})
     print(f"going on with {folder}, seed{'s' if len(known['seeds']) > 1 else ''} {', '.join(map(str, known['seeds']))}")
     return replace(now, **known, sample=made["sample"], typed=options.typed, overruled={}, unstated=[], command=str(made.get("command")))
