@@ -66,3 +66,16 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     error = process.stderr.read()
     assert (process.wait(60), error) == (141, b"")
     process.stderr.close()
+
+
+def test_a_folder_that_went_away_under_a_thread_is_one_line(tmp_path):
+    """As TensorBoard's writer: its thread fails, and raises the same where it is asked to write again."""
+    code = (
+        "import sys, threading\nfrom utils.errors import exit_code\n"
+        "def write(): open(b'/no/such/folder/x', 'a')\n"
+        "def main():\n thread = threading.Thread(target=write); thread.start(); thread.join(); write()\n"
+        "sys.exit(exit_code(main))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: /no/such/folder/x: No such file or directory; name another file or folder\n"

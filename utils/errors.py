@@ -75,12 +75,19 @@ def bounded(kind: type, low: float, high: float):
 COUNT, SEED, POSITIVE = bounded(int, 1, 100_000), bounded(int, 0, 2**32 - 1), bounded(float, 1e-6, 1e9)
 
 
+def _told_later(args) -> None:
+    """What TensorBoard's thread cannot write it raises where it is next asked to; it need not print its traceback as well."""
+    if not isinstance(args.exc_value, OSError):
+        threading.__excepthook__(args)
+
+
 def exit_code(main, go_on: str = "") -> int:
     """Run `main()` as a script does: 0 done, 2 bad input, 130 interrupted, by Ctrl-C or by SIGTERM, which says how to `go_on`, 141 nobody
     reads its output any more. Any other exception is a bug and keeps its traceback.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        threading.excepthook = _told_later
     with contextlib.suppress(AttributeError):  # a test's or notebook's own stream
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name that the terminal's encoding lacks is no reason to die
     try:
@@ -96,7 +103,7 @@ def exit_code(main, go_on: str = "") -> int:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         if error.filename is None and not full:
             raise
-        place = "a file of the output" if error.filename is None else error.filename
+        place = "a file of the output" if error.filename is None else os.fsdecode(error.filename)
         what = f"free some space{go_on}" if full else "name another file or folder"
         print(f"error: {BadInput(f'{place}: {error.strerror}; {what}')}", file=sys.stderr)
         return 2
