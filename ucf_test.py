@@ -19,8 +19,8 @@ def main(argv=None):
     sample.announce(options)
     data = loading.load_data(options, seed=None)
     model = loading.load_model(options, options.seed)
-    with runs.test_folder(options, path) as new:  # what an earlier test left is replaced whole
-        testing.test(model, path, data, options, new, runs.tested_in(options, path))
+    with runs.test_folder(options, path) as (new, folder):  # what an earlier test left is replaced whole
+        testing.test(model, path, data, options, new, folder)
 
 
 if __name__ == "__main__":

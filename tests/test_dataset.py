@@ -280,8 +280,8 @@ def _npz(path):
 
 BAD_FILES = {
     "missing": (lambda path: None, "no such file"),
-    "folder": (lambda path: path.mkdir(), "is no regular file"),
-    "FIFO": (os.mkfifo, "is no regular file"),
+    "folder": (lambda path: path.mkdir(), "a folder"),
+    "FIFO": (os.mkfifo, "a named pipe"),
     "empty": (lambda path: path.touch(), "empty file"),
     "no rows": (lambda path: save(path, 0), "no rows"),
     "wide": (lambda path: save(path, shape=(WIDTH + 1,)), "shape (3, 5)"),

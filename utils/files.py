@@ -33,7 +33,7 @@ def irregular(path: Path | str) -> str | None:
     """
     try:
         mode = os.stat(path).st_mode
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return "a broken link" if os.path.islink(path) else "no such file"
     except (OSError, ValueError) as error:  # ValueError: a NUL in it
         return f"cannot be read ({getattr(error, 'strerror', None) or error})"

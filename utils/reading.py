@@ -14,7 +14,6 @@ import os
 import pickle
 import re
 import reprlib
-import stat
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ import numpy as np
 from pydantic import AfterValidator, ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
 
 from utils.errors import BadInput
+from utils.files import irregular
 
 MOST = 200 * 2**20  # bytes of a text file, unpacked
 VALUES = 10_000_000  # values in a JSON file: each takes some 100 bytes of memory
@@ -139,15 +139,9 @@ def parsing(fault: str, todo: str):
 
 def check_regular(path: Path | str, option: str) -> int:
     """The size of a file in bytes. Raises BadInput unless it is there and a regular file: opening a FIFO or a device may never end."""
-    try:
-        found = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise BadInput(f"{path}: no such file; name an existing one with {option}") from None
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); check {option}") from None
-    if not stat.S_ISREG(found.st_mode):
-        raise BadInput(f"{path}: is no regular file; name one with {option}")
-    return found.st_size
+    if fault := irregular(path):
+        raise BadInput(f"{path}: {fault}; name an existing file with {option}")
+    return os.stat(path).st_size
 
 
 def opened(path: Path | str, option: str) -> BinaryIO:
@@ -242,10 +236,9 @@ def open_array(path: Path | str, option: str, todo: str | None = None) -> np.nda
     what was expected and what to do then.
     """
     size = check_regular(path, option)
-    with parsing(f"{path}: no readable .npy array", todo or f"write it anew, or check {option}"):
-        with open(path, "rb") as file:
-            array_header(file, size)
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+    with parsing(f"{path}: no readable .npy array", todo or f"write it anew, or check {option}"), open(path, "rb") as file:
+        shape, fortran, dtype = array_header(file, size)
+        return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
 
 
 def read_arrays(path: Path | str, option: str) -> dict[str, np.ndarray]:

@@ -193,15 +193,15 @@ def tell_unfinished(checkpoint: Path, options) -> None:
 
 
 @contextmanager
-def test_folder(options, checkpoint: Path) -> Iterator[Path]:
-    """A new folder for the results of a test, which go where `tested_in` says when the block ends, in place of all that an earlier test
+def test_folder(options, checkpoint: Path) -> Iterator[tuple[Path, Path]]:
+    """A new folder for the results of a test, and where they go when the block ends (`tested_in`), in place of all that an earlier test
     left there. Raises BadInput where another process writes there.
     """
     folder = tested_in(options, checkpoint)
     with locked(folder), tempfile.TemporaryDirectory(prefix=".test-", dir=folder) as new:
         unread = None
         try:
-            yield Path(new)
+            yield Path(new), folder
         except BrokenPipeError as error:  # whoever read along has seen enough; the table is printed last
             unread = error
         for path in Path(new).iterdir():

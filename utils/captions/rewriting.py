@@ -6,6 +6,7 @@ changes what is asked.
 """
 
 import errno
+import fcntl
 import hashlib
 import heapq
 import json
@@ -162,10 +163,6 @@ class Answers:
             raise
 
     def _claim(self):
-        try:
-            import fcntl
-        except ImportError:  # Windows: two runs on one file are the user's to avoid
-            return
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
