@@ -45,7 +45,7 @@ def test_nothing_to_test_yet(tmp_path):
     process = start("xd_test.py", ["--checkpoint", "absent.pt"], tmp_path)
     stderr = process.communicate(timeout=120)[1]
     assert process.returncode == 2
-    assert stderr == "error: absent.pt: no such file; name an existing one with --checkpoint\n"
+    assert stderr == "error: absent.pt: no such file; name an existing file with --checkpoint\n"
 
 
 @pytest.mark.slow
