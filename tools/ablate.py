@@ -168,8 +168,8 @@ class Report(TypedDict):
 
     model: Literal[*SYSTEMS]
     versions: dict[Text, Plain]
-    features: Literal["sample", "sentences", "visual"]
-    selected_on: Literal["val", "last", "test", "released"]
+    features: Literal["visual", *report.FEATURES]
+    selected_on: Literal[*report.SELECTED]
     videos: whole(0, 2**40)
     frames: whole(0, 2**40)
 
