@@ -23,8 +23,6 @@ from utils.systems.base import Output, PromptSettings, Settings, System, WindowS
 from utils.temporal import GCN, FeedForward, QuickGELU, TemporalTransformer, enter_autocast, from_windows, to_windows
 
 BLOCKS = ("both", "cls", "vta")
-# What the paper reports of segment mAP; by which protocol, it does not say.
-MAP_PATHS = [("map", "official", key) for key in ("0.1", "0.2", "0.3", "0.4", "0.5", "avg")]
 TEMPORAL = ("none", "global", "local", "gcn", "local+global", "global+gcn", "local+gcn", "eg", "ee", "ge-fusion", "ge")
 
 
@@ -288,12 +286,6 @@ SYSTEM = System(
     build,
     losses,
     ReFLIPSettings,
-    paper={
-        "ucf": {("coarse", "auc"): "88.57 (CLIP), 89.14 (FLIP)", ("coarse", "ano_auc"): "72.35 (CLIP), 74.72 (FLIP)"}
-        | dict(zip(MAP_PATHS, ["14.23", "10.34", "9.32", "7.54", "6.81", "9.62"], strict=True)),
-        "xd": {("fine", "ap"): "85.81 (CLIP), 86.29 (FLIP)"}
-        | dict(zip(MAP_PATHS, ["39.24", "33.45", "27.71", "20.86", "17.22", "27.36"], strict=True)),
-    },
     rule="best epoch on test",
     text=lambda options: options.blocks != "cls",
     transformers=lambda options: {"distilbert": options.distilbert if options.prompt == "reparameterized" else None},

@@ -88,4 +88,4 @@ SAMPLE = dict(
 
 def parse_args(argv=None, testing=False, model=None):
     """Options of ucf_train.py, or with `testing` of ucf_test.py. Raises BadInput for values that make no sense."""
-    return parse("ucf", COMMON, SYSTEMS, SAMPLE, argv, __doc__, testing, model)
+    return parse("list/ucf.toml", COMMON, SYSTEMS, SAMPLE, argv, __doc__, testing, model)

@@ -87,4 +87,4 @@ SAMPLE = dict(
 
 def parse_args(argv=None, testing=False, model=None):
     """Options of xd_train.py, or with `testing` of xd_test.py. Raises BadInput for values that make no sense."""
-    return parse("xd", COMMON, SYSTEMS, SAMPLE, argv, __doc__, testing, model)
+    return parse("list/xd.toml", COMMON, SYSTEMS, SAMPLE, argv, __doc__, testing, model)

@@ -22,7 +22,7 @@ from utils.captions.formats import VideoCaptions
 from utils.errors import BadInput
 from utils.evaluation.scores import Scores
 from utils.evaluation.segments import RATE, anomaly_score, carrying, known_threshold
-from utils.labels import DATASETS, SNIPPET
+from utils.labels import SNIPPET
 from utils.text import CLIPText, load_sentence_text
 from utils.video.crops import UNNAMED, Recipe
 from utils.video.decoder import Limits
@@ -231,7 +231,7 @@ def load_detector(
         raise BadInput(f"{path}: trained on {' and '.join(reads)} alone, sees no video; name one that was trained on features, too")
     if "captions" in reads and caption_encoder is None:
         raise BadInput(f"{path}: reads captions; name --captions and the sentence encoder of its caption features, --caption-encoder")
-    model = loading.load_model(options, saved["options"]["seed"])
+    model = loading.load_model(options, saved["options"]["seed"], saved["classes"])
     restore.matches(saved, model, path, options)
     checkpoint.load_trained_state(model, saved["weights"], path)
     place = engine.pick_device(device)
@@ -262,7 +262,7 @@ def load_detector(
         scorer=lambda videos: engine.predict(model, videos, options, place, text=text),
         encoder=images.to(place).eval(),
         recipe=recipe,
-        classes=DATASETS[options.dataset].names,
+        classes=tuple(saved["classes"]),
         threshold=value,
         threshold_from=source,
         length=options.visual_length,

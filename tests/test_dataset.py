@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dataset
+from benchmarks import UCF, XD
 from dataset import (
     FeatureDataset,
     Video,
@@ -26,7 +27,7 @@ from dataset import (
 from golden import SHARED
 from utils.batches import BalancedBatches, ShuffledBatches
 from utils.errors import BadInput
-from utils.labels import UCF, XD, multi_hot
+from utils.labels import multi_hot
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the folder `shared` does not lie beside the project")
 WIDTH = 4
@@ -193,7 +194,7 @@ def test_contradicting_rows_are_refused(tmp_path):
 def test_a_label_of_the_other_dataset_names_list_and_row(tmp_path):
     save(tmp_path / "f.npy")
     path = write_list(tmp_path / "l.csv", "f.npy,B2-0-0")
-    refused(lambda: read_list(path, tmp_path, UCF), path, "row 1", "'B2'", "UCF-Crime")
+    refused(lambda: read_list(path, tmp_path, UCF), path, "row 1", "'B2-0-0'", "UCF-Crime")
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from benchmarks import UCF
 from spoil import ODD, array, become_something_else, mangle, odd_tensors, twist, write_as
 from utils.errors import BadInput, exit_code
 from utils.files import ROOT
-from utils.labels import UCF
 
 MEMORY, SECONDS = 2 << 30, 10
 WIDTH = 8

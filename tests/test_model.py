@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from benchmarks import UCF, XD
 from model import TEMPORAL, build_model
 from utils.checkpoint import trained_state
 from utils.errors import BadInput
-from utils.labels import UCF, XD
 from utils.prompt import PROMPTS
 from utils.text import load_sentence_text
 

@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import pytest
 
+import custom_option
 import ucf_option
 import xd_option
 from model import SYSTEMS, ReFLIPSettings
@@ -210,12 +211,13 @@ def shown(capsys, file, *words, **more) -> str:
 
 def test_help_names_every_option_its_default_and_what_the_paper_tried(capsys):
     text = shown(capsys, xd_option)
-    training = {name for name in declared("reflip") if name not in ("checkpoint", "save_scores", "json")}
+    training = {name for name in declared("reflip") if name not in ("data", "checkpoint", "save_scores", "json")}
     assert all(f"--{name.replace('_', '-')}" in text for name in training)
     assert "[default 0.0005]" in text
     assert "paper tried 0.01 0.03 0.05 0.07 0.09 0.1" in text
     assert "--d-state" not in text  # another system's
     assert "--d-state" in shown(capsys, xd_option, "--model", "trclip")
+    assert "--data" in shown(capsys, custom_option)
 
 
 def test_help_of_a_test_script_leaves_training_out_and_of_a_system_shows_its_defaults(capsys):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from benchmarks import UCF
 from utils.errors import BadInput
-from utils.labels import UCF
 from utils.text import CLIPText, load_clip, load_sentence_text, load_transformer, openai_clip
 
 

@@ -34,113 +34,104 @@ from utils.evaluation import report
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.evaluation.scores import load_scores
 from utils.files import ROOT, make_folder, replacing, write_json
-from utils.labels import DATASETS, Dataset
+from utils.labels import Dataset, benchmarks, command_of, load_dataset
 from utils.reading import OPEN, Plain, Text, read_json, read_json_lines, real, whole
 
 
-class Row(NamedTuple):
-    """Options of the training script as a user types them, and the paper's figures in percent: XD-Violence AP (AVG mAP), UCF-Crime AUC;
-    ReFLIP-VAD's are with FLIP features where nothing else is said.
-    """
-
-    options: str
-    xd: str = ""
-    ucf: str = ""
-
-
 class Table(NamedTuple):
-    """`reference` is the row that the others are compared with: the paper's full setting."""
+    """`rows`: options of the training script as a user types them; a paper's figures for them stand in the data set's file.
+    `reference` is the row that the others are compared with: the paper's full setting.
+    """
 
     title: str
     reference: str
-    rows: dict[str, Row]
+    rows: dict[str, str]
 
 
 TABLES = {
     "temporal": Table("Temporal networks (ReFLIP-VAD, table V)", "ge", {
-        "none": Row("--temporal none", "73.31 (16.27)"),
-        "global": Row("--temporal global", "82.69 (16.98)"),
-        "eg": Row("--temporal eg", "82.89 (17.43)"),
-        "local": Row("--temporal local", "81.34 (18.67)"),
-        "ee": Row("--temporal ee", "81.59 (19.27)"),
-        "gcn": Row("--temporal gcn", "82.65 (24.19)"),
-        "local+global": Row("--temporal local+global", "80.12 (20.93)"),
-        "global+gcn": Row("--temporal global+gcn", "85.15 (21.76)"),
-        "local+gcn": Row("--temporal local+gcn", "85.57 (25.42)"),
-        "ge-fusion": Row("--temporal ge-fusion", "85.89 (26.58)"),
-        "ge": Row("--temporal ge", "86.29 (27.36)"),
+        "none": "--temporal none",
+        "global": "--temporal global",
+        "eg": "--temporal eg",
+        "local": "--temporal local",
+        "ee": "--temporal ee",
+        "gcn": "--temporal gcn",
+        "local+global": "--temporal local+global",
+        "global+gcn": "--temporal global+gcn",
+        "local+gcn": "--temporal local+gcn",
+        "ge-fusion": "--temporal ge-fusion",
+        "ge": "--temporal ge",
     }),
     "blocks": Table("Blocks and prompts; without the learnable prompt the class name stands alone (ReFLIP-VAD, table VI)", "all", {
-        "cls": Row("--blocks cls --prompt class --no-v-prompt", "81.28"),
-        "vta": Row("--blocks vta --prompt class --no-v-prompt", "69.24"),
-        "both": Row("--blocks both --prompt class --no-v-prompt", "77.33"),
-        "both+rl-prompt": Row("--blocks both --prompt reparameterized --no-v-prompt", "79.75"),
-        "both+v-prompt": Row("--blocks both --prompt class --v-prompt", "83.56"),
-        "all": Row("--blocks both --prompt reparameterized --v-prompt", "86.29"),
+        "cls": "--blocks cls --prompt class --no-v-prompt",
+        "vta": "--blocks vta --prompt class --no-v-prompt",
+        "both": "--blocks both --prompt class --no-v-prompt",
+        "both+rl-prompt": "--blocks both --prompt reparameterized --no-v-prompt",
+        "both+v-prompt": "--blocks both --prompt class --v-prompt",
+        "all": "--blocks both --prompt reparameterized --v-prompt",
     }),
     "tokens": Table("Prompt tokens N (ReFLIP-VAD, table VII)", "24", {
-        "8": Row("--prompt-prefix 4 --prompt-postfix 4", "81.26 (22.74)"),
-        "16": Row("--prompt-prefix 8 --prompt-postfix 8", "82.78 (23.34)"),
-        "20": Row("--prompt-prefix 10 --prompt-postfix 10", "84.91 (25.61)"),
-        "24": Row("--prompt-prefix 12 --prompt-postfix 12", "86.29 (27.36)"),
-        "32": Row("--prompt-prefix 16 --prompt-postfix 16", "84.13 (22.89)"),
+        "8": "--prompt-prefix 4 --prompt-postfix 4",
+        "16": "--prompt-prefix 8 --prompt-postfix 8",
+        "20": "--prompt-prefix 10 --prompt-postfix 10",
+        "24": "--prompt-prefix 12 --prompt-postfix 12",
+        "32": "--prompt-prefix 16 --prompt-postfix 16",
     }),
     "window": Table("Window of the convolution in Emphasize, in snippets (ReFLIP-VAD, table VII, names a window of GE)", "64", {
-        "16": Row("--window-length 16", "84.19 (27.26)"),
-        "32": Row("--window-length 32", "84.68 (25.17)"),
-        "64": Row("--window-length 64", "86.29 (27.36)"),
-        "128": Row("--window-length 128", "84.87 (23.26)"),
-        "256": Row("--window-length 256", "83.54 (26.54)"),
+        "16": "--window-length 16",
+        "32": "--window-length 32",
+        "64": "--window-length 64",
+        "128": "--window-length 128",
+        "256": "--window-length 256",
     }),
     "length": Table("Input length T (ReFLIP-VAD, table VII)", "512", {
-        "64": Row("--visual-length 64", "82.54 (26.87)"),
-        "128": Row("--visual-length 128", "82.19 (26.38)"),
-        "256": Row("--visual-length 256", "85.41 (25.08)"),
-        "512": Row("--visual-length 512", "86.29 (27.36)"),
-        "1024": Row("--visual-length 1024", "84.54 (24.45)"),
+        "64": "--visual-length 64",
+        "128": "--visual-length 128",
+        "256": "--visual-length 256",
+        "512": "--visual-length 512",
+        "1024": "--visual-length 1024",
     }),
     "prompts": Table("What stands round the class name (ReFLIP-VAD, table X)", "reparameterized", {
-        "class": Row("--prompt class", "80.69", "83.95"),
-        "a-video-of": Row("--prompt template --template 'a video of'", "81.06", "85.55"),
-        "a-long-video-of": Row("--prompt template --template 'a long video of'", "82.59", "85.63"),
-        "learnable": Row("--prompt learnable", "84.48", "86.48"),
-        "reparameterized": Row("--prompt reparameterized", "86.29", "89.14"),
+        "class": "--prompt class",
+        "a-video-of": "--prompt template --template 'a video of'",
+        "a-long-video-of": "--prompt template --template 'a long video of'",
+        "learnable": "--prompt learnable",
+        "reparameterized": "--prompt reparameterized",
     }),
     "temperature": Table("Temperature τ of the alignment map (ReFLIP-VAD, table XI)", "0.07", {
-        "0.01": Row("--temperature 0.01", "85.33", "87.34"),
-        "0.03": Row("--temperature 0.03", "84.45", "88.78"),
-        "0.05": Row("--temperature 0.05", "85.13", "88.56"),
-        "0.07": Row("--temperature 0.07", "86.29", "89.14"),
-        "0.09": Row("--temperature 0.09", "85.20", "88.12"),
-        "0.1": Row("--temperature 0.1", "85.36", "87.64"),
+        "0.01": "--temperature 0.01",
+        "0.03": "--temperature 0.03",
+        "0.05": "--temperature 0.05",
+        "0.07": "--temperature 0.07",
+        "0.09": "--temperature 0.09",
+        "0.1": "--temperature 0.1",
     }),
     "trclip": Table("Parts of TrCLIP-VAD (ours; what follows -- names --caption-root)", "all", {
-        "visual": Row("--model trclip --branches visual"),
-        "text": Row("--model trclip --branches text"),
-        "no-rewriting": Row("--model trclip --caption-choice source"),
-        "rewrite-1": Row("--model trclip --caption-choice rewrite-1"),
-        "rewrite-2": Row("--model trclip --caption-choice rewrite-2"),
-        "no-mamba": Row("--model trclip --stack none"),
-        "no-mtn": Row("--model trclip --no-mtn"),
-        "no-mamba-no-mtn": Row("--model trclip --stack none --no-mtn"),
-        "all": Row("--model trclip", "86.38", "88.59"),
+        "visual": "--model trclip --branches visual",
+        "text": "--model trclip --branches text",
+        "no-rewriting": "--model trclip --caption-choice source",
+        "rewrite-1": "--model trclip --caption-choice rewrite-1",
+        "rewrite-2": "--model trclip --caption-choice rewrite-2",
+        "no-mamba": "--model trclip --stack none",
+        "no-mtn": "--model trclip --no-mtn",
+        "no-mamba-no-mtn": "--model trclip --stack none --no-mtn",
+        "all": "--model trclip",
     }),
     "losses": Table("Losses of ReFLIP-VAD (ours; the paper has no such table)", "all", {
-        "coarse": Row("--blocks cls --no-v-prompt --lambda-magnitude 0"),
-        "fine": Row("--blocks vta --no-v-prompt --lambda-magnitude 0 --lambda-text 0"),
-        "no-magnitude": Row("--blocks both --lambda-magnitude 0"),
-        "no-text": Row("--blocks both --lambda-text 0"),
-        "all": Row("--blocks both"),
+        "coarse": "--blocks cls --no-v-prompt --lambda-magnitude 0",
+        "fine": "--blocks vta --no-v-prompt --lambda-magnitude 0 --lambda-text 0",
+        "no-magnitude": "--blocks both --lambda-magnitude 0",
+        "no-text": "--blocks both --lambda-text 0",
+        "all": "--blocks both",
     }),
     "systems": Table("Systems, each with its published figure (ours; hlnet's as ReFLIP-VAD's tables have it)", "reflip", {
-        "deepmil": Row("--model deepmil", "", "75.41 (C3D)"),
-        "hlnet": Row("--model hlnet", "78.10", "82.45"),
-        "vadclip": Row("--model vadclip", "84.51 (24.70)", "88.02"),
-        "reflip": Row("--model reflip", "86.29 FLIP, 85.81 CLIP (27.36)", "89.14 FLIP, 88.57 CLIP"),
+        "deepmil": "--model deepmil",
+        "hlnet": "--model hlnet",
+        "vadclip": "--model vadclip",
+        "reflip": "--model reflip",
     }),
 }  # fmt: skip
 FIGURES = (("coarse", "auc"), ("coarse", "ano_auc"), ("coarse", "ap"), ("fine", "auc"), ("fine", "ap"), ("map", "anomaly", "avg"))
-COMPARED = {"ucf": (("coarse", "auc"), ("fine", "auc")), "xd": (("coarse", "ap"), ("fine", "ap"))}
 EXIT = "exit code "  # how the log of a failed run ends
 
 
@@ -207,7 +198,7 @@ class Run(NamedTuple):
         return "failed" if self.printed().startswith(EXIT) else "not finished" if self.log.exists() else "not run"
 
 
-def all_runs(table: Table, dataset: str, place: Path, seeds: list[int], passed: list[str]) -> list[Run]:
+def all_runs(table: Table, dataset: Dataset, place: Path, seeds: list[int], passed: list[str]) -> list[Run]:
     """Every run of a table, row by row. Raises BadInput where `passed`, the options of all rows, has one that every row sets, and where a
     row's folder holds runs of another command.
     """
@@ -215,7 +206,7 @@ def all_runs(table: Table, dataset: str, place: Path, seeds: list[int], passed: 
     def flags(words) -> list[str]:
         return [word.split("=")[0].replace("--no-", "--", 1) for word in words if word.startswith("--")]
 
-    options = {name: shlex.split(row.options) for name, row in table.rows.items()}
+    options = {name: shlex.split(row) for name, row in table.rows.items()}
     owned = {"--seed", "--seeds", "--output", "--resume"} | set.intersection(*(set(flags(words)) for words in options.values()))
     if odd := [word for word in flags(passed) if word in owned]:
         raise BadInput(
@@ -223,7 +214,7 @@ def all_runs(table: Table, dataset: str, place: Path, seeds: list[int], passed: 
         )
     runs = []
     for name, words in options.items():
-        folder, words = place / name, [f"{dataset}_train.py", *passed, *words]
+        folder, words = place / name, [*command_of(dataset, "train"), *passed, *words]
         made, found = folder / "ablate.json", words
         if any(folder.glob("seed-*/")):
             found = read_json(made, "--output") if made.exists() else ["another", "program"]
@@ -287,7 +278,7 @@ def measure(runs: list[Run], dataset: Dataset) -> tuple[dict, list[dict], float]
         truth = load_ground_truth(read_json(run.folder / "options.json", "--output", Files)["gt_path"], dataset)
         made, scores = read_json(run.folder / "report.json", "--output", Report), load_scores(run.folder / "scores.npz")[0]
         drawn.append(report.resample(scores, truth, dataset))
-        made |= testing.published(SYSTEMS[made["model"]], dataset.key, drawn[-1]) | report.evaluate(scores, truth, dataset, drawn[-1])
+        made |= testing.published(dataset, made["model"], drawn[-1]) | report.evaluate(scores, truth, dataset, drawn[-1])
         if "threshold" not in made:  # segments of an earlier version, cut by another rule
             made.pop("segments", None)
         made.setdefault("official_videos", None)
@@ -298,20 +289,26 @@ def measure(runs: list[Run], dataset: Dataset) -> tuple[dict, list[dict], float]
     return result, drawn, sum(line["seconds"] for line in epochs) / sum(line["steps"] for line in epochs)
 
 
-def fill(table: Table, runs: list[Run], dataset: Dataset, reference: str) -> dict:
+def compared(dataset: Dataset) -> list[tuple[str, str]]:
+    """The figures of which a row's difference to the reference is shown."""
+    return [(part, dataset.headline[1]) for part in ("coarse", "fine")]
+
+
+def fill(name: str, runs: list[Run], dataset: Dataset, reference: str) -> dict:
     """The content of table.json; figures are fractions."""
+    table, published = TABLES[name], dataset.tables.get(name, {})
     states = {name: {run.seed: run.state() for run in runs if run.row == name} for name in table.rows}
     finished = {name: [run for run in runs if run.row == name and states[name][run.seed] == "finished"] for name in table.rows}
     measured = {name: measure(own, dataset) for name, own in tqdm(finished.items(), "figures", unit="row", leave=False) if own}
     rows = []
     for name, row in table.rows.items():
-        entry = {"row": name, "options": row.options, "seeds": states[name], "paper": getattr(row, dataset.key) or None}
+        entry = {"row": name, "options": row, "seeds": states[name], "paper": published.get(name)}
         if name in measured:
             result, drawn, seconds = measured[name]
             figures = report.figures(result)
             gaps = compare(drawn, measured[reference][1]) if name != reference and reference in measured else {}
             entry["figures"] = {label(path): figures[path] for path in FIGURES if path in figures}
-            entry["difference"] = {label(path): gaps[path] for path in COMPARED[dataset.key] if path in gaps}
+            entry["difference"] = {label(path): gaps[path] for path in compared(dataset) if path in gaps}
             entry |= {"parameters": result["parameters"], "seconds_per_step": seconds}
         rows.append(entry)
     reports = [read_json(run.folder / "report.json", "--output", Report) for own in finished.values() for run in own]
@@ -321,9 +318,9 @@ def fill(table: Table, runs: list[Run], dataset: Dataset, reference: str) -> dic
     return {"title": table.title, "dataset": dataset.key, "reference": reference, **about, "versions": versions, "rows": rows}
 
 
-def markdown(content: dict, passed: list[str]) -> str:
+def markdown(content: dict, dataset: Dataset, passed: list[str]) -> str:
     """table.md from what `fill` gives."""
-    dataset, features = DATASETS[content["dataset"]], content.get("features")
+    features = content.get("features")
     lines = [f"{content['title']}, on {dataset.title}"]
     if features:
         selected = report.SELECTED[content["selected_on"]]
@@ -332,18 +329,18 @@ def markdown(content: dict, passed: list[str]) -> str:
         lines.append(report.FEATURES[features].format(dataset.title))
     lines.append("Percent: mean ± std over seeds [95 % bootstrap interval over videos and seeds]; parameters are the trained ones.")
     lines.append(f"Δ: the row minus {content['reference']}, paired on the same videos; p is not corrected for the number of rows.")
-    lines.append(f"All rows: `{shlex.join(['python', f'{dataset.key}_train.py', *passed])}`")
+    lines.append(f"All rows: `{shlex.join(['python', *command_of(dataset, 'train'), *passed])}`")
     lines.append(", ".join(f"{name} {' / '.join(map(str, values))}" for name, values in content["versions"].items()))
-    theirs = f"paper: {'AP (AVG mAP)' if dataset.key == 'xd' else 'AUC'}, its features, best on test"
+    theirs = f"paper: {'AP (AVG mAP)' if dataset.headline[1] == 'ap' else 'AUC'}, its features, best on test"
     theirs += "" if features == "visual" else "; not comparable"
-    gaps = [label(path) for path in COMPARED[dataset.key]]
+    gaps = [label(path) for path in compared(dataset)]
     cells = [["row", "options", "seeds", *map(label, FIGURES), *(f"Δ {gap}" for gap in gaps), theirs, "parameters", "seconds / step"]]
     for row in content["rows"]:
         seeds = ", ".join(f"{seed}" if state == "finished" else f"{seed} {state}" for seed, state in row["seeds"].items())
-        figures, compared = (row.get(key, {}) for key in ("figures", "difference"))
+        figures, differences = (row.get(key, {}) for key in ("figures", "difference"))
         cost = [f"{row['parameters']:,}", f"{row['seconds_per_step']:.3g}"] if figures else ["–", "–"]
         shown = [report.percent(figures[name]) if name in figures else "–" for name in map(label, FIGURES)]
-        shown += [f"{report.percent(compared[name])}, p = {compared[name]['p']:.3f}" if name in compared else "–" for name in gaps]
+        shown += [f"{report.percent(differences[name])}, p = {differences[name]['p']:.3f}" if name in differences else "–" for name in gaps]
         cells.append([row["row"], f"`{row['options']}`", seeds, *shown, row["paper"] or "–", *cost])
     return "\n".join([*(f"{line}  " for line in lines if line), "", *report.markdown(cells), ""])
 
@@ -354,7 +351,7 @@ def main(argv=None) -> None:
     passed = words[cut + 1 :]
     parser = Parser("python -m tools.ablate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", choices=list(TABLES), help="which table")
-    parser.add_argument("--dataset", choices=list(DATASETS), required=True)
+    parser.add_argument("--dataset", "--data", metavar="DATA", required=True, help=f"{', '.join(benchmarks())}, or your own dataset.toml")
     parser.add_argument("--output", metavar="DIR", help="folder of the tables (default: runs/ablate-DATASET)")
     parser.add_argument("--seeds", nargs="+", type=SEED, default=[1, 2, 3], metavar="K", help="one run each (default: 1 2 3)")
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="run only these; the table has all")
@@ -363,14 +360,14 @@ def main(argv=None) -> None:
     parser.add_argument("--jobs", type=COUNT, default=1, metavar="N", help="runs at a time (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="print the commands of the runs that are not finished, and do nothing")
     options = parser.parse_args(words[:cut])
-    table = TABLES[options.table]
+    table, dataset = TABLES[options.table], load_dataset(options.dataset, "--dataset")
     reference = options.reference or table.reference
     for name, option in [*((row, "--rows") for row in options.rows or ()), (reference, "--reference")]:
         if name not in table.rows:
             raise BadInput(f"{option} {name}: no row of {options.table}; expected one of {', '.join(table.rows)}")
     number, count = share(options.shard)
-    folder = Path(options.output or os.path.relpath(ROOT / "runs" / f"ablate-{options.dataset}")) / options.table
-    runs = all_runs(table, options.dataset, folder, list(dict.fromkeys(options.seeds)), passed)
+    folder = Path(options.output or os.path.relpath(ROOT / "runs" / f"ablate-{dataset.key}")) / options.table
+    runs = all_runs(table, dataset, folder, list(dict.fromkeys(options.seeds)), passed)
     shard = [run for run in runs if run.row in (options.rows or table.rows)][number::count]
     todo = [run for run in shard if run.state() != "finished"]
     if options.dry_run:
@@ -379,10 +376,10 @@ def main(argv=None) -> None:
         return
     make_folder(folder)
     failed = execute(todo, options.jobs)
-    content = fill(table, runs, DATASETS[options.dataset], reference)
+    content = fill(options.table, runs, dataset, reference)
     write_json(folder / "table.json", {"command": shlex.join(["python", "-m", "tools.ablate", *words]), **content})
     with replacing(folder / "table.md") as temporary:
-        temporary.write_text(markdown(content, passed), encoding="utf-8")
+        temporary.write_text(markdown(content, dataset, passed), encoding="utf-8")
     print(f"{sum(run.state() == 'finished' for run in runs)} of {len(runs)} runs are finished: {folder / 'table.md'}")
     if failed:
         sys.exit(2 if set(failed) == {2} else 1)

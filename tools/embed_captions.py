@@ -36,7 +36,7 @@ from utils.captions.formats import VideoCaptions, caption_files, read_captions, 
 from utils.errors import COUNT, POSITIVE, BadInput, Parser, exit_code, printable
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.files import make_folder, only_writer, replacing, write_json
-from utils.labels import DATASETS, SNIPPET, Dataset
+from utils.labels import SNIPPET, Dataset, benchmarks, load_dataset
 from utils.reading import ROWS, open_array, read_bytes, read_json
 from utils.text import POOLING, SentenceText, load_sentence_text
 
@@ -120,7 +120,13 @@ def prepare_folder(folder: Path, settings: dict) -> None:
 def parse(argv: list[str]) -> tuple[argparse.Namespace, Dataset]:
     parser = Parser("python -m tools.embed_captions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("captions", nargs="+", metavar="CAPTIONS", help="caption file, or folder of NAME.jsonl")
-    parser.add_argument("--dataset", choices=list(DATASETS), default="ucf", help="whose lists, ground truth and fps (default: %(default)s)")
+    parser.add_argument(
+        "--dataset",
+        "--data",
+        metavar="DATA",
+        default=benchmarks()[0],
+        help=f"whose lists, ground truth and fps: {', '.join(benchmarks())}, or your own dataset.toml (default: %(default)s)",
+    )
     parser.add_argument("--encoder", required=True, metavar="NAME_OR_PATH", help="sentence encoder: local folder or hub name")
     parser.add_argument("--pooling", choices=list(POOLING), help="of the encoder's tokens (default: as its own files say, else mean)")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the features: NAME.npy (T, D) float16, and NAME.jsonl")
@@ -134,7 +140,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Dataset]:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the encoder (default: %(default)s)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s, CUDA where there is one)")
     options = parser.parse_args(argv)
-    dataset = DATASETS[options.dataset]
+    dataset = load_dataset(options.dataset, "--dataset")
     options.fps = dataset.fps if options.fps is None else options.fps
     if options.device == "cuda" and not torch.cuda.is_available():
         raise BadInput("--device cuda: not available here; expected cpu or auto")

@@ -25,8 +25,8 @@ from utils.evaluation.ground_truth import load_ground_truth
 from utils.evaluation.intervals import RESAMPLES, difference, interval, over_seeds
 from utils.evaluation.report import label
 from utils.evaluation.scores import Scores, check_lengths, load_scores
-from utils.files import ROOT, write_json
-from utils.labels import DATASETS, Dataset
+from utils.files import write_json
+from utils.labels import Dataset, benchmarks, load_dataset
 from utils.reading import read_json
 
 
@@ -104,7 +104,7 @@ def sentence(path: tuple, row: dict, videos: int, seeds: tuple[int, int]) -> str
 
 def main(argv=None) -> None:
     parser = Parser("python -m tools.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", choices=list(DATASETS), required=True)
+    parser.add_argument("--dataset", "--data", metavar="DATA", required=True, help=f"{', '.join(benchmarks())}, or your own dataset.toml")
     parser.add_argument("--scores", nargs="+", required=True, metavar="FILE", help="one file per seed of a system")
     parser.add_argument("--against", nargs="+", metavar="FILE", help="another system's, for the paired difference")
     parser.add_argument(
@@ -123,8 +123,8 @@ def main(argv=None) -> None:
     )
     parser.add_argument("--json", metavar="FILE", help="write all figures there, as fractions")
     options = parser.parse_args(argv)
-    dataset = DATASETS[options.dataset]
-    gt_path = options.gt_path or runs_truth([*options.scores, *(options.against or [])]) or ROOT / "list" / f"{dataset.key}_gt.json"
+    dataset = load_dataset(options.dataset, "--dataset")
+    gt_path = options.gt_path or runs_truth([*options.scores, *(options.against or [])]) or dataset.gt_path
     truth = load_ground_truth(gt_path, dataset)
     sides = [load_side(options.scores, "--scores", dataset, truth, options)]
     if options.against:

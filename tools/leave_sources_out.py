@@ -30,9 +30,11 @@ from utils.checkpoint import load, load_trained_state
 from utils.errors import SEED, BadInput, Parser, bounded, exit_code
 from utils.evaluation.intervals import interval, over_seeds, resampled
 from utils.evaluation.segments import anomaly_score
-from utils.files import locked, make_folder, replacing, write_json
-from utils.labels import SNIPPET, UCF, class_indices, video_name
+from utils.files import ROOT, locked, make_folder, replacing, write_json
+from utils.labels import SNIPPET, class_indices, load_dataset, video_name
 from utils.reading import open_array, read_csv
+
+UCF = load_dataset(ROOT / "list/ucf.toml")
 
 
 def read_clips(path: Path | str) -> pd.DataFrame:

@@ -9,14 +9,15 @@ a row). XD-Violence's normal test videos are not in its annotations either: they
 """
 
 import argparse
+import re
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from dataset import index_features
-from tools.make_list import read_lines, read_videos
+from tools.make_list import official_label, read_lines, read_videos
 from utils.errors import BadInput, Parser, exit_code, printable
 from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
-from utils.labels import DATASETS, SNIPPET, UCF, Dataset, class_indices, video_name
+from utils.labels import SNIPPET, Dataset, benchmarks, class_indices, load_dataset, video_name
 from utils.reading import FRAMES, ROWS, open_array, read_json, shown
 
 SLACK = 16  # frames by which official segments end after a video whose count is a multiple of 16 (list/README.md)
@@ -27,30 +28,45 @@ Segments = list[tuple[int, int, str]]
 def read_annotations(path: Path | str, dataset: Dataset) -> dict[str, Segments]:
     """Read the official annotations: name -> segments (start, end, label) in frames, 0-based, half-open, in the order of the file.
 
-    UCF-Crime: `NAME  Class  start1  end1  start2  end2`, -1 for none. XD-Violence: `NAME class start end class start end …`.
-    XD-Violence's segments may overlap, several classes at once. Raises BadInput naming file and line.
+    A line is a name and classes, each with the starts and ends of its segments, which may overlap: UCF-Crime's
+    `NAME  Class  start1  end1  start2  end2`, -1 for none; XD-Violence's `NAME class start end class start end …`. Raises BadInput naming
+    file and line.
     """
     truth: dict[str, Segments] = {}
     for number, line in enumerate(read_lines(path), start=1):
         name, *fields = line.split()
         name = video_name(name)
-        if dataset is UCF:
-            groups = [(fields[0], *fields[i : i + 2]) for i in (1, 3)] if len(fields) == 5 else []
-        else:
-            groups = [tuple(fields[i : i + 3]) for i in range(0, len(fields), 3)] if len(fields) % 3 == 0 else []
         try:
-            if not groups or name in truth:
-                raise BadInput(f"{name} stands there twice" if name in truth else f"{len(fields)} fields after the name")
-            segments = [(int(start), int(end), label) for label, start, end in groups if (start, end) != ("-1", "-1")]
-            if any(0 in class_indices(label, dataset) for *_, label in segments):
-                raise BadInput("a segment of the normal class")
-        except ValueError as error:  # BadInput is one
-            expected = "'NAME Class start end start end'" if dataset is UCF else "'NAME class start end …' (annotations_multiclasses.txt)"
+            if name in truth:
+                raise BadInput(f"{name} stands there twice")
+            truth[name] = _segments(fields, dataset)
+        except BadInput as error:
+            expected = "'NAME Class start end start end …', further classes behind it (annotations_multiclasses.txt)"
             raise BadInput(f"{path}: line {number}: {error}; expected {expected}; check --annotations and --dataset") from None
-        truth[name] = segments
     if not truth:
         raise BadInput(f"{path}: no videos; name the official annotations with --annotations")
     return truth
+
+
+def _segments(fields: list[str], dataset: Dataset) -> Segments:
+    """What stands behind a name. Raises BadInput where that is not classes, each with pairs of frames."""
+    segments, label, at = [], None, 0
+    while at < len(fields) or label is None:
+        if not re.fullmatch(r"-?[0-9]+", " ".join(fields[at : at + 1])):
+            label, at = " ".join(fields[at : at + 1]), at + 1
+            class_indices(label, dataset)
+        try:
+            start, end = map(int, fields[at : at + 2])
+        except ValueError:
+            raise BadInput(f"{' '.join(fields[at : at + 2])!r} behind {label}: no pair of frames") from None
+        if label is None:
+            raise BadInput("no class before the frames")
+        if (start, end) != (-1, -1):
+            segments.append((start, end, label))
+        at += 2
+    if any(label == dataset.labels[0] for *_, label in segments):
+        raise BadInput("a segment of the normal class")
+    return segments
 
 
 def read_frames(path: Path | str) -> dict[str, int]:
@@ -100,7 +116,7 @@ def make_ground_truth(
     truth, clipped = {}, {}
     for name in names:
         segments = []
-        if name not in annotated and (dataset is UCF or not name.endswith("_label_A")):
+        if name not in annotated and official_label(PurePosixPath(name), dataset) != dataset.labels[0]:
             raise BadInput(f"--annotations: {name} is not in it, and no normal video by its name; list the test videos with --test-list")
         for start, end, label in annotated.get(name, []):
             if not 0 <= start < min(end, frames[name]) or end > frames[name] + SLACK:
@@ -124,18 +140,20 @@ def count_rows(file: Path) -> int:
 
 def main(argv=None) -> None:
     parser = Parser("python -m tools.make_gt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", required=True, choices=list(DATASETS), help="whose annotations")
+    parser.add_argument(
+        "--dataset", "--data", metavar="DATA", required=True, help=f"whose classes: {', '.join(benchmarks())}, or your own dataset.toml"
+    )
     parser.add_argument("--annotations", required=True, metavar="FILE", help="the official text file")
     parser.add_argument("--frames", required=True, metavar="FILE_OR_FOLDER", help="frame counts as JSON, or a folder of features")
     parser.add_argument("--test-list", metavar="CSV", help="the videos to keep, in its order (default: all of them)")
     parser.add_argument("--output", required=True, metavar="JSON", help="the ground truth to write")
     options = parser.parse_args(argv)
-    dataset = DATASETS[options.dataset]
+    dataset = load_dataset(options.dataset, "--dataset")
     annotated, frames = read_annotations(options.annotations, dataset), read_frames(options.frames)
     if options.test_list:
         names = list(read_videos(options.test_list, dataset, "--test-list"))
     else:
-        names = list(annotated if dataset is UCF else annotated | frames)
+        names = list(annotated if dataset.label_in == "folder" else annotated | frames)
     truth, clipped = make_ground_truth(annotated, frames, names, dataset)
     write_ground_truth(options.output, truth)
     segments = sum(len(video.segments) for video in truth.values())

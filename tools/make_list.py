@@ -16,14 +16,17 @@ from pathlib import Path, PurePosixPath
 from dataset import index_features, read_rows
 from utils.errors import BadInput, Parser, exit_code, printable
 from utils.files import replacing
-from utils.labels import DATASETS, UCF, Dataset, class_indices, video_name
+from utils.labels import Dataset, benchmarks, class_indices, load_dataset, video_name
 from utils.reading import read_json, read_text
 
 
 def official_label(path: PurePosixPath, dataset: Dataset) -> str | None:
-    """The label that a video's path tells: UCF-Crime's is the folder, XD-Violence's stands in the name. None where it tells none."""
-    if dataset is UCF:
-        folder = "Normal" if "Normal_Videos" in path.parent.name else path.parent.name
+    """The label that a video's path tells: its folder (`Training_Normal_Videos_Anomaly`: Normal) or, behind `_label_`, its name
+    (Dataset.label_in). None where it tells none.
+    """
+    if dataset.label_in == "folder":
+        normal = dataset.labels[0]
+        folder = normal if f"{normal}_Videos" in path.parent.name else path.parent.name
         return folder if folder in dataset.labels else None
     return path.name.removesuffix(".npy").rpartition("_label_")[2] if "_label_" in path.name else None
 
@@ -50,13 +53,13 @@ def read_videos(path: Path | str, dataset: Dataset, option: str = "--annotations
         place = PurePosixPath(*folders[-1:], f"{name}.npy")
         label = label or official_label(place, dataset)
         if label is None:
-            where = "its folder (Abuse/Abuse001_x264.mp4)" if dataset is UCF else "its name (…_label_B2-0-0)"
+            where = "its folder (Abuse/Abuse001_x264.mp4)" if dataset.label_in == "folder" else "its name (…_label_B2-0-0)"
             raise BadInput(f"{path}: {entry!r} has no label; {dataset.title} expects it in {where}; check {option} and --dataset")
         try:
             class_indices(label, dataset)
         except BadInput as error:
             raise BadInput(f"{path}: {entry!r}: {error}; check {option} and --dataset") from None
-        if dataset is not UCF or official_label(place, dataset) is None:
+        if dataset.label_in != "folder" or official_label(place, dataset) is None:
             place = PurePosixPath(place.name)  # somebody's own folder, not one of the data set
         if videos.setdefault(name, (place, label)) != (place, label):
             raise BadInput(f"{path}: {name} stands there as {videos[name][1]} and as {label}, or in two folders; keep one of the two")
@@ -71,7 +74,7 @@ def read_folder(root: Path | str, dataset: Dataset) -> dict[str, tuple[PurePosix
     for place in sorted(PurePosixPath(*home, f"{name}.npy") for name, homes in _features(root).items() for home in homes):
         label = official_label(place, dataset)
         if label is None:
-            where = "a folder named after the class" if dataset is UCF else "_label_… in the name"
+            where = "a folder named after the class" if dataset.label_in == "folder" else "_label_… in the name"
             raise BadInput(f"{Path(root, place)}: no label; {dataset.title} expects {where}; give the official list with --annotations")
         class_indices(label, dataset)
         name = place.name.removesuffix(".npy")
@@ -119,12 +122,14 @@ def _features(root: Path | str) -> dict[str, dict]:
 
 def main(argv=None) -> None:
     parser = Parser("python -m tools.make_list", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", required=True, choices=list(DATASETS), help="whose classes and names")
+    parser.add_argument(
+        "--dataset", "--data", metavar="DATA", required=True, help=f"whose classes: {', '.join(benchmarks())}, or your own dataset.toml"
+    )
     parser.add_argument("--annotations", metavar="FILE", help="official list (.txt), published list (.csv) or ground truth (.json)")
     parser.add_argument("--feature-root", metavar="DIR", help="list only the videos that have features below this folder")
     parser.add_argument("--output", required=True, metavar="CSV", help="the list to write")
     options = parser.parse_args(argv)
-    dataset = DATASETS[options.dataset]
+    dataset = load_dataset(options.dataset, "--dataset")
     if options.annotations:
         wanted = read_videos(options.annotations, dataset)
         videos = with_features(wanted, options.feature_root) if options.feature_root else wanted

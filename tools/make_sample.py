@@ -9,18 +9,18 @@ from pathlib import Path
 
 from utils.errors import SEED, Parser, exit_code
 from utils.files import ROOT, locked
-from utils.labels import DATASETS
+from utils.labels import benchmarks
 from utils.sample.builder import make_sample
 
 
 def main(argv=None) -> None:
     parser = Parser("python -m tools.make_sample", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", choices=[*DATASETS, "both"], default="both")
+    parser.add_argument("--dataset", choices=[*benchmarks(), "both"], default="both")
     parser.add_argument("--output", type=Path, default=ROOT / "data" / "sample", help="(default: data/sample)")
     parser.add_argument("--seed", type=SEED, default=0, help="(default: 0)")
     parser.add_argument("--shuffle-labels", action="store_true", help="permute the training labels: a detector must then find nothing")
     options = parser.parse_args(argv)
-    for key in DATASETS if options.dataset == "both" else [options.dataset]:
+    for key in benchmarks() if options.dataset == "both" else [options.dataset]:
         with locked(options.output, f".{key}.lock"):
             make_sample(options.output / key, key, options.seed, options.shuffle_labels)
 

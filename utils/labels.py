@@ -1,13 +1,24 @@
-"""What lists, features, captions, ground truth and scores share: a video's name, its snippets and crops, and the classes of each dataset in
-the order of the papers, class 0 being normal.
+"""What lists, features, captions, ground truth and scores share: a video's name, its snippets and crops, and the data set: a file of
+list/ or somebody's dataset.toml, with the classes in order, class 0 being normal.
 """
 
 import re
-from dataclasses import dataclass
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NotRequired
 
 import numpy as np
+from pydantic import ConfigDict
+from typing_extensions import TypedDict
 
 from utils.errors import BadInput
+from utils.files import ROOT, irregular
+from utils.reading import Text, checked, parsing, read_text, real, shown, whole
+
+FILE = "dataset.toml"  # what a data set's file is called in its folder
+Headline = Literal["coarse auc", "coarse ap", "fine auc", "fine ap"]
+CLOSED = ConfigDict(extra="forbid")
 
 VIDEO_SUFFIXES = {
     ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".f4v", ".avi", ".mkv", ".webm", ".ogv", ".flv", ".wmv", ".asf", ".mxf", ".mpg", ".mpeg",
@@ -17,46 +28,181 @@ SNIPPET = 16  # frames that a row of features or scores stands for
 CROPS = 10  # of a frame, in VadCLIP's published order: centre, four corners, and these five mirrored
 
 
+class Paper(TypedDict):
+    """What a system's paper reports on a data set: its headline where that is not the data set's, and figures in percent by their names in
+    reports.
+    """
+
+    __pydantic_config__ = CLOSED
+
+    headline: NotRequired[Headline]
+    figures: NotRequired[dict[Text, Text]]
+
+
+class Simulated(TypedDict):
+    """The built-in sample of a data set: its stream of random numbers, and how far an event stands out."""
+
+    __pydantic_config__ = CLOSED
+
+    stream: whole(0, 1000)
+    strength: real(0)
+
+
+class File(TypedDict):
+    """A dataset.toml. docs/own-data.md explains the keys."""
+
+    __pydantic_config__ = CLOSED
+
+    title: Text
+    fps: real(0, 10_000, gt=0)
+    classes: dict[Text, Text]
+    name: NotRequired[Text]
+    headline: NotRequired[Headline]
+    separator: NotRequired[Text]
+    placeholder: NotRequired[Text]
+    label_in: NotRequired[Literal["folder", "name"]]
+    test_crop: NotRequired[whole(0, 9)]
+    train_list: NotRequired[Text]
+    test_list: NotRequired[Text]
+    ground_truth: NotRequired[Text]
+    feature_root: NotRequired[Text]
+    paper: NotRequired[dict[Text, Paper]]
+    tables: NotRequired[dict[Text, dict[Text, Text]]]
+    sample: NotRequired[Simulated]
+
+
 @dataclass(frozen=True)
 class Dataset:
-    """A benchmark: `labels` are the official files' and lists' labels, `names` the texts that go into prompts and reports."""
+    """A data set as its file describes it. `labels` are those of lists and ground truth, `names` the words of prompts and reports.
+
+    key: what folders and options.json call it; separator: between the labels of a video that has several, `placeholder` being none of them;
+    label_in: where a file's path tells its label (tools.make_list); tables: a paper's ablation tables, row -> figures (tools.ablate).
+    """
 
     key: str
     title: str
-    fps: int
+    fps: float
     labels: tuple[str, ...]
     names: tuple[str, ...]
+    headline: tuple[str, str] = ("coarse", "auc")
+    separator: str | None = None
+    placeholder: str | None = None
+    label_in: str = "folder"
+    test_crop: int = 0
+    path: Path | None = None
+    train_list: Path | None = None
+    test_list: Path | None = None
+    gt_path: Path | None = None
+    feature_root: Path | None = None
+    papers: dict[str, Paper] = field(default_factory=dict)
+    tables: dict[str, dict[str, str]] = field(default_factory=dict)
+    sample: Simulated | None = None
 
     def name(self, label: str) -> str:
         """The name of one label's class: `B1` -> `fighting`."""
         return self.names[self.labels.index(label)]
 
+    def headline_of(self, system: str) -> tuple[str, str]:
+        """Part and metric of the figure that is reported for a system: its paper's on this data set, else the data set's."""
+        headline = self.papers.get(system, {}).get("headline")
+        return tuple(headline.split()) if headline else self.headline
 
-UCF = Dataset(
-    "ucf",
-    "UCF-Crime",
-    30,
-    ("Normal", "Abuse", "Arrest", "Arson", "Assault", "Burglary", "Explosion", "Fighting", "RoadAccidents", "Robbery",
-     "Shooting", "Shoplifting", "Stealing", "Vandalism"),
-    ("normal", "abuse", "arrest", "arson", "assault", "burglary", "explosion", "fighting", "roadAccidents", "robbery",
-     "shooting", "shoplifting", "stealing", "vandalism"),
-)  # fmt: skip
-XD = Dataset(
-    "xd",
-    "XD-Violence",
-    24,
-    ("A", "B1", "B2", "B4", "B5", "B6", "G"),
-    ("normal", "fighting", "shooting", "riot", "abuse", "car accident", "explosion"),
-)
-DATASETS = {"ucf": UCF, "xd": XD}
+
+def benchmarks() -> list[str]:
+    """The data sets of list/, by name."""
+    return sorted(path.stem for path in (ROOT / "list").glob("*.toml"))
+
+
+def script_of(key: str, kind: str) -> str:
+    """The script (`kind`: train, test or option) of a data set: its own where there is one, else custom_….py."""
+    own = f"{key}_{kind}.py"
+    return own if (ROOT / own).exists() else f"custom_{kind}.py"
+
+
+def command_of(dataset: Dataset, kind: str) -> list[str]:
+    """That script as it is typed."""
+    script = script_of(dataset.key, kind)
+    return [script] if script.startswith(dataset.key) else [script, "--data", str(dataset.path)]
+
+
+def load_dataset(place: Path | str, option: str = "--data") -> Dataset:
+    """The data set called `place`: the name of a file of list/ (without .toml), a .toml file, or a folder with a dataset.toml.
+
+    Raises BadInput naming file and key where it cannot be read or is not as `File` declares, where the first class is not the normal one,
+    a class stands there twice, or a list is missing.
+    """
+    path = ROOT / "list" / f"{place}.toml" if str(place) in benchmarks() else Path(place)
+    if path.is_dir():
+        path = path / FILE
+    if not path.exists():
+        raise BadInput(
+            f"{option} {place}: no such data set; expected {', '.join(benchmarks())}, a folder with {FILE}, or that file; "
+            f"tools.new_dataset writes one"
+        )
+    todo = f"correct the file, or name another with {option}"
+    text = read_text(path, option)
+    with parsing(f"{path}: not a TOML file", todo):
+        content = tomllib.loads(text)
+    known = checked(File, content, str(path), todo)
+
+    def wrong(key: str, value, expected: str) -> BadInput:
+        return BadInput(f"{path}: {key} = {shown(value)}; expected {expected}; {todo}")
+
+    labels, names = tuple(known["classes"]), tuple(known["classes"].values())
+    title, separator = known["title"].strip(), known.get("separator")
+    key = known.get("name", re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-"))
+    if not title or not title.isprintable() or len(title) > 100:
+        raise wrong("title", title, "1 to 100 printable characters")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,49}", key):
+        raise wrong("name", key, "1 to 50 of a-z, 0-9 and -, for folders; it is the title's unless you give one")
+    if key in benchmarks() and path.parent.resolve() != ROOT / "list":
+        raise wrong("name" if "name" in known else "title", key, "another one than list/ has")
+    if len(labels) < 2:
+        raise wrong("classes", list(labels), 'the normal class and at least one other, as label = "words"')
+    for label, words in known["classes"].items():
+        if not label.strip() or not words.strip() or not (label + words).isprintable() or label != label.strip():
+            raise wrong(f"classes.{shown(label)}", words, "printable label and words, no blanks round the label")
+        if names.count(words) > 1:
+            raise wrong(f"classes.{label}", words, "words of its own: another class has the same")
+        if separator and (separator in label or label == known.get("placeholder")):
+            raise wrong(f"classes.{label}", words, f"a label without the separator {separator!r}, and not the placeholder")
+    if not any("normal" in word.lower() for word in (labels[0], names[0])):
+        raise wrong(f"classes.{labels[0]}", names[0], 'the normal class first, with "normal" in its words')
+    if separator == "":
+        raise wrong("separator", separator, "at least one character, or no such line where a video has one label")
+    files = {name: path.parent / known[name] for name in ("train_list", "test_list", "ground_truth", "feature_root") if name in known}
+    for name, file in files.items():
+        if "\0" in str(file) or (name != "feature_root" and (fault := irregular(file))):
+            raise wrong(name, known[name], f"a file relative to {path.parent}; {fault if chr(0) not in str(file) else 'NUL in it'}")
+    return Dataset(
+        key=key,
+        title=title,
+        fps=known["fps"],
+        labels=labels,
+        names=names,
+        headline=tuple(known.get("headline", "coarse auc").split()),
+        separator=separator,
+        placeholder=known.get("placeholder"),
+        label_in=known.get("label_in", "folder"),
+        test_crop=known.get("test_crop", 0),
+        path=path,
+        train_list=files.get("train_list"),
+        test_list=files.get("test_list"),
+        gt_path=files.get("ground_truth"),
+        feature_root=files.get("feature_root"),
+        papers=known.get("paper", {}),
+        tables=known.get("tables", {}),
+        sample=known.get("sample"),
+    )
 
 
 def class_indices(label: str, dataset: Dataset) -> list[int]:
-    """Class numbers of a list's label, in its order: `Abuse` -> [1], `G-B2-B6` -> [6, 2, 5], `B2-0-0` -> [2] (`0` is ignored).
+    """Class numbers of a list's label, in its order: `Abuse` -> [1], on XD-Violence `G-B2-B6` -> [6, 2, 5], `B2-0-0` -> [2].
 
     Raises BadInput for a label that is not in the dataset's class list.
     """
-    parts = [part for part in label.split("-") if part != "0"]
+    parts = label.split(dataset.separator) if dataset.separator else [label]
+    parts = [part for part in parts if part != dataset.placeholder]
     unknown = [part for part in parts if part not in dataset.labels]
     if unknown or not parts:
         found = unknown[0] if unknown else label

@@ -1,5 +1,6 @@
 """From the options to the data and the model of a run. (What is run: utils/engine.py; what is told of it: utils/testing.py.)"""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from utils.captions.tree import SOURCE, CaptionTree
 from utils.errors import BadInput, printable
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.evaluation.scores import check_lengths
-from utils.labels import DATASETS, Dataset
+from utils.labels import Dataset, load_dataset
 from utils.reading import open_array
 
 
@@ -43,8 +44,10 @@ def read_text_features(path: str) -> torch.Tensor:
     return torch.from_numpy(features)
 
 
-def load_model(options, seed: int) -> torch.nn.Module:
-    """The model that the options describe, with its frozen encoders, initialised from `seed`, on the device of `--device`."""
+def load_model(options, seed: int, classes: Sequence[str] = ()) -> torch.nn.Module:
+    """The model that the options describe, with its frozen encoders, initialised from `seed`, on the device of `--device`. classes: their
+    names, else the data set's.
+    """
     encoder, names = load_text(options), options_of(options.model)
     beside = {
         name: text.load_transformer(path, f"--{name}") if path and isinstance(encoder, torch.nn.Module) else None
@@ -52,7 +55,8 @@ def load_model(options, seed: int) -> torch.nn.Module:
     }
     sizes = {name: getattr(options, name) for name in names - beside.keys()}
     torch.manual_seed(seed)
-    return build_model(options.model, DATASETS[options.dataset].names, encoder, **sizes, **beside).to(engine.pick_device(options.device))
+    model = build_model(options.model, classes or load_dataset(options.data).names, encoder, **sizes, **beside)
+    return model.to(engine.pick_device(options.device))
 
 
 class Data(NamedTuple):
@@ -94,7 +98,7 @@ def load_data(options, seed: int | None) -> Data:
 
     seed None reads the test side only. Raises BadInput for whatever is wrong with them.
     """
-    dataset = DATASETS[options.dataset]
+    dataset = load_dataset(options.data)
     test = read_list(options.test_list, options.feature_root, dataset, "--test-list")
     truth = load_ground_truth(options.gt_path, dataset)
     rows = check_features(test, options.visual_width)

@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 from model import SYSTEMS
 from utils.errors import BadInput, Parser
 from utils.files import ROOT
+from utils.labels import benchmarks, load_dataset
 from utils.reading import OPEN, Flag, Text, read_json
 from utils.systems.base import option
 
@@ -29,6 +30,7 @@ SEED = 2**32 - 1
 class Shared:
     """What every system is trained and tested with."""
 
+    data: str | None = option(None, "data set: a folder with dataset.toml, that file, or one of list/ by name", group="data")
     feature_root: str | None = option(None, "folder with NAME__0.npy … or NAME.npy; without it the built-in sample is used", group="data")
     train_list: str | None = option(None, "CSV path,label of the training videos (list/ holds the official ones)", group="data")
     test_list: str | None = option(None, "CSV path,label of the test videos", group="data")
@@ -111,7 +113,7 @@ GROUPS = {
 TEST_ONLY = {"checkpoint", "save_scores", "json"}
 TESTED_TOO = {"device", "precision"}  # of the group "training", what a test script has, too
 PER_MACHINE = {
-    *("resume", "overwrite", "output", "device", "workers", "feature_root", "caption_root", "train_list", "test_list", "gt_path"),
+    *("resume", "overwrite", "output", "device", "workers", "data", "feature_root", "caption_root", "train_list", "test_list", "gt_path"),
     *TEST_ONLY,
 }
 
@@ -196,7 +198,7 @@ def every_option() -> dict[str, Declared]:
     return {name: one for system in reversed(SYSTEMS) for name, one in declared(system).items()}
 
 
-def command_line(system: str, defaults: dict, doc: str, testing: bool) -> argparse.ArgumentParser:
+def command_line(system: str, defaults: dict, doc: str, testing: bool, custom: bool) -> argparse.ArgumentParser:
     """The command line of a dataset's scripts; unset options are absent from the result, so that what was typed can be told from a default.
 
     --help shows what `system` has; the others' options are taken, too, to be refused by name.
@@ -211,7 +213,7 @@ def command_line(system: str, defaults: dict, doc: str, testing: bool) -> argpar
     groups = {key: result.add_argument_group(title) for key, title in GROUPS.items()}
     own = declared(system)
     for one in (own | every_option()).values():
-        if one.training if testing else one.name in TEST_ONLY:
+        if (one.training if testing else one.name in TEST_ONLY) or (one.name == "data" and not custom):
             continue
         default = defaults.get(one.name, one.default)
         shown = " ".join(map(str, default)) if one.many and default else default
@@ -227,15 +229,17 @@ def command_line(system: str, defaults: dict, doc: str, testing: bool) -> argpar
     return result
 
 
-def parse(dataset: str, common: dict, systems: dict, sample: dict, argv, doc: str, testing: bool, model: str | None = None) -> Resolved:
+def parse(data: str | None, common: dict, systems: dict, sample: dict, argv, doc: str, testing: bool, model: str | None = None) -> Resolved:
     """Resolve all options: the dataclasses' defaults < what the system's paper sets (System.defaults) < `common` < the option file's
-    settings for the system < those for the sample < command line.
+    settings for the system < those for the sample < command line; lists and the like that nobody names are the data set's own.
 
-    common: settings for all systems; systems: settings by system; sample: settings of the built-in sample, by system where a value is a
-    dict; model: the system, where a checkpoint names it. Raises BadInput for unknown names, values of another type or out of range, and
-    combinations that make no sense.
+    data: the data set's file, as its path in this project; None: --data names one, and there is no built-in sample. common: settings for
+    all systems; systems: settings by system; sample: settings of the built-in sample, by system where a value is a dict; model: the system,
+    where a checkpoint names it. Raises BadInput for unknown names, values of another type or out of range, and combinations that make no
+    sense.
     """
-    file = f"{dataset}_option.py"
+    script = Path(data).stem if data else "custom"
+    file = f"{script}_option.py"
     first = Parser(add_help=False, allow_abbrev=False)  # the system decides the defaults that --help shows
     first.add_argument("--model", default=model or common.get("model", "reflip"))
     system = first.parse_known_args(argv)[0].model
@@ -254,7 +258,14 @@ def parse(dataset: str, common: dict, systems: dict, sample: dict, argv, doc: st
             known[key].check_type(value, file)
             known[key].check(value, file)
     stated = SYSTEMS[name].defaults | common | systems.get(name, {})
-    typed = vars(command_line(name, stated, doc, testing).parse_args(argv))
+    typed = vars(command_line(name, stated, doc, testing, custom=data is None).parse_args(argv))
+    place = ROOT / data if data else typed.get("data", stated.get("data"))
+    if place is None:
+        raise BadInput(
+            f"--data: which data set? Expected a folder with dataset.toml (tools.new_dataset writes one), or {', '.join(benchmarks())}"
+        )
+    dataset = load_dataset(place)
+    stated = {"test_crop": dataset.test_crop} | stated
     values = {key: one.default for key, one in known.items()} | stated | {"model": system}
     given = values | typed
 
@@ -263,18 +274,21 @@ def parse(dataset: str, common: dict, systems: dict, sample: dict, argv, doc: st
         from utils.captions.tree import source_folder  # captions are all there is: they tell which videos there are, and how long
 
         values |= {"feature_root": str(source_folder(given["caption_root"])), "visual_width": given["caption_width"]}
-    use_sample = "feature_root" not in typed and values["feature_root"] is None
+    use_sample = data is not None and "feature_root" not in typed and values["feature_root"] is None
     overruled = {}
     if use_sample:
-        own_sample = {key: path for key, path in sample_files(dataset).items() if key in known} | own_sample
+        own_sample = {key: path for key, path in sample_files(dataset.key).items() if key in known} | own_sample
         said = [key for key in sorted(own_sample.keys() - typed.keys()) if key in stated or known[key].hyperparameter]
         overruled = {key: values[key] for key in said if values[key] not in (None, own_sample[key])}
         values |= own_sample
     else:
-        lists = {"train_list": "ReFLIP_rgb.csv", "test_list": "ReFLIP_rgbtest.csv", "gt_path": "gt.json"}
-        values |= {key: str(ROOT / "list" / f"{dataset}_{end}") for key, end in lists.items() if values[key] is None}
-    values |= {key: value for key, value in typed.items() if key in known}
-    values["output"] = values["output"] or str(ROOT / "runs" / f"{'sample-' * use_sample}{dataset}-{values['model']}")
+        own = {key: getattr(dataset, key) for key in ("train_list", "test_list", "gt_path", "feature_root")}
+        values |= {key: str(path) for key, path in own.items() if path and values[key] is None}
+    values |= {key: value for key, value in typed.items() if key in known} | {"data": str(dataset.path)}
+    values["output"] = values["output"] or str(ROOT / "runs" / f"{'sample-' * use_sample}{dataset.key}-{values['model']}")
+    for key in ("feature_root", "test_list", *(() if testing else ("train_list",))):
+        if values[key] is None:
+            raise BadInput(f"{dataset.path}: names no {key}; write it there, or give {known[key].flag}")
     if {"seed", "seeds"} <= typed.keys():
         raise BadInput("--seed and --seeds: give one of them")
     values["seeds"] = list((None if "seed" in typed else values["seeds"]) or [values["seed"]])
@@ -285,8 +299,8 @@ def parse(dataset: str, common: dict, systems: dict, sample: dict, argv, doc: st
         check_together(values, typed, reads)
     unstated = [key for key, one in known.items() if one.hyperparameter and key not in stated.keys() | typed.keys()]
     about = {"typed": typed, "overruled": overruled, "unstated": unstated if name == common.get("model") else []}
-    about["command"] = shlex.join(["python", f"{dataset}_{'test' if testing else 'train'}.py", *(sys.argv[1:] if argv is None else argv)])
-    return options_class(name)(dataset=dataset, sample=use_sample, **about, **values)
+    about["command"] = shlex.join(["python", f"{script}_{'test' if testing else 'train'}.py", *(sys.argv[1:] if argv is None else argv)])
+    return options_class(name)(dataset=dataset.key, sample=use_sample, **about, **values)
 
 
 class Remembered(TypedDict):

@@ -7,22 +7,21 @@ from model import SYSTEMS
 from utils import checkpoint
 from utils.captions.tree import source_folder
 from utils.errors import BadInput
-from utils.labels import DATASETS
+from utils.labels import Dataset, load_dataset, script_of
 from utils.options import Resolved, check_options, check_system, declared, options_class, read_options
 
 
-def check_dataset(saved: dict, path, dataset: str) -> None:
+def check_dataset(saved: dict, path, dataset: Dataset) -> None:
     """Raise BadInput where a checkpoint belongs to another dataset."""
-    if saved["dataset"] != dataset or saved["classes"] != list(DATASETS[dataset].names):
+    if saved["dataset"] != dataset.key or saved["classes"] != list(dataset.names):
         raise BadInput(
-            f"{path}: trained on {saved['dataset']} with {len(saved['classes'])} classes, expected {dataset}; "
-            f"use {saved['dataset']}_test.py"
+            f"{path}: trained on {saved['dataset']} with {len(saved['classes'])} classes, expected {dataset.key} with "
+            f"{len(dataset.names)}; use {script_of(saved['dataset'], 'test')}"
         )
 
 
 def matches(saved: dict, model, path, options) -> None:
-    """Raise BadInput where a checkpoint belongs to another dataset, model or frozen encoder."""
-    check_dataset(saved, path, options.dataset)
+    """Raise BadInput where a checkpoint was trained with another frozen encoder."""
     for name, part in checkpoint.frozen_parts(model).items():
         if saved["encoders"].get(name) != part.digest():
             raise BadInput(
@@ -37,7 +36,7 @@ def system_of(saved: dict, path: Path, options) -> str:
     Raises BadInput where nothing was, or where it is none of ours.
     """
     if "options" in saved:
-        check_dataset(saved, path, options.dataset)
+        check_dataset(saved, path, load_dataset(options.data))
         return known_system(saved, path)
     if "model" not in options.typed or options.sample:
         raise BadInput(
@@ -97,7 +96,7 @@ def tested_options(options: Resolved, path: Path, saved: dict) -> Resolved:
     known = {
         name: value
         for name, value in {**files, **saved["options"]}.items()
-        if name in own and name not in ("device", "output", "seeds", *options.typed)
+        if name in own and name not in ("data", "device", "output", "seeds", *options.typed)
     }
     sample = options.sample and saved["options"]["sample"]
     reads = SYSTEMS[options.model].inputs(replace(options, **known))

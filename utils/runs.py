@@ -11,12 +11,13 @@ from pathlib import Path
 
 from utils.errors import BadInput
 from utils.files import ROOT, locked, make_folder, write_json
+from utils.labels import benchmarks, script_of
 from utils.options import declared, read_options
 from utils.reading import read_json, read_text
 
 REPLACED = ".replaced"  # in OUTPUT: the run that --overwrite replaces, until the new one is finished
 ADDED = {"seed", "seeds", "resume", "overwrite", "output", "device", "workers"}  # what may differ between the seeds of a run
-PATHS = ("feature_root", "caption_root", "train_list", "test_list", "gt_path", "output")
+PATHS = ("data", "feature_root", "caption_root", "train_list", "test_list", "gt_path", "output")
 
 
 def seed_folders(folder: Path) -> dict[int, Path]:
@@ -176,7 +177,7 @@ def newest_checkpoint(options=None) -> Path:
     what = f" of {' with '.join(wanted.values())}" if wanted else ""
     folder = newest(wanted)
     if folder is None:
-        train = f"python {wanted.get('dataset', 'ucf')}_train.py"
+        train = f"python {script_of(wanted.get('dataset', benchmarks()[0]), 'train')}"
         raise BadInput(f"runs/*/seed-*/best.pt: no run{what} yet; run {train}, or name a checkpoint with --checkpoint")
     found = [path / "best.pt" for path in seed_folders(folder).values() if (path / "best.pt").exists()]
     if not found:
@@ -254,7 +255,9 @@ def resumed(parse_args: Callable, argv: list[str] | None):
     for name, one in own.items():
         decides = (one.hyperparameter and name != "seed") or name in ("select", "val_share")
         if decides and name not in options.typed and known.get(name) != getattr(now, name):
-            print(f"note: {options.dataset}_option.py says {name} {getattr(now, name)} by now; the run goes on with {known.get(name)}")
+            file, value = script_of(options.dataset, "option"), getattr(now, name)
+            print(f"note: {file} says {name} {value} by now; the run goes on with {known.get(name)}")
+    known.pop("data", None)  # where this checkout has it
     known |= {name: getattr(options, name) for name in options.typed} | {"resume": True, "overwrite": False, "output": str(folder)}
     known["seeds"] = options.seeds if {"seed", "seeds"} & options.typed.keys() else sorted({*there, *made["seeds"]})
     print(f"going on with {folder}, seed{'s' if len(known['seeds']) > 1 else ''} {', '.join(map(str, known['seeds']))}")

@@ -12,7 +12,8 @@ from utils import checkpoint, engine, restore, runs
 from utils.evaluation import plots, report, segments
 from utils.evaluation.intervals import difference
 from utils.evaluation.scores import load_scores, save_scores
-from utils.files import ROOT, make_folder, write_json
+from utils.files import make_folder, write_json
+from utils.labels import Dataset
 from utils.loading import Data
 from utils.reading import read_json
 
@@ -40,13 +41,14 @@ def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> T
     selected = "released" if released else saved["options"]["select"] if saved.get("figure") is not None else "last"
     result = {
         "dataset": options.dataset,
+        "title": data.dataset.title,
         "model": options.model,
         "checkpoint": str(path),
         "selected_on": selected,
         "sample": options.sample,
         "features": features_of(options, saved.get("features")),
-        **published(SYSTEMS[options.model], options.dataset, drawn),
-        "official_videos": None if options.sample else official_videos(scores, options.dataset),
+        **published(data.dataset, options.model, drawn),
+        "official_videos": None if options.sample else official_videos(scores, data.dataset),
         "trained_on": sorted(scores.keys() & set(saved.get("trained_on", ()))),
         **report.evaluate(scores, data.truth, data.dataset, drawn),
         "command": options.command,
@@ -74,18 +76,18 @@ def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> T
     return Tested(result, drawn, scores)
 
 
-def published(system, dataset: str, drawn: dict) -> dict:
+def published(dataset: Dataset, model: str, drawn: dict) -> dict:
     """What a report takes from the system's paper: `paper`, its figures by name and the rule that selected its checkpoint; `headline`, the
     figure that it reports, of the other score where the model has not that one, and Ano-AUC beside an AUC, AVG mAP beside an AP (without
     class scores Ano-AUC).
     """
-    part, metric = system.headline[dataset]
+    part, metric = dataset.headline_of(model)
     if (part, metric) not in drawn:
         part = "fine" if part == "coarse" else "coarse"
     mean = ("map", "official", "avg")
     headline = [[part, metric], list(mean if metric == "ap" and mean in drawn else (part, "ano_auc"))]
-    figures = {report.label(path): value for path, value in system.paper.get(dataset, {}).items()}
-    return {"headline": headline, "paper": {"rule": system.rule, "figures": figures}}
+    figures = dataset.papers.get(model, {}).get("figures", {})
+    return {"headline": headline, "paper": {"rule": SYSTEMS[model].rule, "figures": figures}}
 
 
 def features_of(options, made: dict | None) -> str:
@@ -99,9 +101,11 @@ def features_of(options, made: dict | None) -> str:
     return "visual" if options.visual_width in system.widths and named else "other"
 
 
-def official_videos(scores: dict, dataset: str) -> list[int]:
-    """[how many of the tested videos are of the dataset's official test set, how many that has]."""
-    official = read_json(ROOT / "list" / f"{dataset}_gt.json", "--gt-path").keys()
+def official_videos(scores: dict, dataset: Dataset) -> list[int] | None:
+    """[how many of the tested videos are of a benchmark's official test set, how many that has]; None for other data sets."""
+    if not dataset.papers:
+        return None
+    official = read_json(dataset.gt_path, "--gt-path").keys()
     return [len(official & scores.keys()), len(official)]
 
 

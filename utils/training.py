@@ -41,9 +41,9 @@ def describe(model: torch.nn.Module, options) -> str:
 def selection_figure(data: Data, options):
     """The figure that `--select` maximises, as a function of the model; None for the last epoch.
 
-    val: AUC (UCF) or AP (XD) of the held-out training videos. test: what the papers did, the frame-level figure that they report.
+    val: AUC or AP of the held-out training videos, as the headline is. test: what the papers did, the frame-level figure that they report.
     """
-    part, metric = SYSTEMS[options.model].headline[options.dataset]
+    part, metric = data.dataset.headline_of(options.model)
     if options.select == "val":
         abnormal = {video.name: video.abnormal for video in data.held_out}
         return lambda model: engine.video_figure(engine.score(model, data.held_out, options, data.captions), abnormal, metric)

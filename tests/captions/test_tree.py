@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 import dataset
 import ucf_test
 import ucf_train
+from benchmarks import UCF
 from dataset import FeatureDataset, Video, read_list, resample
 from utils import engine, loading
 from utils.batches import BalancedBatches, DrawnVersions, ShuffledBatches
 from utils.captions.tree import CaptionTree, split_published
 from utils.errors import BadInput
 from utils.evaluation.scores import Scores
-from utils.labels import UCF
 
 WIDTH = 3
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import UCF, XD
 from utils.errors import BadInput
 from utils.evaluation.ground_truth import GroundTruth, load_ground_truth, write_ground_truth
-from utils.labels import UCF, XD, video_name
+from utils.labels import video_name
 
 GOOD = {"frames": 1408, "fps": 30, "segments": [[165, 240, "Abuse"]]}
 

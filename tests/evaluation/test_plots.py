@@ -7,11 +7,11 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from sklearn.metrics import auc, average_precision_score, roc_auc_score
 
+from benchmarks import DATASETS, UCF, XD
 from utils.evaluation import plots
 from utils.evaluation.ground_truth import GroundTruth
 from utils.evaluation.scores import Scores
 from utils.evaluation.segments import Segment
-from utils.labels import DATASETS, UCF, XD
 
 # Lengths that are no multiple of 16, segments that start and end inside a snippet, overlap, or lie in the cut last snippet.
 TRUTH = {

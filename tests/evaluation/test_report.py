@@ -7,19 +7,20 @@ import json
 import numpy as np
 import pytest
 
+from benchmarks import DATASETS, UCF
 from model import SYSTEMS
 from utils.evaluation import report
 from utils.evaluation.ground_truth import GroundTruth
 from utils.evaluation.intervals import difference
 from utils.evaluation.scores import Scores
-from utils.labels import UCF
 
 SHOWN = {"Fighting": 5, "Abuse": 4}  # videos
 TRUTH = {f"{label}{i}": GroundTruth(160, 30, ((32, 96, label),)) for label, videos in SHOWN.items() for i in range(videos)}
 TRUTH |= {f"Normal{i}": GroundTruth(160, 30, ()) for i in range(5)}
 TRUTH["Fighting0"] = GroundTruth(160, 30, ((0, 48, "Fighting"), (96, 160, "Fighting")))  # two segments of one video
 ABOUT = {
-    "dataset": "ucf", "model": "reflip", "checkpoint": "best.pt", "selected_on": "val", "sample": False, "features": "visual",
+    "dataset": "ucf", "title": "UCF-Crime",
+    "model": "reflip", "checkpoint": "best.pt", "selected_on": "val", "sample": False, "features": "visual",
     "command": "python ucf_train.py", "versions": {"torch": "2"}, "seeds": [1], "headline": [["coarse", "auc"], ["coarse", "ano_auc"]],
     "paper": {"rule": "best epoch on test", "figures": {}}, "threshold": {"value": 0.5, "from": "told"}, "official_videos": [14, 14],
 }  # fmt: skip
@@ -101,9 +102,8 @@ def test_figures_of_a_class_count_its_videos_and_few_have_no_interval(tmp_path):
     ],
 )
 def test_published_figures_stand_beside_ours_with_their_rule(tmp_path, model, dataset, figure, paper, rule):
-    system = SYSTEMS[model]
-    figures = {report.label(path): value for path, value in system.paper[dataset].items()}
-    content, _ = made(model=model, dataset=dataset, paper={"rule": system.rule, "figures": figures})
+    figures = DATASETS[dataset].papers[model]["figures"]
+    content, _ = made(model=model, dataset=dataset, paper={"rule": SYSTEMS[model].rule, "figures": figures})
     for shown in (written(tmp_path, content), report.print_table(content)):
         lines = shown.splitlines()
         assert any(figure in line and line.rstrip(" |").endswith(paper) for line in lines)
@@ -117,8 +117,10 @@ def test_no_published_figure_beside_other_features_or_where_there_is_none(tmp_pa
 
 
 def test_every_published_figure_is_one_of_ours():
-    paths = report.figures(made()[0]).keys()
-    assert {path for system in SYSTEMS.values() for paper in system.paper.values() for path in paper} <= paths
+    labels = {report.label(path) for path in report.figures(made()[0])}
+    papers = [(system, paper) for dataset in DATASETS.values() for system, paper in dataset.papers.items()]
+    assert {label for _, paper in papers for label in paper["figures"]} <= labels
+    assert {system for system, _ in papers} <= set(SYSTEMS)
 
 
 def test_a_released_checkpoint_says_that_its_selection_is_not_known(tmp_path):

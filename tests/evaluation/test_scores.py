@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import UCF, XD
 from dataset import read_rows
 from utils.errors import BadInput
 from utils.evaluation.ground_truth import GroundTruth
 from utils.evaluation.scores import Scores, check_lengths, load_scores, save_scores, to_frames
 from utils.files import ROOT
-from utils.labels import UCF, VIDEO_SUFFIXES, XD, video_name
+from utils.labels import VIDEO_SUFFIXES, video_name
 
 
 def write(path, content):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from app.analysis import find_segments
 from app.live.events import Events, Place, Scored
+from benchmarks import UCF
 from dataset import Video
 from utils.captions.formats import Caption, VideoCaptions, write_captions
 from utils.captions.tree import CaptionTree
@@ -17,7 +18,6 @@ from utils.evaluation import segments
 from utils.evaluation.ground_truth import GroundTruth
 from utils.evaluation.scores import Scores, to_frames
 from utils.evaluation.segments import Segment
-from utils.labels import UCF
 
 
 def coarse(heights, elsewhere=0.1):

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import utils.sample.builder
+from benchmarks import DATASETS
 from tools.make_sample import main
 from utils.errors import BadInput
 from utils.evaluation.ground_truth import load_ground_truth
-from utils.labels import DATASETS, class_indices
+from utils.labels import class_indices
 from utils.sample import captions as sample_captions
 from utils.sample.builder import is_current, make_sample
 from utils.text import load_clip, load_transformer

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from benchmarks import UCF
 from model import SYSTEMS, build_model
-from utils.labels import UCF
 from utils.systems.base import Output
 
 losses = SYSTEMS["deepmil"].losses

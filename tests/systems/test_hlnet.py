@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks import XD
 from golden import SHARED, difference
 from model import SYSTEMS, build_model
-from utils.labels import XD
 from utils.systems.base import Output, Published
 from utils.systems.hlnet import score_adjacency
 from utils.temporal import distance_adjacency, similarity_adjacency

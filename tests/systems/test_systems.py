@@ -13,11 +13,11 @@ import torch
 import ucf_test
 import ucf_train
 import xd_test
+from benchmarks import UCF
 from model import SYSTEMS, build_model
 from utils import checkpoint
 from utils.errors import BadInput
 from utils.files import ROOT
-from utils.labels import UCF
 
 
 @pytest.mark.parametrize("name", [name for name in SYSTEMS if name != "reflip"])

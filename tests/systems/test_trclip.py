@@ -11,6 +11,7 @@ import torch
 
 import ucf_test
 import xd_option
+from benchmarks import UCF, XD
 from golden import difference, golden, needs_golden
 from model import SYSTEMS, build_model
 from utils import checkpoint, engine, training
@@ -18,7 +19,6 @@ from utils.errors import BadInput
 from utils.evaluation import report
 from utils.evaluation.scores import load_scores
 from utils.files import ROOT
-from utils.labels import UCF, XD
 from utils.systems.trclip import MTN, NonLocal
 
 SETTINGS = {"ucf": (2, 8), "xd": (1, 16)}  # layers, window
@@ -130,8 +130,8 @@ def test_each_system_is_selected_on_the_figure_that_its_paper_reports(monkeypatc
     seen = []
     monkeypatch.setattr(engine, "score", lambda *_: {})
     monkeypatch.setattr(report, "frame_figure", lambda scores, truth, *figure: seen.append(figure))
-    data = Namespace(test=[], truth={}, captions=None)
-    training.selection_figure(data, Namespace(dataset="xd", select="test", model=model))(None)
+    data = Namespace(dataset=XD, test=[], truth={}, captions=None)
+    training.selection_figure(data, Namespace(select="test", model=model))(None)
     assert seen == [(part, "ap")]
 
 

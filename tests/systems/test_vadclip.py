@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import ucf_test
+from benchmarks import XD
 from golden import difference, golden, needs_golden
 from model import SYSTEMS, build_model
 from utils import checkpoint
 from utils.errors import BadInput
 from utils.evaluation.scores import load_scores
-from utils.labels import XD
 
 SETTINGS = {"ucf": (2, 8, 0.1), "xd": (1, 16, 1e-4)}  # layers, window, weight of the text loss
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from benchmarks import UCF, XD
 from golden import REAL, SHARED
 from tools.evaluate import main
 from utils.errors import BadInput, exit_code
 from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
 from utils.evaluation.scores import Scores, save_scores
 from utils.files import ROOT
-from utils.labels import UCF, XD
 
 SCORES = REAL / "scores"
 PEL4VAD = [str(SCORES / "pel4vad_ucf.csv.gz")]

@@ -5,11 +5,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from benchmarks import UCF, XD
 from dataset import read_list
 from tools.make_list import main
 from utils.errors import BadInput
 from utils.files import ROOT
-from utils.labels import UCF, XD, class_indices
+from utils.labels import class_indices
 
 ANNOTATIONS = ROOT.parent / "shared" / "annotations"
 needs_shared = pytest.mark.skipif(not ANNOTATIONS.is_dir(), reason="needs ../shared/annotations")

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import dataset
+from benchmarks import UCF
 from clips import make_video
 from tools import make_list
 from tools.bench.extract import literal, write_video
@@ -25,7 +26,6 @@ from tools.extract_features import main
 from utils.errors import BadInput, exit_code
 from utils.evaluation.scores import Scores, load_scores, save_scores
 from utils.files import ROOT
-from utils.labels import UCF
 from utils.sample.builder import write_clip
 from utils.text import load_clip
 from utils.video.encoder import load_encoder

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import dataset
+from benchmarks import UCF
 from clips import make_video
 from utils.captions.formats import caption_files
 from utils.errors import BadInput
 from utils.files import files_below, irregular
-from utils.labels import UCF
 from utils.video import frames
 from utils.video.files import find_videos
 from utils.video.frames import BrokenVideo, Video

@@ -5,11 +5,10 @@ import time
 import torch
 
 from model import SYSTEMS, build_model, options_of
-from tools.bench.measure import random_batch
+from tools.bench.measure import UCF, random_batch
 from ucf_option import parse_args
 from utils import engine
 from utils.errors import BadInput
-from utils.labels import UCF
 from utils.text import openai_clip
 
 STEPS = {"reflip": 8, "vadclip": 8, "trclip": 3}  # timed, after one that warms up

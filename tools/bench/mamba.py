@@ -22,10 +22,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import build_model, options_of
-from tools.bench.measure import elapsed, matmul_rate, random_batch, random_features, restart_peak, seconds
+from tools.bench.measure import UCF, elapsed, matmul_rate, random_batch, random_features, restart_peak, seconds
 from ucf_option import parse_args
 from utils import engine
-from utils.labels import UCF
 from utils.systems import mamba
 from utils.text import openai_clip
 

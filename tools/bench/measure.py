@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.labels import UCF
+from utils.files import ROOT
+from utils.labels import load_dataset
+
+UCF = load_dataset(ROOT / "list/ucf.toml")
 
 
 def seconds(work, repeats: int) -> float:

@@ -15,7 +15,7 @@ from utils.evaluation.intervals import RESAMPLES, draws, resampled
 from utils.evaluation.metrics import IOUS, PROTOCOLS, WHOLE_VIDEO, frame_figures, segment_map
 from utils.evaluation.scores import Scores
 from utils.files import ROOT
-from utils.labels import SNIPPET, UCF, XD
+from utils.labels import SNIPPET, benchmarks, load_dataset
 
 
 def literal_map(probs, segments, labels, classes) -> list[float]:
@@ -77,7 +77,7 @@ def literal_figures(scores, labels) -> list[float]:
 def bench_metrics() -> None:
     """Official mAP and the intervals of the frame figures against literal versions, of which three resamples are timed."""
     folder = ROOT.parent / "shared" / "golden"
-    for dataset in (UCF, XD):
+    for dataset in map(load_dataset, benchmarks()):
         path = folder / f"map_{dataset.key}.npz"
         if not path.exists():
             raise BadInput(f"{path}: no such file; the bench measures on the full test sets that lie there")
@@ -114,7 +114,7 @@ def bench_metrics() -> None:
             f"differ by {gap:.1e}"
         )
 
-        truth = load_ground_truth(ROOT / "list" / f"{dataset.key}_gt.json", dataset)
+        truth = load_ground_truth(dataset.gt_path, dataset)
         random = np.random.default_rng(0)
         noise = {name: random.dirichlet(np.ones(len(dataset.names)), -(-video.frames // SNIPPET)) for name, video in truth.items()}
         start = time.perf_counter()

@@ -7,10 +7,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import ReFLIPVAD, build_model
-from tools.bench.measure import matmul_rate, seconds
+from tools.bench.measure import UCF, matmul_rate, seconds
 from ucf_option import parse_args
 from utils import engine
-from utils.labels import UCF
 from utils.text import openai_clip
 
 

@@ -17,12 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dataset import chunk
 from model import build_model, options_of
-from tools.bench.measure import elapsed, matmul_rate, random_batch, random_features, restart_peak
+from tools.bench.measure import UCF, elapsed, matmul_rate, random_batch, random_features, restart_peak
 from ucf_option import parse_args
 from utils import engine
 from utils.evaluation.ground_truth import load_ground_truth
-from utils.files import ROOT
-from utils.labels import SNIPPET, UCF
+from utils.labels import SNIPPET
 from utils.text import openai_clip
 
 TIMED = 24  # test videos that the literal version is timed on; None: all 290, some minutes
@@ -242,5 +241,5 @@ def bench_vadclip(words=(), clip_model=None, lengths=None, timed: int | None = T
     clip_model = clip_model or openai_clip().model.CLIP(512, 32, 1, 64, 32, 77, 49408, 512, 8, 12)  # ViT-B/16's text side
     model = build_model("vadclip", UCF.names, clip_model, **{name: getattr(options, name) for name in options_of("vadclip")})
     bench_training(model, clip_model, options)
-    truth = load_ground_truth(ROOT / "list" / "ucf_gt.json", UCF).values()
+    truth = load_ground_truth(UCF.gt_path, UCF).values()
     bench_test(model, clip_model, options, lengths or [max(video.frames // SNIPPET, 1) for video in truth], timed)

@@ -14,7 +14,7 @@ from utils.evaluation.metrics import PROTOCOLS, class_figures, frame_figures, fr
 from utils.evaluation.scores import Scores, to_frames
 from utils.evaluation.segments import clock, shorten
 from utils.files import replacing, write_json
-from utils.labels import DATASETS, Dataset
+from utils.labels import Dataset
 
 FEATURES = {
     "sample": "built-in sample: simulated features; these figures say nothing about {}",
@@ -251,7 +251,7 @@ def title(path: tuple) -> str:
 
 def heading(report: dict) -> list[str]:
     """What a reader must know before the figures: first the headline."""
-    name = DATASETS[report["dataset"]].title
+    name = report.get("title", report["dataset"])  # earlier versions wrote no title
     seeds = (", seeds " if len(report["seeds"]) > 1 else ", seed ") + ", ".join(map(str, report["seeds"])) if report["seeds"] else ""
     size = f" ({report['parameters']:,} trained parameters)" if "parameters" in report else ""
     lines = [headline(report), f"{report['model']}{size} on {name}: {report['videos']} videos, {report['frames']} frames{seeds}"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from model import SYSTEMS
 from utils.files import ROOT, locked
-from utils.labels import DATASETS
+from utils.labels import load_dataset, script_of
 from utils.options import sample_files
 
 
@@ -12,10 +12,10 @@ def announce(options) -> None:
     """Say which data is used, and what a line that was deleted from the option file falls back to; of the built-in sample also which
     settings it overrules, and make it if it is not there yet.
     """
-    title = DATASETS[options.dataset].title
+    title, file = load_dataset(options.data).title, script_of(options.dataset, "option")
     if options.unstated:
         taken = ", ".join(f"{name} {getattr(options, name)}" for name in options.unstated)
-        print(f"{options.dataset}_option.py does not set: {taken}, the default of the code")
+        print(f"{file} does not set: {taken}, the default of the code")
     if not options.sample:
         what = " and ".join(SYSTEMS[options.model].inputs(options))
         print(f"data: {title} {what} in {options.feature_root}")
@@ -25,7 +25,7 @@ def announce(options) -> None:
         files = [name for name in sample_files(options.dataset) if name in options.overruled]
         changed = [f"{name} {getattr(options, name)} (not {value})" for name, value in options.overruled.items() if name not in files]
         changed = ", ".join(changed + [f"{name} its own (not {options.overruled[name]})" for name in files])
-        print(f"the sample overrules {options.dataset}_option.py (SAMPLE there): {changed}; an option that you type wins over both")
+        print(f"the sample overrules {file} (SAMPLE there): {changed}; an option that you type wins over both")
     from utils.sample.builder import is_current, make_sample  # not needed where your own features are
 
     folder = ROOT / "data" / "sample" / options.dataset

@@ -18,7 +18,7 @@ import numpy as np
 from utils.errors import BadInput
 from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
 from utils.files import make_folder, write_json
-from utils.labels import CROPS, DATASETS, SNIPPET, UCF, Dataset
+from utils.labels import CROPS, SNIPPET, Dataset, load_dataset
 from utils.reading import read_json
 from utils.sample import captions as sample_captions
 from utils.text import openai_clip
@@ -63,7 +63,6 @@ class Video:
 
 PARTS = ("sample.json", "clip.pt", "distilbert", "features", "captions", "train.csv", "test.csv", "gt.json")
 VIDEOS = (240, 60)  # training and test videos, half of them normal
-SETTINGS = {"xd": Settings(), "ucf": Settings(strength=3.2)}  # each so that a sound network ends between 0.85 and 0.99
 
 
 def make_sample(folder: Path | str, dataset: str, seed: int = 0, shuffle_labels: bool = False, videos: tuple[int, int] = VIDEOS) -> Path:
@@ -74,7 +73,8 @@ def make_sample(folder: Path | str, dataset: str, seed: int = 0, shuffle_labels:
     nothing else changes.
     A sample that stands in `folder` is replaced. Raises BadInput where `folder` holds anything else or cannot be written.
     """
-    settings, dataset = SETTINGS[dataset], DATASETS[dataset]
+    dataset = load_dataset(dataset)
+    settings = settings_of(dataset)
     rng = generator(seed, dataset)
     plan = [
         video for split, count in zip(("train", "test"), videos, strict=True) for video in plan_split(rng, dataset, split, count, settings)
@@ -117,12 +117,16 @@ def is_current(folder: Path, dataset: str) -> bool:
     if not all((folder / name).exists() for name in PARTS):
         return False
     made = read_json(folder / "sample.json", "--output", dict)
-    expected = {"videos": VIDEOS, "settings": asdict(SETTINGS[dataset]), "captions": sample_captions.about()}
+    expected = {"videos": VIDEOS, "settings": asdict(settings_of(load_dataset(dataset))), "captions": sample_captions.about()}
     return json.loads(json.dumps(expected)).items() <= made.items()  # through JSON, which turns tuples into lists
 
 
+def settings_of(dataset: Dataset) -> Settings:
+    return Settings(strength=dataset.sample["strength"])
+
+
 def generator(seed: int, dataset: Dataset, *index: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, list(DATASETS).index(dataset.key), *index])))
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, dataset.sample["stream"], *index])))
 
 
 # The plan: who, how long, when.
@@ -147,8 +151,8 @@ def plan_split(rng: np.random.Generator, dataset: Dataset, split: str, count: in
 
 
 def pick_classes(rng: np.random.Generator, dataset: Dataset, first: int) -> list[int]:
-    """`first` and, on XD-Violence, up to two others."""
-    if dataset is UCF:
+    """`first` and, where a video may have several, up to two others."""
+    if dataset.separator is None:
         return [first]
     others = [c for c in range(1, len(dataset.labels)) if c != first]
     return [first, *rng.permutation(others)[: rng.choice(3, p=(0.6, 0.25, 0.15))].tolist()]
@@ -172,10 +176,10 @@ def place_events(rng: np.random.Generator, classes: list[int], frames: int, sett
 def name_video(dataset: Dataset, number: int, classes: list[int], frames: int) -> tuple[str, str]:
     """(name, official label): `Abuse001_sample`; `Sample.0001__#00-00-00_00-01-00_label_B2-0-0` with the duration as on XD-Violence."""
     labels = [dataset.labels[c] for c in classes]
-    if dataset is UCF:
+    if dataset.separator is None:
         return (f"{labels[0]}{number:03d}_sample", labels[0]) if labels else (f"Normal_Videos{number:03d}_sample", "Normal")
     label = "-".join([*labels, "0", "0"][:3]) if labels else "A"
-    seconds = frames // dataset.fps
+    seconds = int(frames // dataset.fps)
     return f"Sample.{number:04d}__#00-00-00_{seconds // 3600:02d}-{seconds // 60 % 60:02d}-{seconds % 60:02d}_label_{label}", label
 
 

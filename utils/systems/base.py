@@ -95,25 +95,20 @@ class CaptionSettings:
     )
 
 
-COARSE = {"ucf": ("coarse", "auc"), "xd": ("coarse", "ap")}  # the headline of systems that report their coarse score on both datasets
-
-
 class System(NamedTuple):
     """An entry of model.SYSTEMS: all that the rest of the project knows of a system.
 
     build(class_names, clip_model, *, …) -> nn.Module: its keyword parameters are those of `settings` that shape the network.
     losses(output, labels (B, C+1) multi-hot, lengths (B,), options) -> {name: scalar, weighted}; their sum is minimised.
     settings: the dataclass of its hyperparameters. defaults: what its paper sets on every dataset, training included; an option file wins.
-    headline, paper: by dataset ("ucf", "xd"): which figure the paper reports, part and metric, and by figure what it reports, in percent.
-    rule: by which rule the paper's checkpoint was selected. encoder, widths: what its features were made with.
+    rule: by which rule the paper's checkpoint was selected; what it reports on a data set stands in that one's file (list/). encoder,
+    widths: what its features were made with.
     """
 
     build: Callable
     losses: Callable
     settings: type
     defaults: dict = {}  # noqa: RUF012, never written to
-    headline: dict = {"ucf": ("coarse", "auc"), "xd": ("fine", "ap")}  # noqa: RUF012
-    paper: dict = {}  # noqa: RUF012
     rule: str = "selection not stated"
     encoder: str = "ViT-B/16"  # behind the paper's figures, as a manifest of features names it
     widths: tuple[int, ...] = (512,)  # columns of its features

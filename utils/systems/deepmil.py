@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from utils.systems.base import COARSE, Output, Settings, System
+from utils.systems.base import Output, Settings, System
 
 SMOOTH = SPARSE = 8e-5  # λ1, λ2 of the paper
 
@@ -76,8 +76,6 @@ SYSTEM = System(
     build,
     losses,
     DeepMILSettings,
-    headline=COARSE,
-    paper={"ucf": {("coarse", "auc"): "75.41 (C3D)"}},
     encoder="C3D",
     widths=(4096,),
     text=lambda options: False,

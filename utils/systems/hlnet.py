@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils.losses import top_k, top_k_mean
-from utils.systems.base import COARSE, Output, PaddingSettings, Published, Settings, System
+from utils.systems.base import Output, PaddingSettings, Published, Settings, System
 from utils.temporal import GraphConvolution, distance_adjacency, similarity_adjacency
 
 DISTIL = 5  # weight of the distillation, of the authors' code
@@ -120,11 +120,6 @@ SYSTEM = System(
     build,
     losses,
     HLNetSettings,
-    headline=COARSE,
-    paper={
-        "ucf": {("coarse", "auc"): "82.45 (I3D, in ReFLIP-VAD's tables)"},
-        "xd": {("coarse", "ap"): "78.64 (I3D and audio), 78.10 (I3D, in ReFLIP-VAD's tables)"},
-    },
     encoder="I3D",
     widths=(1024, 1152),
     text=lambda options: False,

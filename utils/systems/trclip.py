@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from utils.errors import BadInput
 from utils.prompt import cosine, position_prompts
 from utils.systems.base import (
-    COARSE,
     CaptionSettings,
     Output,
     PaddingSettings,
@@ -280,8 +279,6 @@ SYSTEM = System(
     losses,
     TrCLIPSettings,
     defaults=VADCLIP.defaults | {"dropout": 0.7},
-    headline=COARSE,
-    paper={"ucf": {("coarse", "auc"): "88.59 (CLIP and captions)"}, "xd": {("coarse", "ap"): "86.38 (CLIP and captions)"}},
     rule="best on test",
     inputs=lambda options: {"both": ("features", "captions"), "visual": ("features",), "text": ("captions",)}[options.branches],
     note=lambda options, device: scan_backend(device) if uses_mamba(options) else None,

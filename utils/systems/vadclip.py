@@ -116,9 +116,5 @@ SYSTEM = System(
         visual_length=256, prompt_prefix=10, prompt_postfix=10, optimizer="adamw", weight_decay=0.01, max_epoch=10,
         scheduler="multistep", grad_clip=0, lambda_align=1, seed=234,
     ),
-    paper={
-        "ucf": {("coarse", "auc"): "88.02 (CLIP)", ("map", "official", "avg"): "6.68 (CLIP)"},
-        "xd": {("fine", "ap"): "84.51 (CLIP)", ("map", "official", "avg"): "24.70 (CLIP)"},
-    },
     rule="best on test",
 )  # fmt: skip

@@ -1,0 +1,25 @@
+"""Train on your own data set: options, data, model, loop, test. Settings are in custom_option.py; the loop itself is utils/engine.py."""
+
+import sys
+from pathlib import Path
+
+from custom_option import parse_args
+from utils import loading, runs, sample, testing, training
+from utils.errors import exit_code
+
+
+def main(argv=None):
+    options = runs.resumed(parse_args, argv)  # what was typed, else the option file; with --resume what the run was started with
+    sample.announce(options)  # your features, or the built-in sample
+    with runs.claimed(options):  # one process at a time; a run that stands there is not replaced
+        tested = []
+        for seed in options.seeds:
+            data = loading.load_data(options, seed)  # balanced bags to train on, videos held out, videos to test
+            model = loading.load_model(options, seed)  # model.py, with its frozen text side
+            best = training.train(model, data, options, seed)
+            tested.append(testing.test(model, best, data, options, best.parent, best.parent))
+        testing.summarise(tested, data, Path(options.output))
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main, "; go on with --resume"))
