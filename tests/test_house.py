@@ -19,7 +19,7 @@ GROUND = {
     "utils.prompt",
     "utils.systems",
 }
-SCRIPTS = ("ucf_train", "ucf_test", "xd_train", "xd_test")
+SCRIPTS = ("ucf_train", "ucf_test", "xd_train", "xd_test", "custom_train", "custom_test")
 
 
 def imported(path: Path) -> set[str]:
@@ -41,7 +41,7 @@ def test_the_model_and_the_data_stand_on_the_ground():
 
 
 def test_scripts_and_option_files_import_no_other_wing():
-    for name in (*SCRIPTS, "ucf_option", "xd_option"):
+    for name in (*SCRIPTS, "ucf_option", "xd_option", "custom_option"):
         assert not {part for part in imported(ROOT / f"{name}.py") if part.split(".")[0] in ("app", "tools", "demo")}
 
 
@@ -58,6 +58,13 @@ def test_no_systems_name_in_shared_code():
         strings[path] = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     named = {(path.name, name) for path, found in strings.items() for name in SYSTEMS if name in found}
     assert named <= {("options.py", "reflip")}  # the default of --model
+
+
+def test_no_data_sets_name_in_code():
+    """It stands in its files: list/, its option file and its two scripts."""
+    for path in [*ROOT.glob("*.py"), *(path for wing in ("utils", "tools", "app") for path in ROOT.glob(f"{wing}/**/*.py"))]:
+        strings = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+        assert not {"ucf", "xd"} & strings, path
 
 
 def test_options_that_texts_name_exist():
