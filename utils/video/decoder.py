@@ -50,12 +50,13 @@ LIMITS = Limits()
 
 class Opened(NamedTuple):
     """What the header says: pixels of the picture as players show it, frames per second on average, about how many frames (None: it says
-    nothing).
+    nothing), and whether it counts them, rather than seconds.
     """
 
     size: tuple[int, int]
     fps: float | None
     frames: int | None
+    counted: bool
 
 
 class Picture(NamedTuple):
@@ -185,7 +186,7 @@ def decode(name: str, path: str, recipe: Recipe, limits: Limits, send) -> None:
                 size, shown = upright_size(frame), shown_size(frame, video.aspect)  # also where a recording changes it
                 if max(shown) > SLIMMEST * min(shown):
                     raise BrokenVideo(f"{name}: {shown[0]} × {shown[1]} pixels; expected sides of at most 1 : {SLIMMEST}; leave it out")
-                send("opened", shown, video.fps, video.expected())
+                send("opened", shown, video.fps, video.expected(), video.frames is not None)
             if index >= FASTEST * longest:
                 raise BrokenVideo(f"{name}: more than {FASTEST} frames a second of the {longest:g} allowed; allow more seconds, or {NEXT}")
             if max(seconds, promised - step) > longest:

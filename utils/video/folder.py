@@ -17,10 +17,11 @@ import numpy as np
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from dataset import MANIFEST, Manifest
+from dataset import MANIFEST, Manifest, index_features
 from utils.errors import BadInput
-from utils.files import make_folder, replacing, write_json
-from utils.reading import FRAMES, OPEN, Text, checked, read_json, whole
+from utils.files import files_below, make_folder, replacing, write_json
+from utils.labels import SNIPPET, video_name
+from utils.reading import FRAMES, OPEN, ROWS, Text, checked, open_array, read_json, real, whole
 from utils.video.crops import UNNAMED
 from utils.video.extraction import Extracted
 
@@ -46,6 +47,45 @@ class Whole(Manifest):
 
     videos: dict[Text, Entry]
     decoders: NotRequired[list[Text]]
+
+
+class Counted(TypedDict):
+    """What others may want to know of a finished video."""
+
+    __pydantic_config__ = OPEN
+
+    frames: whole(1, FRAMES)
+    fps: real(0, 1000, gt=0) | None
+
+
+class Lengths(TypedDict):
+    __pydantic_config__ = OPEN
+
+    videos: dict[Text, Counted]
+
+
+def feature_lengths(root: Path, option: str = "--feature-root") -> tuple[dict[str, tuple[int, float | None]], dict[str, int]]:
+    """(Name -> frames and frames per second of the videos in manifests below a folder, name -> frames by its features, 16 a row).
+
+    Raises BadInput where there are no features, one cannot be read, or the files of a video differ in their rows.
+    """
+    if not root.is_dir():
+        raise BadInput(f"{root}: no such folder; name the folder of the feature files with {option}")
+    counted: dict[str, tuple[int, float | None]] = {}
+    for path in files_below(root):
+        if path.name == MANIFEST:
+            videos = read_json(path, option, Lengths)["videos"]
+            counted |= {video_name(key): (entry["frames"], entry["fps"]) for key, entry in videos.items()}
+    rows: dict[str, int] = {}
+    for name, homes in index_features(root.absolute()).items():
+        for file in (file for files in homes.values() for file in files.values()):
+            shape = open_array(file, option).shape
+            if not shape or not 0 < shape[0] <= ROWS or rows.setdefault(name, SNIPPET * shape[0]) != SNIPPET * shape[0]:
+                other = f", and {rows[name] // SNIPPET} in another file of {name}" if name in rows else ""
+                raise BadInput(f"{file}: shape {shape}{other}; expected rows of features, as many in each file of a video; extract it anew")
+    if not rows:
+        raise BadInput(f"{root}: no .npy below it; name the folder of the feature files with {option}")
+    return {name: length for name, length in counted.items() if name in rows}, rows
 
 
 class FeatureFolder:

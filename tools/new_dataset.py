@@ -1,0 +1,311 @@
+"""A data set of your own: dataset.toml, train.csv, test.csv and, where there are intervals, gt.json, from what you have.
+
+    # VIDEOS/Normal/a.mp4, VIDEOS/Fighting/b.mp4, …
+    python -m tools.new_dataset VIDEOS --output data/mine
+    # a CSV: path,label[,source][,split][,start,end,class]
+    python -m tools.new_dataset VIDEOS --list clips.csv --output data/mine
+    # when it happens, in another one: path,start,end[,class]
+    python -m tools.new_dataset VIDEOS --intervals events.csv --unit seconds --output data/mine
+    # as UCF-Crime and XD-Violence have it
+    python -m tools.new_dataset VIDEOS --list Anomaly_Train.txt Anomaly_Test.txt --intervals Temporal_Anomaly_Annotation.txt --output data/u
+
+A list may name a video in several rows, one per interval. A text file has one path a line, whose folder is the label, or what stands behind
+`_label_` in its name. Two lists are those of training and testing, as VIDEOS/train/Normal and VIDEOS/test/Normal are. --intervals takes a
+ground-truth JSON, too. Times are seconds or frames (--unit), or clock times (1:02:03.5), from the video's start.
+
+Else --test-share of each class is held out, all videos of a `source` (a camera, a scene) on the same side: 0 for training with --folds, 1
+for a test alone. Lengths are those that the videos' headers tell, or, exactly, those of features (--feature-root). The files are written
+whole or not at all; videos and features stay where they are.
+"""
+
+import argparse
+import csv
+import json
+import os
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from shlex import quote
+
+from tqdm import tqdm
+
+from utils.errors import SEED, BadInput, Parser, bounded, exit_code, printable
+from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
+from utils.files import command, irregular, make_folder, only_writer, replacing
+from utils.labels import FILE, Dataset, load_dataset
+from utils.listing import (
+    SIDES,
+    Listed,
+    add_intervals,
+    classes_of,
+    deal,
+    find_classes,
+    find_files,
+    make_ground_truth,
+    parts_of,
+    read_folder,
+    read_list,
+)
+from utils.video.folder import feature_lengths
+from utils.video.frames import BrokenVideo
+from utils.video.lengths import measure_all
+
+FILES = (FILE, "train.csv", "test.csv", "gt.json")
+FEW = 3  # videos of a class: with fewer, one side has at most one
+
+
+def find_lengths(videos: dict[str, Listed], feature_root: Path | None, workers: int) -> list[str]:
+    """Give the videos their lengths, where they are not known, and leave out those whose files are no sound videos: why, a line for each.
+
+    Raises BadInput where some of the videos are there, and others are not.
+    """
+    counted, rows = feature_lengths(feature_root) if feature_root else ({}, {})
+    absent = [name for name, entry in videos.items() if entry.file is None and name not in rows]
+    if absent and (feature_root or len(absent) < len(videos)):
+        first = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
+        where = "neither videos nor features" if feature_root else "no video"
+        raise BadInput(f"{where} of {len(absent)} of the {len(videos)} listed ({first}); add them, drop their rows, or check VIDEOS")
+    for name, entry in videos.items():
+        if entry.frames is None and name in counted:
+            entry.frames, entry.fps = counted[name]
+    todo = {name: entry.file for name, entry in videos.items() if entry.frames is None and entry.file}
+    broken = []
+    with tqdm(total=len(todo), desc="lengths", unit="video", disable=not todo) as bar:
+        for name, found in zip(todo, measure_all(todo.values(), workers), strict=True):
+            bar.update()
+            if isinstance(found, BrokenVideo):
+                broken.append(str(found))
+                del videos[name]
+            else:
+                videos[name].frames, videos[name].fps = found
+    for name, entry in videos.items():
+        entry.frames = entry.frames or rows.get(name)
+    if not videos:
+        raise BadInput(f"{broken[0]} ({len(broken)} videos, all of them broken)")
+    return broken
+
+
+def find_rate(videos: dict[str, Listed], given: float | None) -> float:
+    """Frames per second of most videos; those that do not say get the `given` one. Raises BadInput where it is needed and not given."""
+    silent = [name for name, entry in videos.items() if entry.fps is None]
+    told = Counter(round(entry.fps, 3) for entry in videos.values() if entry.fps)
+    if silent and given is None and (not told or any(entry.intervals for entry in videos.values())):
+        raise BadInput(f"frames per second of {len(silent)} videos are not known (first: {silent[0]}); say them: --fps N")
+    for name in silent:
+        videos[name].fps = given
+    return told.most_common(1)[0][0] if told else given
+
+
+def check_free(output: Path, overwrite: bool) -> None:
+    """Raises BadInput where a data set stands in a folder, unless it shall be replaced, and can be."""
+    standing = [name for name in FILES if os.path.lexists(output / name)]
+    if standing and not overwrite:
+        raise BadInput(f"{output}: holds {', '.join(standing)}; name another --output, or replace them: --overwrite")
+    for name in standing:
+        if fault := irregular(output / name):
+            raise BadInput(f"{output / name}: {fault}; expected a file to replace; move it away, or name another --output")
+
+
+def write(output: Path, dataset: Dataset, videos: dict[str, Listed], truth: dict[str, GroundTruth], root: str) -> None:
+    """Write the files of the data set, whole or not at all. root: of the features, as the file shall name it."""
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=make_folder(output)) as place:
+        stage = Path(place)
+        try:
+            sides = [side for side in SIDES if _write_list(stage / f"{side}.csv", videos, side)]
+            if truth:
+                write_ground_truth(stage / "gt.json", truth)
+            with replacing(stage / FILE) as temporary:
+                temporary.write_text(toml_of(dataset, sides, bool(truth), root), encoding="utf-8")
+            load_dataset(stage)
+        except BadInput as error:
+            raise BadInput(str(error).replace(place, str(output))) from None
+        for name in FILES:  # its own file first: who is stopped here leaves no data set, rather than a mixed one
+            (output / name).unlink(missing_ok=True)
+        for name in reversed(FILES):
+            if (stage / name).exists():
+                (stage / name).rename(output / name)
+
+
+def root_in_file(feature_root: Path | None, output: Path) -> str:
+    """Relative where it lies in the data set's folder, so that both can be moved."""
+    if feature_root is None:
+        return "features"
+    place, folder = Path(os.path.abspath(feature_root)), os.path.abspath(output)
+    return place.relative_to(folder).as_posix() if place.is_relative_to(folder) else str(place)
+
+
+def _write_list(path: Path, videos: dict[str, Listed], side: str) -> bool:
+    """Write the list of a side, unless there are no videos on it."""
+    rows = [entry for entry in videos.values() if entry.side == side]
+    columns = ["path", "label"] if not rows or rows[0].source is None else ["path", "label", "source"]
+    if rows:
+        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows([columns, *([getattr(entry, name) for name in columns] for entry in rows)])
+    return bool(rows)
+
+
+def toml_of(dataset: Dataset, sides: list[str], truth: bool, root: str) -> str:
+    """The text of a dataset.toml."""
+
+    def text(value: str) -> str:
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+    lines = [f"# {printable(command())}", "# What the keys mean: docs/own-data.md.", f"title = {text(dataset.title)}"]
+    lines += [f"fps = {dataset.fps:.10g}  # of the ground truth's times", 'headline = "coarse auc"  # or "fine ap"']
+    lines += [f"{key} = {text(value)}" for key in ("separator", "placeholder") if (value := getattr(dataset, key))]
+    lines += [f'{side}_list = "{side}.csv"' for side in sides]
+    lines += ['ground_truth = "gt.json"'] * truth + [f"feature_root = {text(root)}", "", "[classes]  # label = words; the first is normal"]
+    return "\n".join([*lines, *(f"{text(label)} = {text(words)}" for label, words in zip(dataset.labels, dataset.names, strict=True)), ""])
+
+
+# What is said
+
+
+def table(videos: dict[str, Listed], dataset: Dataset) -> str:
+    """Videos and seconds of each class and side; a video of several classes counts for each."""
+    sides = [side for side in SIDES if any(entry.side == side for entry in videos.values())]
+    sourced = any(entry.source is not None for entry in videos.values())
+    rows = [["", *(word for side in sides for word in (side, "seconds")), *["sources"] * sourced]]
+    for label in (*dataset.labels, None):
+        of = [entry for entry in videos.values() if label is None or label in classes_of(entry, dataset)]
+        row = [label or "all videos"]
+        for side in sides:
+            lengths = [entry.frames and entry.frames / (entry.fps or dataset.fps) for entry in of if entry.side == side]
+            row += [f"{len(lengths):,}", "?" if None in lengths else f"{sum(lengths):,.0f}"]
+        rows.append([*row, *[f"{len({entry.source for entry in of}):,}"] * sourced])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    first, *others = widths
+    return "\n".join("  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]).rstrip() for row in rows)
+
+
+def doubts(videos: dict[str, Listed], dataset: Dataset) -> list[str]:
+    """What looks wrong, a line each."""
+    found, entries = [], list(videos.values())
+    both, sides = {entry.source for entry in entries}, {entry.side for entry in entries}
+    for label in dataset.labels:
+        of = [entry for entry in entries if label in classes_of(entry, dataset)]
+        sources = {entry.source for entry in of}
+        if len(of) < FEW:
+            found.append(f"{label} has {len(of)} video{'s' * (len(of) != 1)}: too few to learn it, or to measure it")
+        if len(sources) == 1 < min(len(of), len(both)):
+            found.append(f"all videos of {label} are of one source, {sources.pop()}: its scene alone may tell them")
+        found += [f"{label} has no {side} video" for side in SIDES if side in sides - {entry.side for entry in of}]
+    for side in SIDES:
+        both = both & {entry.source for entry in entries if entry.side == side}
+    if named := sorted(both - {None}):
+        found.append(f"sources in both lists: {', '.join(named[:5])} ({len(named)}); figures may tell how well scenes are recognised")
+    for name, entry in videos.items():
+        if others := {one.label for one in entry.intervals} - {None, *classes_of(entry, dataset)}:
+            found.append(f"{name} is {entry.label}, and has intervals of {', '.join(sorted(others))}")
+    return found
+
+
+def parse(argv) -> argparse.Namespace:
+    parser = Parser("python -m tools.new_dataset", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("videos", nargs="?", type=Path, metavar="VIDEOS", help="folder of the videos (default: where the list lies)")
+    add("--list", nargs="+", type=Path, metavar="FILE", help="the videos and their labels; a second file: those of the test list")
+    add("--intervals", type=Path, metavar="FILE", help="when something happens, as .csv, .json or official .txt")
+    add("--unit", choices=("seconds", "frames"), help="of times without colons in a CSV")
+    add("--feature-root", type=Path, metavar="DIR", help="features that are there, whose lengths are taken (default: OUTPUT/features)")
+    add("--normal", metavar="LABEL", help="the label of normal videos (default: 'normal', in any case)")
+    add("--words", nargs="+", action="extend", default=[], metavar="LABEL=WORDS", help="in prompts (default: made of the label)")
+    add("--separator", metavar="TEXT", help="between the labels of a video that has several")
+    add("--placeholder", metavar="TEXT", help="with --separator: a part that is no label, XD-Violence's 0")
+    add("--fps", type=bounded(float, 0.01, 1000), metavar="N", help="frames per second where neither videos nor features say")
+    add("--test-share", type=bounded(float, 0, 1), default=0.2, metavar="X", help="of each class, held out (default: %(default)s)")
+    add("--seed", type=SEED, default=1, help="of the split (default: %(default)s)")
+    add("--title", help="in reports (default: the output folder's name)")
+    add("--output", required=True, type=Path, metavar="DIR", help="folder of the data set")
+    add("--overwrite", action="store_true", help="replace the data set that stands there")
+    add("--workers", type=bounded(int, 1, 256), metavar="N", help="videos opened at a time (default: the CPU cores, at most 8)")
+    options = parser.parse_args(argv)
+    if not options.list and not options.videos:
+        raise BadInput("no videos; name the folder that holds a folder per class, or a list with --list")
+    if options.list and len(options.list) > 2:
+        raise BadInput(f"--list: {len(options.list)} files; expected one, or that of training and that of testing")
+    for word in options.words:
+        if not all(word.partition("=")):
+            raise BadInput(f"--words {word}: expected LABEL=WORDS, as Fighting='two people fighting'")
+    inputs = [*(options.list or []), *filter(None, [options.intervals])]
+    if mine := [path for path in inputs if os.path.realpath(path) in {os.path.realpath(options.output / name) for name in FILES}]:
+        raise BadInput(f"{mine[0]}: would be replaced by what is made of it; name another --output")
+    return options
+
+
+def main(argv=None) -> None:
+    options = parse(argv)
+    with only_writer(options.output):
+        make(options)
+
+
+def make(options) -> None:
+    """Read, deal, write, and say what was done."""
+    output, root = options.output, options.videos or options.list[0].parent
+    check_free(output, options.overwrite)
+    videos = read(options, root)
+    parts = {"separator": options.separator, "placeholder": options.placeholder}
+    labels = Counter(part for entry in videos.values() for part in parts_of(entry.label, **parts))
+    classes = find_classes(labels, options.normal, dict(word.split("=", 1) for word in options.words))
+    title = options.title or Path(os.path.abspath(output)).name
+    dataset = Dataset(key="", title=title, fps=1, labels=tuple(classes), names=tuple(classes.values()), **parts)
+    others = add_intervals(options.intervals, videos, options.unit, dataset) if options.intervals else 0
+    feature_root = options.feature_root or (None if any(entry.file for entry in videos.values()) or options.list else root)
+    broken = find_lengths(videos, feature_root, options.workers or min(8, os.cpu_count() or 1))
+    dataset = replace(dataset, fps=find_rate(videos, options.fps))
+    deal(videos, options.test_share, options.seed, dataset)
+    truth, cut = make_ground_truth(videos, dataset)
+    write(output, dataset, videos, truth, root_in_file(feature_root, output))
+
+    for line in broken:
+        print(f"left out: {line}", file=sys.stderr)
+    print(f"{output}: {title}, {len(videos)} videos of {len(classes)} classes")
+    print(table(videos, dataset))
+    if others:
+        print(f"{others} videos of {options.intervals} are not listed, and not used")
+    if cut:
+        print(f"intervals of {len(cut)} videos end after the last frame, by up to {max(cut.values())} frames, which are cut off")
+    if truth:
+        print(f"gt.json: {len(truth)} videos, {sum(len(one.segments) for one in truth.values())} intervals")
+        without = Counter("abnormal" if entry.frames else "unmeasured" for name, entry in videos.items() if name not in truth)
+        if without["abnormal"]:
+            print(f"  without {without['abnormal']} videos in which something happens, nobody says when: figures by frame leave them out")
+        if without["unmeasured"]:
+            print(f"  without {without['unmeasured']} videos whose length is not known")
+    else:
+        print("no intervals: figures will be by video, not by frame")
+    for line in doubts(videos, dataset):
+        print(f"looks wrong: {printable(line)}")
+    print("next:")
+    for line in following(options, root, bool(feature_root), {entry.side for entry in videos.values()}):
+        print(f"  {line}")
+
+
+def read(options, root: Path) -> dict[str, Listed]:
+    """The videos that the options name, by name."""
+    if not options.list:
+        return read_folder(root, options.output)
+    videos: dict[str, Listed] = {}
+    for path, side in zip(options.list, SIDES if options.list[1:] else (None,), strict=True):
+        found = read_list(path, options.unit, side)
+        if both := sorted(videos.keys() & found.keys()):
+            raise BadInput(f"{path}: {both[0]} is in {options.list[0]}, too ({len(both)} are); expected each video in one list")
+        videos |= found
+    find_files(videos, root, by_name=options.videos is not None)
+    return videos
+
+
+def following(options, root: Path, extracted: bool, sides: set) -> list[str]:
+    """What to type next."""
+    output = quote(str(options.output))
+    lines = [] if extracted else [f"python -m tools.extract_features {quote(str(root))} --output {quote(str(options.output / 'features'))}"]
+    lines.append(f"python -m tools.check_features --data {output}")
+    if sides == {"test"}:
+        return [*lines, f"python custom_test.py --data {output} --checkpoint RUN"]
+    return [*lines, f"python custom_train.py --data {output}{'' if 'test' in sides else ' --folds 5'}"]
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
