@@ -9,64 +9,18 @@ a row). XD-Violence's normal test videos are not in its annotations either: they
 """
 
 import argparse
-import re
 import sys
 from pathlib import Path, PurePosixPath
 
 from dataset import index_features
-from tools.make_list import official_label, read_lines, read_videos
+from tools.make_list import official_label, read_videos
 from utils.errors import BadInput, Parser, exit_code, printable
+from utils.evaluation.annotations import Segments, read_annotations
 from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
-from utils.labels import SNIPPET, Dataset, benchmarks, class_indices, load_dataset, video_name
+from utils.labels import SNIPPET, Dataset, benchmarks, load_dataset, video_name
 from utils.reading import FRAMES, ROWS, open_array, read_json, shown
 
 SLACK = 16  # frames by which official segments end after a video whose count is a multiple of 16 (list/README.md)
-
-Segments = list[tuple[int, int, str]]
-
-
-def read_annotations(path: Path | str, dataset: Dataset) -> dict[str, Segments]:
-    """Read the official annotations: name -> segments (start, end, label) in frames, 0-based, half-open, in the order of the file.
-
-    A line is a name and classes, each with the starts and ends of its segments, which may overlap: UCF-Crime's
-    `NAME  Class  start1  end1  start2  end2`, -1 for none; XD-Violence's `NAME class start end class start end …`. Raises BadInput naming
-    file and line.
-    """
-    truth: dict[str, Segments] = {}
-    for number, line in enumerate(read_lines(path), start=1):
-        name, *fields = line.split()
-        name = video_name(name)
-        try:
-            if name in truth:
-                raise BadInput(f"{name} stands there twice")
-            truth[name] = _segments(fields, dataset)
-        except BadInput as error:
-            expected = "'NAME Class start end start end …', further classes behind it (annotations_multiclasses.txt)"
-            raise BadInput(f"{path}: line {number}: {error}; expected {expected}; check --annotations and --dataset") from None
-    if not truth:
-        raise BadInput(f"{path}: no videos; name the official annotations with --annotations")
-    return truth
-
-
-def _segments(fields: list[str], dataset: Dataset) -> Segments:
-    """What stands behind a name. Raises BadInput where that is not classes, each with pairs of frames."""
-    segments, label, at = [], None, 0
-    while at < len(fields) or label is None:
-        if not re.fullmatch(r"-?[0-9]+", " ".join(fields[at : at + 1])):
-            label, at = " ".join(fields[at : at + 1]), at + 1
-            class_indices(label, dataset)
-        try:
-            start, end = map(int, fields[at : at + 2])
-        except ValueError:
-            raise BadInput(f"{' '.join(fields[at : at + 2])!r} behind {label}: no pair of frames") from None
-        if label is None:
-            raise BadInput("no class before the frames")
-        if (start, end) != (-1, -1):
-            segments.append((start, end, label))
-        at += 2
-    if any(label == dataset.labels[0] for *_, label in segments):
-        raise BadInput("a segment of the normal class")
-    return segments
 
 
 def read_frames(path: Path | str) -> dict[str, int]:

@@ -23,8 +23,8 @@ import csv
 import json
 import os
 import sys
-import tempfile
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -34,7 +34,7 @@ from tqdm import tqdm
 from utils.errors import SEED, BadInput, Parser, bounded, exit_code, printable
 from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
 from utils.files import command, irregular, make_folder, only_writer, replacing
-from utils.labels import FILE, Dataset, load_dataset
+from utils.labels import FILE, Dataset, parse_dataset
 from utils.listing import (
     SIDES,
     Listed,
@@ -88,9 +88,9 @@ def find_lengths(videos: dict[str, Listed], feature_root: Path | None, workers: 
 
 
 def find_rate(videos: dict[str, Listed], given: float | None) -> float:
-    """Frames per second of most videos; those that do not say get the `given` one. Raises BadInput where it is needed and not given."""
-    silent = [name for name, entry in videos.items() if entry.fps is None]
+    """Frames per second of most videos; those that do not say get the `given` one. Raises BadInput where that is needed, and not given."""
     told = Counter(round(entry.fps, 3) for entry in videos.values() if entry.fps)
+    silent = [name for name, entry in videos.items() if entry.fps is None and (entry.frames or entry.intervals or not told)]
     if silent and given is None and (not told or any(entry.intervals for entry in videos.values())):
         raise BadInput(f"frames per second of {len(silent)} videos are not known (first: {silent[0]}); say them: --fps N")
     for name in silent:
@@ -108,24 +108,25 @@ def check_free(output: Path, overwrite: bool) -> None:
             raise BadInput(f"{output / name}: {fault}; expected a file to replace; move it away, or name another --output")
 
 
-def write(output: Path, dataset: Dataset, videos: dict[str, Listed], truth: dict[str, GroundTruth], root: str) -> None:
-    """Write the files of the data set, whole or not at all. root: of the features, as the file shall name it."""
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=make_folder(output)) as place:
-        stage = Path(place)
-        try:
-            sides = [side for side in SIDES if _write_list(stage / f"{side}.csv", videos, side)]
-            if truth:
-                write_ground_truth(stage / "gt.json", truth)
-            with replacing(stage / FILE) as temporary:
-                temporary.write_text(toml_of(dataset, sides, bool(truth), root), encoding="utf-8")
-            load_dataset(stage)
-        except BadInput as error:
-            raise BadInput(str(error).replace(place, str(output))) from None
-        for name in FILES:  # its own file first: who is stopped here leaves no data set, rather than a mixed one
+def write(output: Path, text: str, videos: dict[str, Listed], truth: dict[str, GroundTruth]) -> None:
+    """Write the files of the data set, whole or not at all. text: of its own file, which is the last to be there."""
+    make_folder(output)
+    with ExitStack() as stack:
+        stack.enter_context(replacing(output / FILE)).write_text(text, encoding="utf-8")
+        for side in sides_of(videos):
+            rows = [entry for entry in videos.values() if entry.side == side]
+            columns = ["path", "label", *["source"] * (rows[0].source is not None)]
+            with stack.enter_context(replacing(output / f"{side}.csv")).open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file, lineterminator="\n").writerows([columns, *([getattr(entry, name) for name in columns] for entry in rows)])
+        if truth:
+            write_ground_truth(stack.enter_context(replacing(output / "gt.json")), truth)
+        for name in FILES:  # those that stand there: who is stopped from here on has no data set, rather than a mixed one
             (output / name).unlink(missing_ok=True)
-        for name in reversed(FILES):
-            if (stage / name).exists():
-                (stage / name).rename(output / name)
+
+
+def sides_of(videos: dict[str, Listed]) -> list[str]:
+    """The sides on which there are videos."""
+    return [side for side in SIDES if any(entry.side == side for entry in videos.values())]
 
 
 def root_in_file(feature_root: Path | None, output: Path) -> str:
@@ -136,16 +137,6 @@ def root_in_file(feature_root: Path | None, output: Path) -> str:
     return place.relative_to(folder).as_posix() if place.is_relative_to(folder) else str(place)
 
 
-def _write_list(path: Path, videos: dict[str, Listed], side: str) -> bool:
-    """Write the list of a side, unless there are no videos on it."""
-    rows = [entry for entry in videos.values() if entry.side == side]
-    columns = ["path", "label"] if not rows or rows[0].source is None else ["path", "label", "source"]
-    if rows:
-        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([columns, *([getattr(entry, name) for name in columns] for entry in rows)])
-    return bool(rows)
-
-
 def toml_of(dataset: Dataset, sides: list[str], truth: bool, root: str) -> str:
     """The text of a dataset.toml."""
 
@@ -153,6 +144,7 @@ def toml_of(dataset: Dataset, sides: list[str], truth: bool, root: str) -> str:
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
     lines = [f"# {printable(command())}", "# What the keys mean: docs/own-data.md.", f"title = {text(dataset.title)}"]
+    lines += [f"name = {text(dataset.key)}"] * bool(dataset.key)
     lines += [f"fps = {dataset.fps:.10g}  # of the ground truth's times", 'headline = "coarse auc"  # or "fine ap"']
     lines += [f"{key} = {text(value)}" for key in ("separator", "placeholder") if (value := getattr(dataset, key))]
     lines += [f'{side}_list = "{side}.csv"' for side in sides]
@@ -165,7 +157,7 @@ def toml_of(dataset: Dataset, sides: list[str], truth: bool, root: str) -> str:
 
 def table(videos: dict[str, Listed], dataset: Dataset) -> str:
     """Videos and seconds of each class and side; a video of several classes counts for each."""
-    sides = [side for side in SIDES if any(entry.side == side for entry in videos.values())]
+    sides = sides_of(videos)
     sourced = any(entry.source is not None for entry in videos.values())
     rows = [["", *(word for side in sides for word in (side, "seconds")), *["sources"] * sourced]]
     for label in (*dataset.labels, None):
@@ -218,6 +210,7 @@ def parse(argv) -> argparse.Namespace:
     add("--test-share", type=bounded(float, 0, 1), default=0.2, metavar="X", help="of each class, held out (default: %(default)s)")
     add("--seed", type=SEED, default=1, help="of the split (default: %(default)s)")
     add("--title", help="in reports (default: the output folder's name)")
+    add("--name", help="in names of folders, where the title has no letter from a to z")
     add("--output", required=True, type=Path, metavar="DIR", help="folder of the data set")
     add("--overwrite", action="store_true", help="replace the data set that stands there")
     add("--workers", type=bounded(int, 1, 256), metavar="N", help="videos opened at a time (default: the CPU cores, at most 8)")
@@ -250,14 +243,15 @@ def make(options) -> None:
     labels = Counter(part for entry in videos.values() for part in parts_of(entry.label, **parts))
     classes = find_classes(labels, options.normal, dict(word.split("=", 1) for word in options.words))
     title = options.title or Path(os.path.abspath(output)).name
-    dataset = Dataset(key="", title=title, fps=1, labels=tuple(classes), names=tuple(classes.values()), **parts)
+    dataset = Dataset(key=options.name or "", title=title, fps=1, labels=tuple(classes), names=tuple(classes.values()), **parts)
+    parse_dataset(toml_of(dataset, [], False, ""), output / FILE, "see --title, --name, --words, --normal and --separator")
     others = add_intervals(options.intervals, videos, options.unit, dataset) if options.intervals else 0
     feature_root = options.feature_root or (None if any(entry.file for entry in videos.values()) or options.list else root)
     broken = find_lengths(videos, feature_root, options.workers or min(8, os.cpu_count() or 1))
     dataset = replace(dataset, fps=find_rate(videos, options.fps))
     deal(videos, options.test_share, options.seed, dataset)
     truth, cut = make_ground_truth(videos, dataset)
-    write(output, dataset, videos, truth, root_in_file(feature_root, output))
+    write(output, toml_of(dataset, sides_of(videos), bool(truth), root_in_file(feature_root, output)), videos, truth)
 
     for line in broken:
         print(f"left out: {line}", file=sys.stderr)
@@ -279,7 +273,8 @@ def make(options) -> None:
     for line in doubts(videos, dataset):
         print(f"looks wrong: {printable(line)}")
     print("next:")
-    for line in following(options, root, bool(feature_root), {entry.side for entry in videos.values()}):
+    there = "features" if feature_root else "videos" if any(entry.file for entry in videos.values()) else "nothing"
+    for line in following(options, root, there, sides_of(videos)):
         print(f"  {line}")
 
 
@@ -297,12 +292,13 @@ def read(options, root: Path) -> dict[str, Listed]:
     return videos
 
 
-def following(options, root: Path, extracted: bool, sides: set) -> list[str]:
-    """What to type next."""
-    output = quote(str(options.output))
-    lines = [] if extracted else [f"python -m tools.extract_features {quote(str(root))} --output {quote(str(options.output / 'features'))}"]
+def following(options, root: Path, there: str, sides: list[str]) -> list[str]:
+    """What to type next, where features, videos or nothing is there."""
+    output, features = quote(str(options.output)), quote(str(options.output / "features"))
+    first = {"features": [], "videos": [f"python -m tools.extract_features {quote(str(root))} --output {features}"]}
+    lines = first.get(there, [f"(features of these videos, by whatever made them, below {features})"])
     lines.append(f"python -m tools.check_features --data {output}")
-    if sides == {"test"}:
+    if sides == ["test"]:
         return [*lines, f"python custom_test.py --data {output} --checkpoint RUN"]
     return [*lines, f"python custom_train.py --data {output}{'' if 'test' in sides else ' --folds 5'}"]
 

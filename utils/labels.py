@@ -139,8 +139,11 @@ def load_dataset(place: Path | str, option: str = "--data") -> Dataset:
             f"{option} {place}: no such data set; expected {', '.join(benchmarks())}, a folder with {FILE}, or that file; "
             f"tools.new_dataset writes one"
         )
-    todo = f"correct the file, or name another with {option}"
-    text = read_text(path, option)
+    return parse_dataset(read_text(path, option), path, f"correct the file, or name another with {option}")
+
+
+def parse_dataset(text: str, path: Path, todo: str) -> Dataset:
+    """The data set that the text of a file `path` describes; load_dataset. todo: what to do where it is none."""
     with parsing(f"{path}: not a TOML file", todo):
         content = tomllib.loads(text)
     known = checked(File, content, str(path), todo)

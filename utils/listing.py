@@ -104,7 +104,7 @@ def add_intervals(path: Path, videos: dict[str, Listed], unit: str | None, datas
             entry.intervals.append(read_interval(row["start"], row["end"], row.get("class", ""), unit, place))
         return 0
     found = load_ground_truth(path, dataset, "--intervals") if suffix == ".json" else read_annotations(path, dataset, "--intervals")
-    for name in found.keys() & videos.keys():
+    for name in (name for name in found if name in videos):
         entry, segments = videos[name], found[name]
         if suffix == ".json":
             entry.frames, entry.fps, segments = found[name].frames, found[name].fps, found[name].segments

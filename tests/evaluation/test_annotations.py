@@ -38,7 +38,8 @@ def test_frames():
     [
         ("5", "5", "seconds", "end 5 is not behind start 5"),
         ("9", "5", "frames", "end 5 is not behind start 9"),
-        ("1:00", "59", "seconds", "both as clock times"),
+        ("1:00", "59", "seconds", "end 59 is not behind start 1:00"),
+        ("1:00", "90", "frames", "both as clock times"),
         ("-1", "5", "frames", "'-1'; expected a whole number of frames"),
         ("1.5", "5", "frames", "'1.5'; expected a whole number of frames"),
         ("", "5", "seconds", "''; expected a time"),

@@ -1,11 +1,17 @@
-"""When something happens in a video, as people write it down: a table of starts and ends in seconds, frames or clock times."""
+"""When something happens in a video, as people write it down: starts and ends in seconds, frames or clock times, and the official text
+files of UCF-Crime and XD-Violence.
+"""
 
 import math
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 from utils.errors import BadInput
-from utils.labels import SNIPPET, Dataset
+from utils.labels import SNIPPET, Dataset, class_indices, video_name
+from utils.reading import read_text
+
+Segments = list[tuple[int, int, str]]
 
 SLACK = 1  # seconds by which an end may lie behind the video's: people round
 
@@ -77,3 +83,48 @@ def segments_of(
         cut = max(cut, last - frames)
         segments.append((first, min(last, frames), label))
     return tuple(segments), cut
+
+
+def read_annotations(path: Path | str, dataset: Dataset, option: str = "--annotations") -> dict[str, Segments]:
+    """Read the official annotations: name -> segments (start, end, label) in frames, 0-based, half-open, in the order of the file.
+
+    A line is a name and classes, each with the starts and ends of its segments, which may overlap: UCF-Crime's
+    `NAME  Class  start1  end1  start2  end2`, -1 for none; XD-Violence's `NAME class start end class start end …`. Raises BadInput naming
+    file and line.
+    """
+    truth: dict[str, Segments] = {}
+    for number, line in enumerate(read_text(path, option).splitlines(), start=1):
+        name, *fields = line.split() or [""]
+        if not (name := video_name(name)):
+            continue
+        try:
+            if name in truth:
+                raise BadInput(f"{name} stands there twice")
+            truth[name] = _segments(fields, dataset)
+        except BadInput as error:
+            expected = "'NAME Class start end start end …', further classes behind it (annotations_multiclasses.txt)"
+            raise BadInput(f"{path}: line {number}: {error}; expected {expected}; check {option} and the classes") from None
+    if not truth:
+        raise BadInput(f"{path}: no videos; name the official annotations with {option}")
+    return truth
+
+
+def _segments(fields: list[str], dataset: Dataset) -> Segments:
+    """What stands behind a name. Raises BadInput where that is not classes, each with pairs of frames."""
+    segments, label, at = [], None, 0
+    while at < len(fields) or label is None:
+        if not re.fullmatch(r"-?[0-9]+", " ".join(fields[at : at + 1])):
+            label, at = " ".join(fields[at : at + 1]), at + 1
+            class_indices(label, dataset)
+        try:
+            start, end = map(int, fields[at : at + 2])
+        except ValueError:
+            raise BadInput(f"{' '.join(fields[at : at + 2])!r} behind {label}: no pair of frames") from None
+        if label is None:
+            raise BadInput("no class before the frames")
+        if (start, end) != (-1, -1):
+            segments.append((start, end, label))
+        at += 2
+    if any(label == dataset.labels[0] for *_, label in segments):
+        raise BadInput("a segment of the normal class")
+    return segments

@@ -27,22 +27,22 @@ class GroundTruth:
     segments: tuple[tuple[Frame, Frame, Text], ...]
 
 
-def load_ground_truth(path: Path | str, dataset: Dataset) -> dict[str, GroundTruth]:
+def load_ground_truth(path: Path | str, dataset: Dataset, option: str = "--gt-path") -> dict[str, GroundTruth]:
     """Read and check a ground-truth file: name -> GroundTruth, in the file's order.
 
     Raises BadInput naming file and video unless frames > 0, fps > 0, 0 <= start < end <= frames, and each class is an anomaly class of
     `dataset`.
     """
-    content = read_json(path, "--gt-path")
+    content = read_json(path, option)
     if not isinstance(content, dict) or not content:
         raise BadInput(
-            f'{path}: no videos; expected {{"NAME": {{"frames", "fps", "segments"}}, …}} as tools.make_gt writes it; check --gt-path'
+            f'{path}: no videos; expected {{"NAME": {{"frames", "fps", "segments"}}, …}} as tools.make_gt writes it; check {option}'
         )
     truth: dict[str, GroundTruth] = {}
     for key, entry in content.items():
         if (name := video_name(key)) in truth:
-            raise BadInput(f"{path}: {name} stands there twice, as {key} too; keep one of the two, or name another file with --gt-path")
-        truth[name] = _checked(name, entry, path, dataset)
+            raise BadInput(f"{path}: {name} stands there twice, as {key} too; keep one of the two, or name another file with {option}")
+        truth[name] = _checked(name, entry, path, dataset, option)
     return truth
 
 
@@ -57,11 +57,11 @@ def write_ground_truth(path: Path | str, truth: dict[str, GroundTruth]) -> None:
         temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
-def _checked(name: str, entry, path: Path | str, dataset: Dataset) -> GroundTruth:
+def _checked(name: str, entry, path: Path | str, dataset: Dataset, option: str) -> GroundTruth:
     def wrong(found: str, expected: str) -> BadInput:
-        return BadInput(f"{path}: {name}: {found}; expected {expected}; correct the file or name another with --gt-path")
+        return BadInput(f"{path}: {name}: {found}; expected {expected}; correct the file or name another with {option}")
 
-    video = checked(GroundTruth, entry, f"{path}: {name}", "correct the file or name another with --gt-path")
+    video = checked(GroundTruth, entry, f"{path}: {name}", f"correct the file or name another with {option}")
     for start, end, label in video.segments:
         segment = [start, end, label]
         if not start < end <= video.frames:
