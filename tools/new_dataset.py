@@ -22,18 +22,19 @@ import argparse
 import csv
 import json
 import os
+import re
+import shlex
 import sys
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from shlex import quote
 
 from tqdm import tqdm
 
 from utils.errors import SEED, BadInput, Parser, bounded, exit_code, printable
 from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
-from utils.files import command, irregular, make_folder, only_writer, replacing
+from utils.files import irregular, make_folder, only_writer, replacing
 from utils.labels import FILE, Dataset, parse_dataset
 from utils.listing import (
     SIDES,
@@ -137,19 +138,22 @@ def root_in_file(feature_root: Path | None, output: Path) -> str:
     return place.relative_to(folder).as_posix() if place.is_relative_to(folder) else str(place)
 
 
-def toml_of(dataset: Dataset, sides: list[str], truth: bool, root: str) -> str:
-    """The text of a dataset.toml."""
+def toml_of(dataset: Dataset, command: str, sides: list[str], truth: bool, root: str) -> str:
+    """The text of a dataset.toml. command: what was typed; root: of the features."""
 
     def text(value: str) -> str:
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
-    lines = [f"# {printable(command())}", "# What the keys mean: docs/own-data.md.", f"title = {text(dataset.title)}"]
+    def key(label: str) -> str:
+        return label if re.fullmatch("[A-Za-z0-9_-]+", label) else text(label)
+
+    lines = [f"# {printable(command)}", "# What the keys mean: docs/own-data.md.", f"title = {text(dataset.title)}"]
     lines += [f"name = {text(dataset.key)}"] * bool(dataset.key)
     lines += [f"fps = {dataset.fps:.10g}  # of the ground truth's times", 'headline = "coarse auc"  # or "fine ap"']
     lines += [f"{key} = {text(value)}" for key in ("separator", "placeholder") if (value := getattr(dataset, key))]
     lines += [f'{side}_list = "{side}.csv"' for side in sides]
     lines += ['ground_truth = "gt.json"'] * truth + [f"feature_root = {text(root)}", "", "[classes]  # label = words; the first is normal"]
-    return "\n".join([*lines, *(f"{text(label)} = {text(words)}" for label, words in zip(dataset.labels, dataset.names, strict=True)), ""])
+    return "\n".join([*lines, *(f"{key(label)} = {text(words)}" for label, words in zip(dataset.labels, dataset.names, strict=True)), ""])
 
 
 # What is said
@@ -215,6 +219,7 @@ def parse(argv) -> argparse.Namespace:
     add("--overwrite", action="store_true", help="replace the data set that stands there")
     add("--workers", type=bounded(int, 1, 256), metavar="N", help="videos opened at a time (default: the CPU cores, at most 8)")
     options = parser.parse_args(argv)
+    options.command = shlex.join(["python", "-m", "tools.new_dataset", *(sys.argv[1:] if argv is None else argv)])
     if not options.list and not options.videos:
         raise BadInput("no videos; name the folder that holds a folder per class, or a list with --list")
     if options.list and len(options.list) > 2:
@@ -244,14 +249,14 @@ def make(options) -> None:
     classes = find_classes(labels, options.normal, dict(word.split("=", 1) for word in options.words))
     title = options.title or Path(os.path.abspath(output)).name
     dataset = Dataset(key=options.name or "", title=title, fps=1, labels=tuple(classes), names=tuple(classes.values()), **parts)
-    parse_dataset(toml_of(dataset, [], False, ""), output / FILE, "see --title, --name, --words, --normal and --separator")
+    parse_dataset(toml_of(dataset, "", [], False, ""), output / FILE, "see --title, --name, --words, --normal and --separator")
     others = add_intervals(options.intervals, videos, options.unit, dataset) if options.intervals else 0
     feature_root = options.feature_root or (None if any(entry.file for entry in videos.values()) or options.list else root)
     broken = find_lengths(videos, feature_root, options.workers or min(8, os.cpu_count() or 1))
     dataset = replace(dataset, fps=find_rate(videos, options.fps))
     deal(videos, options.test_share, options.seed, dataset)
     truth, cut = make_ground_truth(videos, dataset)
-    write(output, toml_of(dataset, sides_of(videos), bool(truth), root_in_file(feature_root, output)), videos, truth)
+    write(output, toml_of(dataset, options.command, sides_of(videos), bool(truth), root_in_file(feature_root, output)), videos, truth)
 
     for line in broken:
         print(f"left out: {line}", file=sys.stderr)
@@ -294,8 +299,8 @@ def read(options, root: Path) -> dict[str, Listed]:
 
 def following(options, root: Path, there: str, sides: list[str]) -> list[str]:
     """What to type next, where features, videos or nothing is there."""
-    output, features = quote(str(options.output)), quote(str(options.output / "features"))
-    first = {"features": [], "videos": [f"python -m tools.extract_features {quote(str(root))} --output {features}"]}
+    output, features = shlex.quote(str(options.output)), shlex.quote(str(options.output / "features"))
+    first = {"features": [], "videos": [f"python -m tools.extract_features {shlex.quote(str(root))} --output {features}"]}
     lines = first.get(there, [f"(features of these videos, by whatever made them, below {features})"])
     lines.append(f"python -m tools.check_features --data {output}")
     if sides == ["test"]:
