@@ -29,6 +29,8 @@ from utils.evaluation.scores import length_gap
 from utils.labels import SNIPPET, Dataset, benchmarks, command_of, load_dataset, script_of, video_name
 from utils.survey import Header, crop_count, made_by, read_headers, read_norms, uneven, wanted_scale
 
+SHOWN = 3  # lengths that are off, from the smallest on
+SLACK = 10  # snippets, up to which --allow-length-mismatch is proposed: more is another video, or another stride
 PASSED = ("feature_root", "train_list", "test_list", "gt_path", "test_crop", "visual_width", "allow_length_mismatch")
 
 
@@ -61,6 +63,12 @@ def parse(argv) -> argparse.Namespace:
     add("--allow-overlap", action="store_true", help="accept test videos in the training list")
     add("--headers", action="store_true", help="read what files say of themselves, and not their values")
     return parser.parse_args(argv)
+
+
+def near(path) -> str:
+    """A path as it is typed here."""
+    path = Path(os.path.abspath(path))
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def flag(name: str) -> str:
@@ -111,34 +119,39 @@ def refused(check, *arguments) -> bool:
 
 
 def check_truth(path: str, dataset: Dataset, rows: dict[str, int], allowed: int, faults: Faults) -> int:
-    """By how many snippets test videos differ from the ground truth, at most."""
+    """By how many snippets test videos differ from the ground truth, at most; 0 where that is too much to be accepted."""
     truth = load_ground_truth(path, dataset)
     off = {name: gap for name, count in rows.items() if name in truth and (gap := length_gap(count, truth[name].frames)[1])}
     print(f"--gt-path {path}: {sum(name in truth and name not in off for name in rows)} of {len(rows)} test videos have its length")
-    for gap, count in sorted(Counter(off.values()).items()):
-        print(f"  off by {gap} snippet{'s' * (gap > 1)}: {count} ({some(name for name in off if off[name] == gap)})")
+    gaps = sorted(set(off.values()))
+    for gap in gaps[:SHOWN]:
+        names = [name for name in off if off[name] == gap]
+        print(f"  off by {gap} snippet{'s' * (gap > 1)}: {len(names)} ({some(names)})")
+    if more := [name for name, gap in sorted(off.items(), key=lambda item: -item[1]) if gap not in gaps[:SHOWN]]:
+        print(f"  off by more, up to {gaps[-1]} snippets: {len(more)} ({some(more)})")
     if len(off) > len(rows) / 2:
         ratios = sorted(SNIPPET * count / truth[name].frames for name, count in rows.items() if name in off)
         print(f"  {SNIPPET} × rows / frames is about {ratios[len(ratios) // 2]:.3g}; expected 1, {SNIPPET} frames a row of the same video")
     faults.add("test videos that are not in the ground truth", [name for name in rows if name not in truth])
-    faults.add("test videos of another length than in the ground truth", [name for name, gap in off.items() if gap > allowed], mended=True)
-    return max(off.values(), default=0)
+    if wrong := sum(gap > allowed for gap in off.values()):
+        faults[f"test videos of another length than in the ground truth: {wrong}"] = gaps[-1] <= SLACK
+    return gaps[-1] if gaps and gaps[-1] <= SLACK else 0
 
 
 def check_files(files: list[Path], options, typed, faults: Faults) -> tuple[dict[Path, Header], int, float]:
     """Headers by file, the width of most, and the --feature-scale that their norms want."""
     root = Path(os.path.abspath(options.feature_root))
-    headers, broken = read_headers(files)
+    headers, broken = read_headers(tqdm(files, desc="headers", unit=" files", leave=False))
     widths = Counter(header.width for header in headers.values())
     width = typed.visual_width or widths.most_common(1)[0][0] if widths else options.visual_width
-    print(f"files below {root}: {len(files)} of the lists, width {counted((h.width for h in headers.values()), 'files')}, ", end="")
+    print(f"files below {near(root)}: {len(files)} of the lists, width {counted((h.width for h in headers.values()), 'files')}, ", end="")
     print(f"type {counted((h.dtype for h in headers.values()), 'files')}")
     for what in dict.fromkeys(broken.values()):
         faults.add(f"broken files, {what}", [file.relative_to(root) for file in broken if broken[file] == what])
     faults.add(f"files of another width than {width}", [file.relative_to(root) for file in headers if headers[file].width != width])
     norms = None
     if not typed.headers:
-        good = tqdm([file for file in headers if headers[file].width == width], desc="reading", unit=" files")
+        good = tqdm([file for file in headers if headers[file].width == width], desc="reading", unit=" files", leave=False)
         norms, broken = read_norms(good, headers)
         faults.add("files with NaN or infinity", [file.relative_to(root) for file in broken])
         zeros = f"; {norms.zeros} rows are zero" * bool(norms.zeros)
@@ -169,12 +182,12 @@ def main(argv=None) -> None:
     words = {name: value for name in PASSED if (value := getattr(typed, name)) is not None}  # of the training script
     videos = {}
     for name in ("train_list", "test_list"):
-        path = getattr(options, name)
+        path = near(getattr(options, name))
         videos[name], whole = list_videos(flag(name), path, dataset, root, faults)
         if videos[name] and not whole:
             words[name] = f"{Path(path).stem}-there.csv"
-            place = dataset.key if dataset.key in benchmarks() else dataset.path
-            list_words = ["--data", place, "--annotations", path, "--feature-root", root, "--output", words[name]]
+            place = dataset.key if dataset.key in benchmarks() else near(dataset.path)
+            list_words = ["--data", place, "--annotations", path, "--feature-root", near(root), "--output", words[name]]
             commands.append(["python", "-m", "tools.make_list", *list_words])
     train, test = videos.values()
     headers, width, scale = check_files(list(dict.fromkeys(file for video in train + test for file in video.files)), options, typed, faults)
@@ -185,7 +198,7 @@ def main(argv=None) -> None:
     crop = options.test_crop
     faults.add(f"test videos without crop {crop}, see --test-crop", [video.name for video in test if refused(tested_file, video, crop)])
     rows = {video.name: headers[video.files[0]].rows for video in test if video.files[0] in headers}
-    gap = check_truth(options.gt_path, dataset, rows, options.allow_length_mismatch, faults)
+    gap = check_truth(near(options.gt_path), dataset, rows, options.allow_length_mismatch, faults)
     check_both(train, test, typed, faults)
     if not faults and not typed.headers:
         try:
