@@ -3,9 +3,11 @@
 import sys
 from pathlib import Path
 
-from custom_option import parse_args
-from utils import loading, runs, sample, testing, training
-from utils.errors import exit_code
+from utils.errors import exit_code, importing
+
+with importing():  # takes seconds: Ctrl-C, or a fault in the option file, is one line already
+    from custom_option import parse_args
+    from utils import loading, runs, sample, testing, training
 
 
 def main(argv=None):

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from itertools import takewhile
 from operator import eq
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.nn.functional import pad
 from typing_extensions import TypedDict
 
-from utils.errors import BadInput
+from utils.errors import BadInput, some
 from utils.files import files_below, irregular
 from utils.labels import CROPS, Dataset, class_indices, multi_hot, video_name
 from utils.reading import OPEN, ROWS, Plain, Text, open_array, read_csv, whole
@@ -44,10 +45,6 @@ class Manifest(TypedDict):
 
     encoder: Encoder
     recipe: dict[Text, Plain]
-
-
-class Absent(BadInput):
-    """A listed file is not there."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +76,15 @@ def split_crop(file_name: str) -> tuple[str, int | None]:
     return video_name(file_name), None if match[1] is None else int(match[1])
 
 
+class Absent(NamedTuple):
+    """A row of a list that has no file: its number, what it says, and what is there instead."""
+
+    number: int
+    row: str
+    label: str
+    fault: str
+
+
 def read_list(path: Path | str, feature_root: Path | str, dataset: Dataset, option: str = "--train-list") -> list[Video]:
     """Read the list `path` (CSV `path,label`) and find its files below `feature_root`; videos in the list's order.
 
@@ -87,6 +93,21 @@ def read_list(path: Path | str, feature_root: Path | str, dataset: Dataset, opti
     exists below the root.
     Raises BadInput for an unreadable list, an unknown label, a missing or ambiguous file, and contradicting rows.
     """
+    videos, absent, rows = match_list(path, feature_root, dataset, option)
+    if absent:
+        first = absent[0]
+        raise BadInput(
+            f"{path}: {len(absent)} of its {rows} rows have no features below {os.path.abspath(feature_root)}, first row {first.number} "
+            f"({first.row},{first.label}): {first.fault}; tools.check_features says what to type for those that are there, or name "
+            f"another --feature-root"
+        )
+    return videos
+
+
+def match_list(
+    path: Path | str, feature_root: Path | str, dataset: Dataset, option: str = "--train-list"
+) -> tuple[list[Video], list[Absent], int]:
+    """As read_list, but (the videos that are there, the rows that have no file, how many rows there are)."""
     root = Path(os.path.abspath(feature_root))
     if not root.is_dir():
         raise BadInput(f"{feature_root}: no such folder; name the folder of the feature files with --feature-root")
@@ -99,26 +120,24 @@ def read_list(path: Path | str, feature_root: Path | str, dataset: Dataset, opti
         try:
             class_indices(label, dataset)
             name, crop, folder, found = _locate(row, root, index)
+            if not found:
+                absent.append(Absent(number, row, label, _what_is_missing(row, name, crop, root)))
+                continue
             other, other_label = first.setdefault(name, (folder, label))
             if (other, other_label) != (folder, label):
                 both = f"{root.joinpath(*folder)} as {label} and in {root.joinpath(*other)} as {other_label}"
                 raise BadInput(f"{name} is listed in {both}; keep one of the two")
-        except Absent as error:
-            absent.append(f"{path}: row {number} ({row},{label}): {error}")
-            continue
         except BadInput as error:
             raise BadInput(f"{path}: row {number} ({row},{label}): {error}") from None
         files.setdefault(name, {}).update(found)
         if crop is None:
             unnamed.add(name)
-    if absent:
-        raise BadInput(absent[0] + f" ({len(absent)} of the {len(rows)} rows have none; tools.make_list lists what is there)")
     videos = []
     for name, (_, label) in first.items():
         crops, paths = zip(*sorted(files[name].items()), strict=True)
         target = tuple(multi_hot(label, dataset).tolist())
         videos.append(Video(name, label, target, paths, None if crops == (None,) else crops, name not in unnamed))
-    return videos
+    return videos, absent, len(rows)
 
 
 def read_rows(path: Path | str, option: str) -> list[tuple[str, str]]:
@@ -152,7 +171,7 @@ def index_features(root: Path) -> dict[str, dict[tuple[str, ...], dict[int | Non
 
 
 def _locate(row: str, root: Path, index: dict) -> tuple[str, int | None, tuple[str, ...], dict[int | None, Path]]:
-    """Name, crop, folder below the root and files by crop of a listed path: its exact place, else its longest tail."""
+    """Name, crop, folder below the root and files by crop of a listed path: its exact place, else its longest tail. No files: absent."""
     path = Path(root, row.replace("\\", "/"))
     name, crop = split_crop(path.name if path.name.endswith(".npy") else f"{path.name}.npy")
     folder = (path.relative_to(root) if path.is_relative_to(root) else path).parts[:-1]
@@ -160,10 +179,7 @@ def _locate(row: str, root: Path, index: dict) -> tuple[str, int | None, tuple[s
     if crop is not None:
         homes = {home: {crop: files[crop]} for home, files in homes.items() if crop in files}
     if not homes:
-        wanted = path.name if crop is not None else f"{name}.npy or {name}__0.npy … {name}__{CROPS - 1}.npy"
-        fault = irregular(path) if os.path.lexists(path) else None
-        there = f"{path}: {fault}" if fault else f"no file {wanted} below {root}"
-        raise Absent(f"{there}; add it, drop the row, or name another --feature-root")
+        return name, crop, folder, {}
     tails = {home: sum(1 for _ in takewhile(bool, map(eq, reversed(home), reversed(folder)))) for home in homes}
     best = [folder] if folder in homes else [home for home in homes if tails[home] == max(tails.values())]
     files = homes[best[0]]
@@ -175,12 +191,20 @@ def _locate(row: str, root: Path, index: dict) -> tuple[str, int | None, tuple[s
     return name, crop, best[0], files
 
 
-def open_features(path: Path | str, width: int, options: str = "--visual-width or --feature-root") -> np.ndarray:
-    """Map a feature file, (T, D) or (T, 10, D), and check all that its header tells; reads no features. Raises BadInput as load_features
-    does; `options` are those that it names.
+def _what_is_missing(row: str, name: str, crop: int | None, root: Path) -> str:
+    path = Path(root, row.replace("\\", "/"))
+    if os.path.lexists(path) and (fault := irregular(path)):
+        return f"{path}: {fault}"
+    return f"no file {path.name}" if crop is not None else f"no file {name}.npy or {name}__0.npy … {name}__{CROPS - 1}.npy"
+
+
+def open_features(path: Path | str, width: int | None, options: str = "--visual-width or --feature-root") -> np.ndarray:
+    """Map a feature file, (T, D) or (T, 10, D), and check all that its header tells; reads no features. width: D, None is any. Raises
+    BadInput as load_features does; `options` are those that it names.
     """
-    expected = f"expected float features (T, {width}) or (T, {CROPS}, {width}); extract it anew, or set {options}"
+    expected = f"expected float features (T, {width or 'D'}) or (T, {CROPS}, {width or 'D'}); extract it anew, or set {options}"
     array = open_array(path, options, expected)
+    width = width or max(1, *array.shape[-1:])
     if array.dtype.kind != "f":
         fault = f"{array.dtype} values"
     elif array.shape[1:] not in ((width,), (CROPS, width)):
@@ -237,7 +261,7 @@ def check_crops(videos: Sequence[Video]) -> None:
         return
     usual = counts.most_common(1)[0][0]
     odd = [video for video in videos if video.crops in counts and video.crops != usual and not video.named]
-    names = ", ".join(video.name for video in odd[:5])
+    names = some(video.name for video in odd)
     raise BadInput(
         f"{odd[0].files[0].parent}: {odd[0].name} has the crops {', '.join(map(str, odd[0].crops))}, of {counts.total()} videos "
         f"{counts[usual]} have {', '.join(map(str, usual))}; extract {len(odd)} anew ({names}), or leave them out of the list"
@@ -318,6 +342,16 @@ class FeatureDataset(torch.utils.data.Dataset):
         return *sample, resample(self.captions.load(video, crop, len(features), *version), self.length)[0]
 
 
+def tested_file(video: Video, crop: int) -> Path:
+    """The file of a video that is tested with `--test-crop`. Raises BadInput where it has no such crop."""
+    if video.crops is None or (video.named and len(video.crops) == 1):
+        return video.files[0]
+    if crop not in video.crops:
+        there = f"{video.name} has the crops {', '.join(map(str, video.crops))} in {video.files[0].parent}"
+        raise BadInput(f"--test-crop {crop}: {there}; choose one of these")
+    return video.files[video.crops.index(crop)]
+
+
 def test_videos(videos: Sequence[Video], width: int, crop: int, captions=None) -> Iterator[tuple]:
     """Name and features (T, D) float32 of each video: of the one crop that its list names, else of crop `crop`; with `captions`
     (utils/captions/tree.py) their source (T, E), too.
@@ -325,16 +359,9 @@ def test_videos(videos: Sequence[Video], width: int, crop: int, captions=None) -
     A file of one crop is taken as it is. Raises BadInput where there is no such crop, and as load_features does.
     """
     for video in videos:
-        crops = video.crops
-        if crops is None or (video.named and len(crops) == 1):
-            file = video.files[0]
-        elif crop in crops:
-            file = video.files[crops.index(crop)]
-        else:
-            there = f"{video.name} has the crops {', '.join(map(str, crops))} in {video.files[0].parent}"
-            raise BadInput(f"--test-crop {crop}: {there}; choose one of these")
-        features = load_features(file, width, crop if crops is None else None)
-        taken = split_crop(file.name)[1] if crops is not None else crop
+        file = tested_file(video, crop)
+        features = load_features(file, width, crop if video.crops is None else None)
+        taken = split_crop(file.name)[1] if video.crops is not None else crop
         yield (video.name, features) if captions is None else (video.name, features, captions.load(video, taken, len(features)))
 
 

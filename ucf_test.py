@@ -3,9 +3,11 @@
 import sys
 from pathlib import Path
 
-from ucf_option import parse_args
-from utils import checkpoint, loading, restore, runs, sample, testing
-from utils.errors import exit_code
+from utils.errors import exit_code, importing
+
+with importing():  # takes seconds: Ctrl-C, or a fault in the option file, is one line already
+    from ucf_option import parse_args
+    from utils import checkpoint, loading, restore, runs, sample, testing
 
 
 def main(argv=None):

@@ -3,9 +3,11 @@
 import sys
 from pathlib import Path
 
-from utils import loading, runs, sample, testing, training
-from utils.errors import exit_code
-from xd_option import parse_args
+from utils.errors import exit_code, importing
+
+with importing():  # takes seconds: Ctrl-C, or a fault in the option file, is one line already
+    from utils import loading, runs, sample, testing, training
+    from xd_option import parse_args
 
 
 def main(argv=None):

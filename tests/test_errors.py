@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.errors import BadInput, exit_code, printable
+import ucf_option
+import ucf_train
+from utils.errors import BadInput, Parser, exit_code, importing, printable
 from utils.files import ROOT
 
 
@@ -79,3 +82,81 @@ def test_a_folder_that_went_away_under_a_thread_is_one_line(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "error: /no/such/folder/x: No such file or directory; name another file or folder\n"
+
+
+def script_beside(folder, script, option_file):
+    """Run a copy of a script beside another option file; (exit code, stderr)."""
+    shutil.copy(ROOT / script, folder)
+    (folder / f"{script.split('_')[0]}_option.py").write_text(option_file)
+    words = [sys.executable, str(folder / script)]
+    done = subprocess.run(words, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("script", ["ucf_train.py", "ucf_test.py", "custom_train.py", "custom_test.py"])
+def test_an_option_file_that_is_no_python_is_one_line(tmp_path, script):
+    name = script.split("_")[0] + "_option.py"
+    code, said = script_beside(tmp_path, script, "COMMON = dict(\n    lr=1e-3\n    seed=1,\n)\n")
+    assert code == 2
+    assert said.startswith(f"error: {name}: line 2: invalid syntax")
+    assert said.endswith(f"correct it, or take the file as it was: git checkout {name}\n")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("COMMON = dict(workers=0, workers=1)", "line 1: keyword argument repeated: workers; "),
+        ("COMMON = {'lr': 1e-3\n", "line 1: '{' was never closed; "),
+        ("\nSAMPLE = dict(lr=ture)", "line 2: NameError: name 'ture' is not defined; "),
+        ("import nump", "line 1: ModuleNotFoundError: No module named 'nump'; "),
+        ("COMMON = {}", "at its end: cannot import name 'parse_args' from 'ucf_option'; "),
+    ],
+)
+def test_another_fault_of_an_option_file_is_one_line(tmp_path, text, said):
+    code, error = script_beside(tmp_path, "ucf_train.py", text)
+    assert (code, error.count("\n")) == (2, 1)
+    assert error.startswith(f"error: ucf_option.py: {said}")
+
+
+@pytest.mark.parametrize("name", ["COMMON", "SYSTEMS", "SAMPLE"])
+def test_a_name_that_an_option_file_lacks_is_one_line(monkeypatch, capsys, name):
+    monkeypatch.delattr(ucf_option, name)
+    assert exit_code(lambda: ucf_train.main([])) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ucf_option.py: line ")
+    assert f": NameError: name '{name}' is not defined; correct it, or take the file as it was" in error
+    assert error.count("\n") == 1
+
+
+def test_a_bug_elsewhere_keeps_its_traceback():
+    for run in (lambda: exit_code(lambda: 1 / 0), lambda: importing().__enter__() or 1 / 0):
+        with pytest.raises(ZeroDivisionError):
+            run()
+
+
+def test_an_interrupt_while_the_libraries_load_is_one_line(tmp_path):
+    interrupt = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    assert script_beside(tmp_path, "ucf_test.py", interrupt) == (130, "interrupted: nothing has begun\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--max-epochs", "5"], "unrecognized arguments: --max-epochs 5; did you mean --max-epoch?; see "),
+        (["--visual-widht=4", "-lr", "1"], "--visual-widht=4 -lr 1; did you mean --visual-width --lr?; see "),
+        (["--caption-rot", "x"], "unrecognized arguments: --caption-rot x; did you mean --caption-root?; see "),
+        (["--zzzz"], "unrecognized arguments: --zzzz; see "),
+    ],
+)
+def test_a_mistyped_option_is_told(words, said):
+    with pytest.raises(BadInput) as caught:
+        ucf_option.parse_args(words)
+    assert said in str(caught.value)
+
+
+def test_a_mistyped_option_of_a_tool_is_told():
+    parser = Parser("tool")
+    parser.add_argument("--feature-root")
+    with pytest.raises(BadInput, match=r"--featur_root x; did you mean --feature-root\?; see tool --help"):
+        parser.parse_args(["--featur_root", "x"])

@@ -15,6 +15,19 @@ def test_the_longest_names_are_written(tmp_path):
         assert json.loads((tmp_path / name).read_text()) == [1]
 
 
+def test_without_overwrite_only_the_same_content_is_written_again(tmp_path):
+    path = tmp_path / "a.txt"
+    for _ in range(2):
+        with replacing(path, overwrite=False) as temporary:
+            temporary.write_text("one")
+    with pytest.raises(BadInput, match=r"a\.txt: holds something else; .*--overwrite"), replacing(path, overwrite=False) as temporary:
+        temporary.write_text("two")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "one")]
+    with replacing(path) as temporary:
+        temporary.write_text("two")
+    assert path.read_text() == "two"
+
+
 @pytest.mark.parametrize("name", ["x" * 256, "走" * 90, "a\0b"])
 def test_a_name_that_no_file_can_have_is_one_line(tmp_path, name):
     with pytest.raises(BadInput, match=r"cannot be written \(.*\); take a shorter, plain name"), replacing(tmp_path / name):

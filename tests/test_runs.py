@@ -229,14 +229,28 @@ def test_the_sample_has_runs_of_its_own():
     assert xd_option.parse_args(["--feature-root", "x"]).output == str(ROOT / "runs" / "xd-reflip")
 
 
-@pytest.mark.slow
-def test_videos_that_were_trained_on_are_told(small_sample, tmp_path, capsys):
+@pytest.fixture
+def overlapping(small_sample, tmp_path):
+    """Words of a training whose list holds two of the test videos."""
     words = small_sample("xd")
     at = words.index("--train-list") + 1
     rows = Path(words[at]).read_text() + "".join(Path(words[words.index("--test-list") + 1]).read_text().splitlines(True)[1:3])
     (tmp_path / "both.csv").write_text(rows)
-    words = [*words[:at], str(tmp_path / "both.csv"), *words[at + 1 :]]
-    xd_train.main([*words, "--output", str(tmp_path / "run")])
+    return [*words[:at], str(tmp_path / "both.csv"), *words[at + 1 :]]
+
+
+def test_test_videos_are_not_trained_on_unasked(overlapping, capsys):
+    with pytest.raises(BadInput, match=r"both.csv: 2 of its 30 videos are in .*test.csv, too \(.*accept it with --allow-overlap"):
+        loading.load_data(xd_option.parse_args(overlapping), 1)
+    data = loading.load_data(xd_option.parse_args([*overlapping, "--allow-overlap"]), 1)
+    assert "note: 2 videos are in the training and in the test list: " in capsys.readouterr().out
+    assert len(data.same) == 2
+
+
+@pytest.mark.slow
+def test_videos_that_were_trained_on_are_told(overlapping, tmp_path, capsys):
+    words = overlapping
+    xd_train.main([*words, "--allow-overlap", "--output", str(tmp_path / "run")])
     told = "2 of the 16 test videos were trained on ("
     assert told in capsys.readouterr().out
     assert told in (tmp_path / "run" / "report.md").read_text()
@@ -252,7 +266,9 @@ def test_missing_files_are_counted(small_sample, tmp_path):
     for name in listed[8:]:
         (tmp_path / "f" / f"{name}__0.npy").symlink_to(root / f"{name}__0.npy")
     words[words.index("--feature-root") + 1] = str(tmp_path / "f")
-    with pytest.raises(BadInput, match=r"row 1 .*no file .*\(8 of the 16 rows have none; tools.make_list lists what is there\)"):
+    with pytest.raises(
+        BadInput, match=r"test.csv: 8 of its 16 rows have no features below .*, first row 1 .*no file .*tools.check_features"
+    ):
         loading.load_data(xd_option.parse_args(words), 1)
 
 

@@ -19,7 +19,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from utils.errors import BadInput, Parser, bounded, exit_code
+from utils.errors import BadInput, Parser, bounded, exit_code, some
 from utils.evaluation import report
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.evaluation.intervals import RESAMPLES, difference, interval, over_seeds
@@ -30,6 +30,14 @@ from utils.labels import Dataset, benchmarks, load_dataset
 from utils.reading import read_json
 
 
+def run_of(path: str) -> dict:
+    """The options.json of the run of ours that a file of scores is of; {} where it is of none."""
+    for folder in Path(path).resolve().parents[:2]:  # the run's, or that of its later test below it
+        if (folder / "options.json").is_file() and (folder / "best.pt").is_file():
+            return read_json(folder / "options.json", "--scores", dict)
+    return {}
+
+
 def runs_truth(paths: list[str]) -> str | None:
     """The ground truth that runs of ours were tested on, as the options.json of their scores says; None where no file is of a run.
 
@@ -37,43 +45,43 @@ def runs_truth(paths: list[str]) -> str | None:
     """
     found = {}
     for path in paths:
-        for folder in Path(path).resolve().parents[:2]:  # the run's, or that of its later test below it
-            if (folder / "options.json").is_file() and (folder / "best.pt").is_file():
-                made = read_json(folder / "options.json", "--gt-path", dict)
-                if isinstance(made, dict) and isinstance(made.get("gt_path"), str):
-                    found.setdefault(made["gt_path"], path)
-                break
+        if isinstance(truth := run_of(path).get("gt_path"), str):
+            found.setdefault(truth, path)
     if len(found) > 1:
         (one, a), (other, b), *_ = found.items()
         raise BadInput(f"{a} was tested on {one}, {b} on {other}; measure them apart, or name the ground truth of both with --gt-path")
     return next(iter(found), None)
 
 
-def load_side(paths: list[str], option: str, dataset: Dataset, truth: dict, options) -> list[dict]:
-    """The scores of each seed of one system, checked against the ground truth. Raises BadInput where they do not fit."""
+def load_side(paths: list[str], option: str, dataset: Dataset, names: str | None) -> list[dict]:
+    """The scores of each seed of one system. Raises BadInput where their classes are another data set's."""
     runs = []
     for path in paths:
-        scores, classes = load_scores(path, options.names)
-        if any(video.fine is not None for video in scores.values()) and classes not in (dataset.names, dataset.labels):
+        scores, classes = load_scores(path, names)
+        unnamed = classes is None and all(video.fine is None for video in scores.values())
+        if not unnamed and classes not in (dataset.names, dataset.labels):
             raise BadInput(
-                f"{option} {path}: its classes are {', '.join(map(str, classes or ())) or 'missing'}; "
-                f"expected {', '.join(dataset.names)}; check --dataset"
-            )
-        try:
-            check_lengths(
-                {name: len(next(p for p in parts if p is not None)) for name, parts in scores.items()}, truth, options.allow_length_mismatch
-            )
-        except BadInput as error:
-            raise BadInput(f"{option} {path}: {error}") from None
-        if runs and scores.keys() != runs[0].keys():
-            odd = min(scores.keys() ^ runs[0].keys())
-            raise BadInput(f"{option}: {odd} is in only one of {paths[0]} and {path}; seeds of one system have the same videos")
-        if runs and (odd := [name for name in scores if scores[name].given() != runs[0][name].given()]):
-            raise BadInput(
-                f"{option}: {odd[0]} has other scores in {path} than in {paths[0]}; seeds of one system have the same kinds of score"
+                f"{option} {path}: its classes are {', '.join(map(str, classes or ())) or 'missing'}; expected those of {dataset.title}, "
+                f"{', '.join(dataset.names)}; check --dataset"
             )
         runs.append(scores)
     return runs
+
+
+def check_side(runs: list[dict], paths: list[str], option: str, truth: dict, mismatch: int) -> None:
+    """Raise BadInput where the scores of a side do not fit the ground truth, or one another."""
+    for path, scores in zip(paths, runs, strict=True):
+        try:
+            check_lengths({name: len(next(p for p in parts if p is not None)) for name, parts in scores.items()}, truth, mismatch)
+        except BadInput as error:
+            raise BadInput(f"{option} {path}: {error}") from None
+        if scores.keys() != runs[0].keys():
+            odd = min(scores.keys() ^ runs[0].keys())
+            raise BadInput(f"{option}: {odd} is in only one of {paths[0]} and {path}; seeds of one system have the same videos")
+        if odd := [name for name in scores if scores[name].given() != runs[0][name].given()]:
+            raise BadInput(
+                f"{option}: {odd[0]} has other scores in {path} than in {paths[0]}; seeds of one system have the same kinds of score"
+            )
 
 
 def compare(ours: list[dict], theirs: list[dict]) -> dict[tuple, dict]:
@@ -124,11 +132,15 @@ def main(argv=None) -> None:
     parser.add_argument("--json", metavar="FILE", help="write all figures there, as fractions")
     options = parser.parse_args(argv)
     dataset = load_dataset(options.dataset, "--dataset")
-    gt_path = options.gt_path or runs_truth([*options.scores, *(options.against or [])]) or dataset.gt_path
+    given = {"--scores": options.scores} | ({"--against": options.against} if options.against else {})
+    paths = [path for side in given.values() for path in side]
+    sides = [load_side(side, option, dataset, options.names) for option, side in given.items()]
+    gt_path = options.gt_path or runs_truth(paths) or dataset.gt_path
     truth = load_ground_truth(gt_path, dataset)
-    sides = [load_side(options.scores, "--scores", dataset, truth, options)]
-    if options.against:
-        sides.append(load_side(options.against, "--against", dataset, truth, options))
+    for (option, side), runs in zip(given.items(), sides, strict=True):
+        check_side(runs, side, option, truth, options.allow_length_mismatch)
+    if sample := [path for path in paths if run_of(path).get("sample")]:
+        print(f"note: scores of the built-in sample, simulated features: the figures say nothing about {dataset.title} ({some(sample)})")
     shared = set.intersection(*(set(runs[0]) for runs in sides))
     if not shared:
         raise BadInput("--scores and --against have no video in common; expected the same test set")

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from dataset import index_features
 from tools.make_list import official_label, read_videos
-from utils.errors import BadInput, Parser, exit_code, printable
+from utils.errors import BadInput, Parser, exit_code, printable, some
 from utils.evaluation.annotations import Segments, read_annotations
 from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
 from utils.labels import SNIPPET, Dataset, benchmarks, load_dataset, video_name
@@ -63,9 +63,8 @@ def make_ground_truth(
     where the frame count or the annotation of a video is missing, and where a segment is empty.
     """
     if missing := [name for name in names if name not in frames]:
-        first = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
         raise BadInput(
-            f"--frames: {len(missing)} of {len(names)} videos are not in it ({first}); add them, or list those you have with --test-list"
+            f"--frames: {len(missing)} of {len(names)} videos are not in it ({some(missing)}); add them, or list the others: --test-list"
         )
     truth, clipped = {}, {}
     for name in names:
@@ -101,6 +100,7 @@ def main(argv=None) -> None:
     parser.add_argument("--frames", required=True, metavar="FILE_OR_FOLDER", help="frame counts as JSON, or a folder of features")
     parser.add_argument("--test-list", metavar="CSV", help="the videos to keep, in its order (default: all of them)")
     parser.add_argument("--output", required=True, metavar="JSON", help="the ground truth to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace what OUTPUT holds")
     options = parser.parse_args(argv)
     dataset = load_dataset(options.dataset, "--dataset")
     annotated, frames = read_annotations(options.annotations, dataset), read_frames(options.frames)
@@ -109,7 +109,7 @@ def main(argv=None) -> None:
     else:
         names = list(annotated if dataset.label_in == "folder" else annotated | frames)
     truth, clipped = make_ground_truth(annotated, frames, names, dataset)
-    write_ground_truth(options.output, truth)
+    write_ground_truth(options.output, truth, options.overwrite)
     segments = sum(len(video.segments) for video in truth.values())
     normal = sum(not video.segments for video in truth.values())
     frames = sum(video.frames for video in truth.values())

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path, PurePosixPath
 
 from dataset import index_features, read_rows
-from utils.errors import BadInput, Parser, exit_code, printable
+from utils.errors import BadInput, Parser, exit_code, some
 from utils.files import replacing
 from utils.labels import Dataset, benchmarks, class_indices, load_dataset, video_name
 from utils.reading import read_json, read_text
@@ -103,9 +103,9 @@ def with_features(videos: dict[str, tuple[PurePosixPath, str]], root: Path | str
     return found
 
 
-def write_list(path: Path | str, videos: dict[str, tuple[PurePosixPath, str]]) -> None:
-    """Write the CSV `path,label`, whole or not at all."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+def write_list(path: Path | str, videos: dict[str, tuple[PurePosixPath, str]], overwrite: bool = False) -> None:
+    """Write the CSV `path,label`, whole or not at all. Raises BadInput where `path` holds something else, unless `overwrite`."""
+    with replacing(path, overwrite) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([("path", "label"), *((place, label) for place, label in videos.values())])
 
 
@@ -128,6 +128,7 @@ def main(argv=None) -> None:
     parser.add_argument("--annotations", metavar="FILE", help="official list (.txt), published list (.csv) or ground truth (.json)")
     parser.add_argument("--feature-root", metavar="DIR", help="list only the videos that have features below this folder")
     parser.add_argument("--output", required=True, metavar="CSV", help="the list to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace what OUTPUT holds")
     options = parser.parse_args(argv)
     dataset = load_dataset(options.dataset, "--dataset")
     if options.annotations:
@@ -139,12 +140,11 @@ def main(argv=None) -> None:
             raise BadInput(f"{options.feature_root}: no .npy below it; name the folder of the feature files with --feature-root")
     else:
         raise BadInput("nothing to list; name an official list with --annotations, a feature folder with --feature-root, or both")
-    write_list(options.output, videos)
+    write_list(options.output, videos, options.overwrite)
     normal = sum(label == dataset.labels[0] for _, label in videos.values())
     print(f"{options.output}: {len(videos)} videos of {dataset.title}, {len(videos) - normal} abnormal, {normal} normal")
     if missing := [name for name in wanted if name not in videos]:
-        first = printable(", ".join(missing[:5])) + (", …" if len(missing) > 5 else "")
-        print(f"left out, no features below {options.feature_root}: {len(missing)} of {len(wanted)} videos ({first})")
+        print(f"left out, no features below {options.feature_root}: {len(missing)} of {len(wanted)} videos ({some(missing)})")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pydantic import InstanceOf
 from torch import nn
 from typing_extensions import TypedDict
 
-from utils.errors import BadInput
+from utils.errors import BadInput, some
 from utils.files import ROOT, replacing
 from utils.reading import OPEN, Flag, Plain, Text, Values, check_packed, checked, parsing, real, whole
 from utils.text import Frozen
@@ -198,6 +198,8 @@ def load(path: Path | str, kind: type = Best, option: str = "--checkpoint") -> d
 
     Raises BadInput where it is missing, cut short or neither, naming the first field that is not as declared.
     """
+    if found := [file for file in (Path(path, "best.pt"), *sorted(Path(path).glob("seed-*/best.pt"))) if file.exists()]:
+        raise BadInput(f"{path}: a folder; name a checkpoint in it with {option}: {some(found)}")
     again = f"it may be cut short or of another version: train again, or name another with {option}"
     check_packed(path, option)
     with parsing(f"{path}: not a readable checkpoint", again), torch.serialization.safe_globals(SCALARS):

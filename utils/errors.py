@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import difflib
 import errno
 import math
 import os
@@ -9,6 +10,9 @@ import re
 import signal
 import sys
 import threading
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
 
 # What moves a terminal's cursor, ends a line, turns the direction of text, hides, or is no text: controls, marks, lone surrogates.
 UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
@@ -26,6 +30,12 @@ def printable(text) -> str:
     return UNSHOWN.sub(escape, str(text))
 
 
+def some(names: Iterable, most: int = 5) -> str:
+    """The first of many names, for a message: `a, b, c, d, e, …`."""
+    names = list(map(str, names))
+    return printable(", ".join(names[:most])) + ", …" * (len(names) > most)
+
+
 class BadInput(ValueError):
     """Something the user can put right. The message names the file or option, what was found, what was expected and the next step; it is
     one line that a terminal can show, whatever names stand in it.
@@ -40,7 +50,7 @@ class BadInput(ValueError):
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line whose usage errors are BadInput, one line, the usage being what --help is for."""
+    """A command line whose usage errors are BadInput, one line, the usage being what --help is for. An option that is mistyped is told."""
 
     def parse_known_args(self, args=None, namespace=None):
         words = sys.argv[1:] if args is None else list(args)
@@ -53,6 +63,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         message = re.sub(r"^argument (\S+): (?=.*: expected .* from )", r"\1 ", message)  # of `bounded`: --seed -1: expected …
+        if message.startswith("unrecognized arguments: "):
+            known = self._option_string_actions
+            shown = [flag for flag, one in known.items() if one.help != argparse.SUPPRESS]
+            typed = [word.partition("=")[0] for word in message.split() if word.startswith("-")]
+            near = [(difflib.get_close_matches(word, shown, 1) or difflib.get_close_matches(word, known, 1)) for word in typed]
+            near = [flag for found in near for flag in found]
+            message += f"; did you mean {' '.join(near)}?" if near else ""
         raise BadInput(f"{message}; see {self.prog} --help")
 
 
@@ -110,4 +127,37 @@ def exit_code(main, go_on: str = "") -> int:
     except KeyboardInterrupt:
         print(f"interrupted: everything finished so far is saved{go_on}", file=sys.stderr)
         return 130
+    except Exception as error:
+        if not (fault := option_file_fault(error)):
+            raise
+        print(f"error: {fault}", file=sys.stderr)
+        return 2
     return 0
+
+
+@contextlib.contextmanager
+def importing():
+    """Round the imports of a script, which take seconds: Ctrl-C and a fault in an option file end as they do in `exit_code`."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted: nothing has begun", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if not (fault := option_file_fault(error)):
+            raise
+        print(f"error: {fault}", file=sys.stderr)
+        sys.exit(2)
+
+
+def option_file_fault(error: Exception) -> BadInput | None:
+    """What is wrong in an option file (`ucf_option.py`), which users edit, if that is what Python met; None for any other error."""
+    place, said = traceback.extract_tb(error.__traceback__)[-1], f"{type(error).__name__}: {error}"
+    file, line = place.filename, f"line {place.lineno}"
+    if isinstance(error, SyntaxError):
+        file, line, said = error.filename or "", f"line {error.lineno}", error.msg
+    elif isinstance(error, ImportError) and error.path:  # a name that is not there any more
+        file, line, said = error.path, "at its end", str(error).partition(" (")[0]
+    if not file.endswith("_option.py"):
+        return None
+    return BadInput(f"{Path(file).name}: {line}: {said}; correct it, or take the file as it was: git checkout {Path(file).name}")

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import filecmp
 import json
 import os
 import shlex
@@ -170,8 +171,11 @@ def only_writer(output: Path | str, share: str = ""):
 
 
 @contextlib.contextmanager
-def replacing(path: Path | str):
-    """Yield a temporary path in the folder of `path`; on success it replaces `path`, on failure `path` is untouched."""
+def replacing(path: Path | str, overwrite: bool = True):
+    """Yield a temporary path in the folder of `path`; on success it replaces `path`, on failure `path` is untouched.
+
+    Without `overwrite` raises BadInput where `path` holds something else.
+    """
     path = Path(path)
     check_name(path)
     if path.exists() and not path.is_file():  # a folder, or a device, which renaming would replace
@@ -181,6 +185,8 @@ def replacing(path: Path | str):
     temporary = path.with_name(f".{name}.{os.getpid()}.tmp")  # a name may have 255 bytes
     try:
         yield temporary
+        if not overwrite and path.exists() and not filecmp.cmp(temporary, path, shallow=False):
+            raise BadInput(f"{path}: holds something else; name another --output, or replace it: --overwrite")
         os.replace(temporary, path)
     except OSError as error:
         raise BadInput(f"{path}: cannot be written ({error.strerror}); free some space or name another place") from None

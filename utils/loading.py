@@ -6,12 +6,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from dataset import FeatureDataset, check_crops, check_features, hold_out, read_list, same_content
+from dataset import FeatureDataset, check_crops, check_features, hold_out, read_list, same_content, tested_file
 from model import SYSTEMS, build_model, options_of
 from utils import engine, text
 from utils.batches import BalancedBatches, DrawnVersions, ShuffledBatches
 from utils.captions.tree import SOURCE, CaptionTree
-from utils.errors import BadInput, printable
+from utils.errors import BadInput, printable, some
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.evaluation.scores import check_lengths
 from utils.labels import Dataset, load_dataset
@@ -102,6 +102,8 @@ def load_data(options, seed: int | None) -> Data:
     test = read_list(options.test_list, options.feature_root, dataset, "--test-list")
     truth = load_ground_truth(options.gt_path, dataset)
     rows = check_features(test, options.visual_width)
+    for video in test:
+        tested_file(video, options.test_crop)
     check_lengths(rows, truth, options.allow_length_mismatch)
     captions = load_captions(options)
     if captions:
@@ -109,9 +111,13 @@ def load_data(options, seed: int | None) -> Data:
     if seed is None:
         return Data(dataset, None, None, [], test, truth, captions)
     videos, held_out = read_list(options.train_list, options.feature_root, dataset, "--train-list"), []
-    both = sorted({video.name for video in videos} & {video.name for video in test})
-    if both:
-        print(f"note: {len(both)} videos are in the training and in the test list: {printable(', '.join(both[:5]))}")
+    if both := sorted({video.name for video in videos} & {video.name for video in test}):
+        if not options.allow_overlap:
+            raise BadInput(
+                f"{options.train_list}: {len(both)} of its {len(videos)} videos are in {options.test_list}, too ({some(both)}); figures "
+                f"of videos that were trained on say nothing: take them out of one list, or accept it with --allow-overlap"
+            )
+        print(f"note: {len(both)} videos are in the training and in the test list: {some(both)}")
     pairs = same_content(videos, test)
     if others := [f"{a} = {b}" for a, b in pairs if a != b]:
         print(f"note: {len(others)} training videos have the features of a test video, byte for byte: {printable(', '.join(others))}")

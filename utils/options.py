@@ -41,6 +41,7 @@ class Shared:
     allow_length_mismatch: int = option(
         0, "accept videos whose features and ground truth differ by up to so many snippets", group="data", low=0
     )
+    allow_overlap: bool = option(False, "train although videos of the test list are in the training list, too", group="data")
     workers: int = option(0, "processes that load features", group="data", low=0, high=256)
     model: str = option("reflip", "which system", choices=tuple(SYSTEMS))
     clip: str = option("ViT-B/16", "CLIP name (downloaded on first use) or a file in OpenAI's format", group="text")
@@ -139,7 +140,8 @@ class Declared:
     @property
     def training(self) -> bool:
         """Whether only a training script has it."""
-        return (self.group == "training" and self.name not in TESTED_TOO) or self.name in ("train_list", "select", "val_share")
+        more = ("train_list", "allow_overlap", "select", "val_share")
+        return (self.group == "training" and self.name not in TESTED_TOO) or self.name in more
 
     @property
     def hyperparameter(self) -> bool:

@@ -320,6 +320,10 @@ def test_a_difference_that_no_resample_defines(world, capsys):
 
 REFUSED = {
     "classes of another dataset": (lambda w: ["--scores", w.scores("a.npz", dataset=UCF)], "--scores a.npz: its classes are normal, abuse"),
+    "classes of another dataset, and no class scores": (
+        lambda w: ["--scores", w.scores("a.npz", dataset=UCF, fine=False)],
+        "--scores a.npz: its classes are normal, abuse",
+    ),
     "classes of another dataset, other side": (
         lambda w: ["--scores", w.scores("a.npz"), "--against", w.scores("b.npz", dataset=UCF)],
         "--against b.npz: its classes are normal, abuse",
@@ -402,3 +406,25 @@ def test_a_run_s_own_ground_truth_is_found(small_sample, tmp_path, capsys):
     (other / "options.json").write_text(json.dumps({"gt_path": "elsewhere.json"}))
     with pytest.raises(BadInput, match=r"was tested on .*gt.json, .* on elsewhere.json; measure them apart"):
         main(["--dataset", "xd", "--scores", str(run / "scores.npz"), "--against", str(other / "scores.npz")])
+
+
+def test_scores_of_the_sample_are_told(world, capsys):
+    run = world.folder / "run"
+    run.mkdir()
+    (run / "best.pt").touch()
+    for sample in (True, False):
+        (run / "options.json").write_text(json.dumps({"sample": sample, "gt_path": str(world.folder / "gt.json")}))
+        main(["--dataset", "xd", "--scores", world.scores("run/scores.npz"), "--resamples", "10"])
+        assert ("note: scores of the built-in sample, simulated features: the figures say nothing" in capsys.readouterr().out) is sample
+
+
+def test_another_dataset_is_told_before_its_ground_truth_is_read(world):
+    """The run's ground truth is of classes that the data set does not have: not that is the fault."""
+    run = world.folder / "run"
+    run.mkdir()
+    (run / "best.pt").touch()
+    (run / "options.json").write_text(json.dumps({"gt_path": str(world.folder / "gt.json")}))
+    with pytest.raises(
+        BadInput, match=r"scores\.npz: its classes are normal, fighting, .*; expected those of UCF-Crime, .*check --dataset"
+    ):
+        main(["--dataset", "ucf", "--scores", world.scores("run/scores.npz")])

@@ -38,7 +38,18 @@ def make(tmp_path):
             (tmp_path / "frames.json").write_text(json.dumps(frames))
             frames = tmp_path / "frames.json"
         output = tmp_path / "gt.json"
-        words = ["--dataset", dataset, "--annotations", tmp_path / "annotations.txt", "--frames", frames, "--output", output, *more]
+        words = [
+            "--dataset",
+            dataset,
+            "--annotations",
+            tmp_path / "annotations.txt",
+            "--frames",
+            frames,
+            "--output",
+            output,
+            "--overwrite",
+            *more,
+        ]
         main([str(word) for word in words])
         return load_ground_truth(output, DATASETS[dataset])
 

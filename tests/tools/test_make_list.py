@@ -31,7 +31,7 @@ def make(tmp_path):
 
     def run(dataset, text=None, root=None, suffix=".txt"):
         output = tmp_path / "list.csv"
-        words = ["--dataset", dataset, "--output", output]
+        words = ["--dataset", dataset, "--output", output, "--overwrite"]
         if text is not None:
             (tmp_path / f"names{suffix}").write_text(text, encoding="utf-8")
             words += ["--annotations", tmp_path / f"names{suffix}"]
@@ -194,3 +194,16 @@ def test_published_test_lists_hold_the_same_videos_and_labels(tmp_path):
         main(["--dataset", key, "--annotations", str(ANNOTATIONS / f"{key}_CLIP_rgbtest.csv"), "--output", str(output)])
         shipped = (ROOT / "list" / f"{key}_ReFLIP_rgbtest.csv").read_text().splitlines()
         assert sorted(output.read_text().splitlines()) == sorted(shipped)
+
+
+def test_another_list_is_not_replaced_unasked(features, tmp_path, capsys):
+    words = ["--dataset", "ucf", "--feature-root", str(features("Arson/a.npy")), "--output", str(tmp_path / "list.csv")]
+    main(words)
+    main(words)  # what stands there already is written again
+    features("Arson/b.npy")
+    before = (tmp_path / "list.csv").read_bytes()
+    with pytest.raises(BadInput, match=r"list\.csv: holds something else; name another --output, or replace it: --overwrite"):
+        main(words)
+    assert (tmp_path / "list.csv").read_bytes() == before
+    main([*words, "--overwrite"])
+    assert (tmp_path / "list.csv").read_text() == "path,label\nArson/a.npy,Arson\nArson/b.npy,Arson\n"

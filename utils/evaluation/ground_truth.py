@@ -46,14 +46,14 @@ def load_ground_truth(path: Path | str, dataset: Dataset, option: str = "--gt-pa
     return truth
 
 
-def write_ground_truth(path: Path | str, truth: dict[str, GroundTruth]) -> None:
-    """Write `truth` under `path`, whole or not at all, one video per line so that a diff can be read."""
+def write_ground_truth(path: Path | str, truth: dict[str, GroundTruth], overwrite: bool = True) -> None:
+    """Write `truth` under `path`, whole or not at all, one video per line so that a diff can be read; see utils.files.replacing."""
     lines = []
     for name, video in truth.items():
         fps = int(video.fps) if video.fps == int(video.fps) else video.fps
         entry = {"frames": video.frames, "fps": fps, "segments": [list(segment) for segment in video.segments]}
         lines.append(f"{json.dumps(name, ensure_ascii=False)}: {json.dumps(entry, ensure_ascii=False)}")
-    with replacing(path) as temporary:
+    with replacing(path, overwrite) as temporary:
         temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 

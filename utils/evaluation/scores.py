@@ -61,6 +61,13 @@ def by_frame(rows: int, frames: int) -> bool:
     return abs(rows - frames) < abs(SNIPPET * rows - frames)
 
 
+def length_gap(count: int, frames: int) -> tuple[str, int]:
+    """What `count` rows of scores or features of a video of `frames` are, snippets or frames, and by how many snippets they are off."""
+    if by_frame(count, frames):
+        return "frames", max(0, -(-abs(count - frames) // SNIPPET) - 1)
+    return "snippets", max(0, frames // SNIPPET - count, count - -(-frames // SNIPPET))
+
+
 def check_lengths(rows: dict[str, int], truth: dict[str, GroundTruth], allowed: int = 0) -> None:
     """rows: scores or features of each video. A video of F frames has floor or ceil(F/16) of them, depending on who extracted it, or one
     per frame, up to a snippet more or less.
@@ -70,11 +77,8 @@ def check_lengths(rows: dict[str, int], truth: dict[str, GroundTruth], allowed: 
     for name, count in rows.items():
         if name not in truth:
             raise BadInput(f"{name}: not in the ground truth; expected every test video there; add it, or name another file with --gt-path")
-        frames, what = truth[name].frames, "snippets"
-        if by_frame(count, frames):
-            what, off = "frames", max(0, -(-abs(count - frames) // SNIPPET) - 1)
-        else:
-            off = max(frames // SNIPPET - count, count - -(-frames // SNIPPET))
+        frames = truth[name].frames
+        what, off = length_gap(count, frames)
         if off > allowed:
             raise BadInput(
                 f"{name}: {count} {what} of features or scores, {frames} frames of ground truth = {frames / SNIPPET:.1f} snippets; "
