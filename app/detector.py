@@ -17,8 +17,9 @@ from app.analysis import Analysis, choose_thumbnails, find_segments, shown
 from app.live.follower import look_ahead
 from model import SYSTEMS
 from utils import checkpoint, engine, loading, restore
-from utils.captions.embedding import FILLS, caption_features, embed
+from utils.captions.embedding import caption_features, embed
 from utils.captions.formats import VideoCaptions
+from utils.captions.tree import FILLS
 from utils.errors import BadInput
 from utils.evaluation.scores import Scores
 from utils.evaluation.segments import RATE, anomaly_score, known_threshold, unknown_threshold
@@ -42,7 +43,7 @@ class Detector:
 
     length: snippets that it sees at a time; threshold, notes, about: see app.analysis.Analysis; encoder: None for systems that read
     captions alone; caption_encoder: for systems that read captions, else None; fill: what rows without a sentence get there, one of
-    utils.captions.embedding.FILLS.
+    utils.captions.tree.FILLS.
     """
 
     scorer: Callable

@@ -31,9 +31,9 @@ from tqdm import tqdm
 
 from dataset import index_features
 from tools.make_list import read_videos
-from utils.captions.embedding import FILLS, caption_features, embed
+from utils.captions.embedding import caption_features, embed
 from utils.captions.formats import VideoCaptions, caption_files, read_captions, write_captions
-from utils.captions.tree import MANIFEST
+from utils.captions.tree import FILLS, MANIFEST
 from utils.errors import COUNT, POSITIVE, BadInput, Parser, exit_code, printable
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.files import make_folder, only_writer, replacing, write_json

@@ -14,13 +14,13 @@ import torch
 from typing_extensions import TypedDict
 
 from dataset import Video, index_features, load_features, open_features
-from utils.captions.embedding import FILLS
 from utils.captions.formats import Caption, read_caption_file
 from utils.errors import BadInput
 from utils.labels import SNIPPET
 from utils.reading import OPEN, Text, read_json
 
 SOURCE = "source"
+FILLS = ("zeros", "previous", "nearest")  # what rows without a sentence get
 MANIFEST = "embed.json"  # beside caption features that tools.embed_captions wrote: what made them
 
 
