@@ -2,6 +2,7 @@
 
     python demo.py VIDEO_OR_FOLDER                                  with the newest run's checkpoint
     python demo.py VIDEO --checkpoint runs/ucf-vadclip/seed-234/best.pt
+    python demo.py VIDEO --checkpoint model_ucf.pth --model vadclip --data ucf      one that its authors released
     python demo.py VIDEO --classes "person falling" smoke           your own events, by text alone
     python demo.py rtsp://camera/stream | 0 | -                     a stream, a webcam, a pipe: one JSON line per snippet and event
     python demo.py [FOLDER] --web                                   a page in the browser
@@ -18,6 +19,7 @@ import os
 import re
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from utils.errors import BadInput, Parser, exit_code, printable
@@ -27,11 +29,18 @@ STREAM = re.compile(r"[a-z][a-z0-9+.]+://|-$|\d+$", re.IGNORECASE)
 OURS = re.compile(r"(segments|.*\.snippets)_*", re.IGNORECASE | re.DOTALL)  # names whose table would be one of ours
 DAY, HOUR = 86_400.0, 3600.0  # seconds
 ONLY = {  # options that do something in one of the three uses only
-    "file": ("captions", "caption_encoder", "caption_pooling", "output", "video", "clips", "overwrite"),
+    "file": ("output", "video", "clips", "overwrite"),
     "stream": ("record", "reconnect", "every_snippet"),
     "page": ("host", "port"),
 }
-NOT = {"stream": ("max_seconds", "timeout"), "page": ("latency",), "file": ()}  # and those that do nothing in one
+NOT = {  # and those that do nothing in one
+    "file": (),
+    "stream": ("max_seconds", "timeout", "captions", "caption_encoder", "caption_pooling"),
+    "page": ("latency",),
+}
+TRAINED = ("checkpoint", "model", "data", "encoder", "distilbert", "sentence_encoder", "text_features")
+TRAINED += ("caption_encoder", "caption_pooling")
+RELEASED = "of a checkpoint that its authors released"
 
 
 def is_stream(source: str) -> bool:
@@ -39,12 +48,30 @@ def is_stream(source: str) -> bool:
     return bool(STREAM.match(source)) and not os.path.exists(source)  # Path.exists raises where an address is too long for a name
 
 
+def parse_sizes(argv) -> Parser:
+    """The options of the system that --model names, for whoever trained a checkpoint with other sizes than the option file has."""
+    parser = Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--model", metavar="SYSTEM", help=f"system {RELEASED}; --help with it lists its sizes")
+    if system := getattr(parser.parse_known_args(argv)[0], "model", None):
+        from model import SYSTEMS, options_of
+        from utils.options import declared
+
+        if system not in SYSTEMS:
+            raise BadInput(f"--model {system}: no such model; available models: {', '.join(SYSTEMS)}")
+        group = parser.add_argument_group(f"sizes of {system}, where they are not those of the option file")
+        for one in declared(system).values():
+            if one.name in options_of(system) - {"distilbert"}:
+                one.add_to(group, one.help.replace("%", "%%"))
+    return parser
+
+
 def parse(argv) -> argparse.Namespace:
     from utils.evaluation.segments import RATE, RATES
     from utils.video.decoder import Limits
 
-    parser = Parser("demo.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    limits = Limits()
+    sizes, limits = parse_sizes(argv), Limits()
+    about = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    parser = Parser("demo.py", parents=[sizes], **about)
 
     def add(group, *names, **more):
         more["help"] += "" if more.get("default") is None or more.get("action") else " [default %(default)s]"
@@ -53,6 +80,7 @@ def parse(argv) -> argparse.Namespace:
     add(parser, "sources", nargs="*", metavar="SOURCE", help="videos and folders of them, or one stream")
     what = parser.add_argument_group("what is looked for")
     add(what, "--checkpoint", metavar="FILE", help="best.pt of a run [the newest run under runs/ of this project]")
+    add(what, "--data", metavar="NAME_OR_PATH", help=f"data set {RELEASED}: one of list/ by name, or a folder with dataset.toml")
     add(what, "--classes", nargs="+", metavar="EVENT", help="your own events, found by CLIP's text side without any training")
     add(what, "--normal", nargs="+", metavar="TEXT", help="with --classes: what it looks like when nothing happens")
     add(what, "--threshold", type=float, metavar="SCORE", help="score from which on a snippet belongs to a segment [the checkpoint's]")
@@ -60,14 +88,14 @@ def parse(argv) -> argparse.Namespace:
     add(what, "--false-positives", type=float, choices=RATES, default=RATE, help=rate)
     add(what, "--latency", type=float, metavar="SECONDS", help="a stream's score is final after so long [5]; a file's is as if it were one")
     model = parser.add_argument_group("model files")
-    add(model, "--encoder", metavar="NAME_OR_FILE", help="image encoder [that of the training features, else the checkpoint's CLIP]")
+    add(model, "--encoder", metavar="NAME_OR_FILE", help="image encoder [that of the training features, else the system's]")
     add(model, "--clip", metavar="NAME_OR_FILE", help="CLIP of the text side [the checkpoint's; with --classes ViT-B/16]")
     for name in ("distilbert", "sentence-encoder", "text-features"):
         add(model, f"--{name}", metavar="NAME_OR_PATH", help="if it lies elsewhere than in training")
     add(model, "--captions", metavar="PATH", help="NAME.jsonl or a folder of them (tools.caption_videos): quoted with the segments")
-    add(model, "--caption-encoder", metavar="NAME_OR_PATH", help="sentence encoder, for a checkpoint that reads captions")
+    add(model, "--caption-encoder", metavar="NAME_OR_PATH", help="sentence encoder of a checkpoint that reads captions [as in training]")
     add(model, "--caption-pooling", metavar="NAME", help="what tools.embed_captions --pooling was given [as the encoder's files say]")
-    add(model, "--crops", type=int, choices=(1, 5, 10), default=1, help="crops of a frame whose scores are averaged")
+    add(model, "--crops", type=int, choices=(1, 5, 10), help="crops of a frame whose scores are averaged [1]")
     add(model, "--aspect", choices=("squash", "keep"), help="frames become 340 × 256, or keep their shape [as in training, else squash]")
     add(model, "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     add(model, "--precision", choices=("fp32", "bf16"), default="fp32", help="of encoder and model")
@@ -89,16 +117,21 @@ def parse(argv) -> argparse.Namespace:
     add(cap, "--max-seconds", type=float, metavar="S", help="length [a day; with --web an hour]")
     add(cap, "--timeout", type=float, metavar="S", help="time for decoding one video [an hour; with --web 30 minutes, for all of it]")
     options = parser.parse_args(argv)
-    check(options, {name for name, value in vars(options).items() if value != parser.get_default(name)})
+    given = {name for name, value in vars(options).items() if value != parser.get_default(name)}
+    options.sizes = vars(sizes.parse_known_args(argv)[0])
+    options.model = options.sizes.pop("model", None)
+    check(options, given)
     options.output = options.output or str(ROOT / "runs" / "demo")
     return options
 
 
 def check(options, given: set[str]) -> None:
     """Raise BadInput for combinations that make no sense; `given`: the options that are not at their default."""
-    for name in ("checkpoint", "encoder", "distilbert", "sentence_encoder", "text_features", "caption_encoder", "caption_pooling"):
+    for name in TRAINED:
         if options.classes and name in given:
             raise BadInput(f"--classes: is by text alone, --{name.replace('_', '-')} is of a trained checkpoint; leave one of them out")
+    if (options.model or options.data) and not (options.model and options.data and options.checkpoint):
+        raise BadInput("--model, --data: say what a released --checkpoint is of; give all three, or of a run of yours the checkpoint alone")
     if options.normal and not options.classes:
         raise BadInput("--normal: says what normal looks like for --classes; leave it out, or name events")
     for name in ("threshold", "latency", "max_pixels", "max_seconds", "timeout"):
@@ -133,6 +166,7 @@ def make_detector(options):
     if options.classes:
         from app.zero_shot import NORMAL, text_detector
 
+        shared["crops"] = options.crops or 1
         detector = text_detector(options.clip or "ViT-B/16", options.classes, normal=options.normal or NORMAL, **shared)
     else:
         from app.detector import load_detector
@@ -145,7 +179,7 @@ def make_detector(options):
         own = {"encoder": options.encoder, "files": files, "rate": options.false_positives}
         own |= {"caption_encoder": options.caption_encoder, "caption_pooling": options.caption_pooling}
         try:
-            detector = load_detector(path, **own, **shared)
+            detector = load_detector(path, released=released_options(options) if options.model else None, **own, **shared)
         except BadInput as error:
             raise BadInput(str(error) if typed and str(path) in str(error) else f"{error} (the checkpoint: {path}, {chosen})") from None
         print(f"checkpoint: {printable(path)}, {chosen}", file=sys.stderr)
@@ -154,6 +188,26 @@ def make_detector(options):
     for note in detector.notes:
         print(f"note: {printable(note)}", file=sys.stderr)
     return detector
+
+
+def released_options(options):
+    """The options of a checkpoint that its authors released: those of --model in the option file of --data, and the sizes that were typed.
+
+    Raises BadInput where there is no such data set, or a size is out of range.
+    """
+    from importlib import import_module
+
+    from utils.labels import command_of, load_dataset
+    from utils.options import declared
+
+    script, *words = command_of(load_dataset(options.data), "option")
+    known = declared(options.model)
+    for name, value in options.sizes.items():
+        known[name].check(value)
+    files = [word for name in ("feature_root", "test_list", "caption_root") if name in known for word in (known[name].flag, "-")]
+    words += ["--model", options.model, *files]  # nothing of these files is read here
+    made = import_module(script.removesuffix(".py")).parse_args(words, testing=True, model=options.model)
+    return replace(made, **options.sizes)
 
 
 def is_whole(done: dict, options) -> bool:
@@ -177,16 +231,14 @@ def find(options) -> dict[Path, Path]:
     return {path: target.with_name(f"{target.stem}_.json") if OURS.fullmatch(target.stem) else target for path, target in videos.items()}
 
 
-def analyse_files(detector, videos: dict[Path, Path], options, limits) -> None:
-    """Analyse video files. Raises BadInput at the end where some were broken."""
+def analyse_files(detector, videos: dict[Path, Path], captions: dict, options, limits) -> None:
+    """Analyse video files; captions: by a video's name. Raises BadInput at the end where some were broken."""
     from app import annotate, export
-    from utils.captions.formats import read_captions
     from utils.files import check_name, locked, make_folder
     from utils.labels import video_name
 
     output = make_folder(options.output)
     summary = output / "segments.csv"
-    captions = read_captions([options.captions], 30)[0] if options.captions else {}
     detector.about["command"] = shlex.join(["python", "demo.py", *options.argv])
     rows, broken = [], []
     with locked(output):
@@ -229,16 +281,19 @@ def analyse_files(detector, videos: dict[Path, Path], options, limits) -> None:
 def main(argv=None) -> None:
     options = parse(argv)
     options.argv = sys.argv[1:] if argv is None else argv
+    from utils.captions.formats import read_captions
     from utils.video.decoder import Limits
 
     live = not options.web and is_stream(options.sources[0])
     videos = {} if live or options.web else find(options)  # before any model is loaded
+    captions = read_captions([options.captions], 30)[0] if options.captions else {}
     detector = make_detector(options)
     if options.web:
         from app.web import page
 
         limits = Limits(max_pixels=options.max_pixels, max_seconds=options.max_seconds, timeout=options.timeout)
-        page.serve(detector, folder=options.sources[0] if options.sources else None, host=options.host, port=options.port, limits=limits)
+        more = {"folder": options.sources[0] if options.sources else None, "host": options.host, "port": options.port}
+        page.serve(detector, captions=captions, limits=limits, **more)
     elif live:
         from app.detector import LATE
         from app.live.follower import run
@@ -249,7 +304,7 @@ def main(argv=None) -> None:
         run(detector, options.sources[0], latency=options.latency or 5.0, max_pixels=options.max_pixels, **more)
     else:
         limits = Limits(max_pixels=options.max_pixels, max_seconds=options.max_seconds or DAY, timeout=options.timeout or HOUR)
-        analyse_files(detector, videos, options, limits)
+        analyse_files(detector, videos, captions, options, limits)
 
 
 if __name__ == "__main__":

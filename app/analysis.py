@@ -4,6 +4,7 @@ T snippets of 16 frames, C+1 classes (class 0 = normal).
 """
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from utils.captions.formats import Caption
 from utils.evaluation.scores import Scores
-from utils.evaluation.segments import anomaly_score, cut
+from utils.evaluation.segments import anomaly_score, carrying, cut
+from utils.labels import SNIPPET
 
 SHOWN = 6  # segments that a picture lists and shows, those of the highest scores
 SPREAD = 12  # thumbnails over the whole video
@@ -41,6 +44,7 @@ class Analysis:
     threshold: snippets with a score of at least this belong to a segment. threshold_from: in words, where it comes from.
     notes: what a reader has to know before trusting the scores, in whole sentences (built-in sample, no training, …).
     about: checkpoint, encoder, recipe, command, versions: goes into the JSON as it is.
+    captions: what segments are quoted with, in frames; stride: frames of a snippet.
     """
 
     path: Path
@@ -57,6 +61,8 @@ class Analysis:
     thumbnails: list[tuple[float, np.ndarray]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     about: dict = field(default_factory=dict)
+    captions: Sequence[Caption] = ()
+    stride: int = SNIPPET
 
     @property
     def anomaly(self) -> np.ndarray:
@@ -79,13 +85,25 @@ class Analysis:
         return float(self.times[-1])
 
 
-def find_segments(scores: Scores, times: np.ndarray, classes: tuple[str, ...], threshold: float) -> list[Found]:
-    """The detected segments of a video, by time (the rule: utils/evaluation/segments.py). times: (T+1,) as in Analysis."""
-    runs = cut(scores, threshold)
-    return [
-        Found(run.first, run.last + 1, float(times[run.first]), float(times[run.last + 1]), run.label(classes), float(run.score))
-        for run in runs
-    ]
+def find_segments(
+    scores: Scores,
+    times: np.ndarray,
+    classes: tuple[str, ...],
+    threshold: float,
+    captions: Sequence[Caption] = (),
+    frames: int = 0,
+    stride: int = SNIPPET,
+) -> list[Found]:
+    """The detected segments of a video, by time (the rule: utils/evaluation/segments.py), each with the caption that carried it. times,
+    frames, captions, stride: as in Analysis.
+    """
+    values, found = anomaly_score(scores), []
+    for run in cut(scores, threshold):
+        last = run.last + 1
+        end = max(last, -(-frames // stride)) if last == len(values) else last  # frames behind the last whole snippet belong to it
+        quote = carrying(run.first, end, values, captions, stride)
+        found.append(Found(run.first, last, float(times[run.first]), float(times[last]), run.label(classes), float(run.score), quote))
+    return found
 
 
 def shown(segments: list[Found], values: np.ndarray, times: np.ndarray) -> list[tuple[Found, float]]:

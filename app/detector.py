@@ -6,7 +6,7 @@ T snippets, K crops, D feature width, C+1 classes (class 0 = normal).
 import math
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,13 @@ from model import SYSTEMS
 from utils import checkpoint, engine, loading, restore
 from utils.captions.embedding import caption_features, embed
 from utils.captions.formats import VideoCaptions
+from utils.captions.tree import FILLS
 from utils.errors import BadInput
 from utils.evaluation.scores import Scores
-from utils.evaluation.segments import RATE, anomaly_score, carrying, known_threshold
-from utils.labels import SNIPPET
-from utils.text import CLIPText, load_sentence_text
+from utils.evaluation.segments import RATE, anomaly_score, known_threshold, unknown_threshold
+from utils.labels import SNIPPET, load_dataset, video_name
+from utils.options import Resolved
+from utils.text import CLIPText, SentenceText, load_sentence_text
 from utils.video.crops import UNNAMED, Recipe
 from utils.video.decoder import Limits
 from utils.video.encoder import CLIPEncoder, ImageEncoder, load_encoder, short_name
@@ -39,12 +41,13 @@ CROPPED = "The mean of several crops; the threshold was measured on one."
 class Detector:
     """What scores videos. `scorer` takes (key, features (T, D)[, captions (T, E)]) of any number of videos and gives {key: Scores}.
 
-    length: snippets that it sees at a time; threshold, notes, about: see app.analysis.Analysis; caption_encoder: for systems that read
-    captions, else None.
+    length: snippets that it sees at a time; threshold, notes, about: see app.analysis.Analysis; encoder: None for systems that read
+    captions alone; caption_encoder: for systems that read captions, else None; fill: what rows without a sentence get there, one of
+    utils.captions.tree.FILLS.
     """
 
     scorer: Callable
-    encoder: ImageEncoder
+    encoder: ImageEncoder | None
     recipe: Recipe
     classes: tuple[str, ...]
     threshold: float
@@ -55,6 +58,7 @@ class Detector:
     notes: list[str] = field(default_factory=list)
     about: dict = field(default_factory=dict)
     caption_encoder: nn.Module | None = None
+    fill: str = FILLS[0]
 
     def encode(self, pictures: Sequence[np.ndarray]) -> Tensor:
         """Pictures (h, w, 3) uint8 as `recipe.fit` gives them -> features (n, K, D) float32 on the CPU."""
@@ -103,7 +107,10 @@ class Detector:
         Raises BrokenVideo where it is no sound video, BadInput where captions are missing.
         """
         if self.caption_encoder is not None and captions is None:
-            raise BadInput(f"{path}: the checkpoint reads captions, and there are none; write them (tools.caption_videos), name --captions")
+            raise BadInput(
+                f"{path}: {self.about.get('checkpoint')} reads captions, and there are none of {video_name(str(path))}; write some "
+                f"(tools.caption_videos), and name them with --captions"
+            )
         [video] = extract(
             [Path(path)],
             self.encoder,
@@ -138,13 +145,8 @@ class Detector:
             if latency is None
             else self.score_delayed(features, look_ahead(latency, fps, self.recipe.stride, self.length), rows)
         )
-        segments = find_segments(scores, video.times, self.classes, self.threshold)
-        if captions is not None:
-            values, size = anomaly_score(scores), self.recipe.stride
-            whole = max(len(values), -(-video.frames // size))  # frames behind the last whole snippet belong to it
-            ends = [whole if one.last == len(values) else one.last for one in segments]
-            quotes = [carrying(one.first, end, values, captions.captions, size) for one, end in zip(segments, ends, strict=True)]
-            segments = [one._replace(caption=quote) for one, quote in zip(segments, quotes, strict=True)]
+        said = {"captions": captions.captions if captions else (), "stride": self.recipe.stride}
+        segments = find_segments(scores, video.times, self.classes, self.threshold, frames=video.frames, **said)
         path = Path(video.path)
         return Analysis(
             path=path,
@@ -159,18 +161,26 @@ class Detector:
             threshold_from=self.threshold_from,
             segments=segments,
             thumbnails=choose_thumbnails(video.thumbnails, [peak for _, peak in shown(segments, anomaly_score(scores), video.times)]),
-            notes=self.notes + [LATE] * (latency is not None) + video.notes,
+            notes=self.notes + [LATE] * (latency is not None) + video.notes + of_another(captions, video.frames),
             about=self.about_video(path, captions, latency),
+            **said,
         )
 
     def caption_features(self, captions: VideoCaptions, rows: int) -> Tensor:
-        """(rows, E) float32 of captions, as tools.embed_captions makes them."""
+        """(rows, E) float32 of captions, as tools.embed_captions makes them. Raises BadInput where all are empty."""
         texts = sorted({caption.text for caption in captions.captions if caption.text})
         if not texts:
             raise BadInput("--captions: every caption is empty, and the checkpoint reads them; write them anew (tools.caption_videos)")
         vectors = dict(zip(texts, embed(texts, self.caption_encoder, batch_size=256), strict=True))
         width = self.caption_encoder.output_width
-        return torch.from_numpy(caption_features(captions.captions, vectors, length=rows, width=width, fill="zeros")[0]).float()
+        return torch.from_numpy(caption_features(captions.captions, vectors, length=rows, width=width, fill=self.fill)[0]).float()
+
+
+def of_another(captions: VideoCaptions | None, frames: int) -> list[str]:
+    """A note where captions are of a video of another length."""
+    if captions is None or captions.frames is None or abs(captions.frames - frames) < SNIPPET:
+        return []
+    return [f"Its captions are of a video of {captions.frames:,.0f} frames, this one has {frames:,}: they may be another's."]
 
 
 def one_row(scores: Scores, row: int) -> Scores:
@@ -184,10 +194,15 @@ def mean_scores(crops: list[Scores]) -> Scores:
 
 
 def pick_threshold(saved: dict, path: Path, rate: float) -> tuple[float, str]:
-    """The threshold that training saved for a false-positive rate, and where it comes from, in words. Else BadInput."""
+    """The threshold that training saved for a false-positive rate, of a released checkpoint the one where none is known; and where it comes
+    from, in words. Else BadInput.
+    """
     known = saved.get("thresholds")
     if found := known_threshold(known, rate):
         return found
+    if "options" not in saved:
+        value, why = unknown_threshold(rate)
+        return value, f"{why}; --threshold sets another"
     if known is None and saved["options"]["select"] == "val":
         why = "its training is not finished; finish it (--resume)"
     elif known is None:
@@ -202,9 +217,10 @@ def pick_threshold(saved: dict, path: Path, rate: float) -> tuple[float, str]:
 def load_detector(
     path: Path,
     *,
+    released: Resolved | None = None,
     encoder: str | None = None,
     files: dict | None = None,
-    crops: int = 1,
+    crops: int | None = None,
     keep_aspect: bool | None = None,
     threshold: float | None = None,
     rate: float = RATE,
@@ -213,107 +229,141 @@ def load_detector(
     device: str = "auto",
     precision: str = "fp32",
 ) -> Detector:
-    """A detector from a checkpoint of ours.
+    """A detector from a checkpoint of ours, or from a state dict that a system's authors released.
 
-    encoder: image encoder, else that of the training features, or, where that is not known, the CLIP that the checkpoint's text side is;
-    files: model files that lie elsewhere than in training (`clip`, `distilbert`, `sentence_encoder`, `text_features`); crops: 1, 5 or 10,
-    whose scores are averaged; keep_aspect: else as in the training features; threshold: else the one that training saved for the
-    false-positive rate `rate`.
+    released: of the latter the options that say its system, sizes and data set; encoder: image encoder, else that of the training features,
+    or, where that is not known, the CLIP that the checkpoint's text side is, or what the system's paper has; files: model files that lie
+    elsewhere than in training (`clip`, `distilbert`, `sentence_encoder`, `text_features`); crops: 1 (None), 5 or 10, whose scores are
+    averaged; keep_aspect: else as in the training features; threshold: else the one that training saved for the false-positive rate `rate`;
+    caption_encoder, caption_pooling: else those of the training captions.
     Raises BadInput for whatever does not fit.
     """
     saved = checkpoint.load(path)
-    if "options" not in saved:
-        raise BadInput(f"{path}: a released state dict does not say which system and classes it is of; name a best.pt of a run of ours")
-    given = {name: value for name, value in (files or {}).items() if value is not None}
-    options = restore.saved_options(saved, path, **given, device=device, precision=precision)
-    reads = SYSTEMS[options.model].inputs(options)
-    if "features" not in reads:
-        raise BadInput(f"{path}: trained on {' and '.join(reads)} alone, sees no video; name one that was trained on features, too")
-    if "captions" in reads and caption_encoder is None:
-        raise BadInput(f"{path}: reads captions; name --captions and the sentence encoder of its caption features, --caption-encoder")
-    model = loading.load_model(options, saved["options"]["seed"], saved["classes"])
-    restore.matches(saved, model, path, options)
+    given = {name: value for name, value in (files or {}).items() if value is not None} | {"device": device, "precision": precision}
+    if "options" in saved:
+        if released is not None:
+            raise BadInput(f"{path}: a checkpoint of ours says itself what it is of; leave --model and --data out")
+        options, classes = restore.saved_options(saved, path, **given), tuple(saved["classes"])
+    elif released is None:
+        raise BadInput(f"{path}: a released state dict does not say which system and classes it is of; name them with --model and --data")
+    else:
+        options, classes = replace(released, **given), load_dataset(released.data).names
+    model, place, notes = loading.load_model(options, options.seed, classes), engine.pick_device(device), []
+    if "options" in saved:
+        restore.matches(saved, model, path, options)
     checkpoint.load_trained_state(model, saved["weights"], path)
-    place = engine.pick_device(device)
-    notes = []
-    sentences = None
-    if "captions" in reads:
-        sentences = load_sentence_text(caption_encoder, "--caption-encoder", caption_pooling).to(place)
-        notes += [f"{note}; --caption-pooling chooses"] if (note := sentences.note) else []
     if options.sample:
         notes.append("The checkpoint was trained on the built-in sample of simulated features: its scores say nothing about this video.")
-    images = load_encoder(encoder, "--encoder") if encoder else own_encoder(model, options.clip, saved.get("features"), path)
-    if images.width != options.visual_width:
-        raise BadInput(
-            f"--encoder {images.name}: features of width {images.width}, {path} reads {options.visual_width}; "
-            f"name the encoder that its training features were made with"
-        )
-    made = check_encoder(saved, images, path, notes)
+    about = {"checkpoint": str(path), "commit": saved.get("commit"), "dataset": options.dataset, "model": options.model}
+    reads, sentences, fill, images, recipe = SYSTEMS[options.model].inputs(options), None, FILLS[0], None, Recipe(crops=1)
+    if "captions" in reads:
+        sentences, fill = caption_side(saved, options, path, caption_encoder, caption_pooling, notes)
+        about |= {"caption_encoder_digest": sentences.to(place).digest(), "caption_fill": fill}
+    if "features" in reads:
+        images, recipe = picture_side(saved, model, options, path, encoder, crops or 1, keep_aspect, notes)
+        about |= {"encoder": images.name, "encoder_digest": images.to(place).digest()}
+    elif encoder or crops or keep_aspect is not None:
+        raise BadInput(f"{path}: reads captions alone; leave --encoder, --crops and --aspect out")
     value, source = (threshold, "--threshold") if threshold is not None else pick_threshold(saved, path, rate)
-    if crops != 1 and threshold is None:
+    if recipe.crops != 1 and threshold is None:
         notes.append(CROPPED)
-    if keep_aspect is None:
-        keep_aspect = made.get("aspect") == "keep"
-    resize = made.get("resize", UNNAMED) if made else Recipe.resize
-    recipe = Recipe(crops=crops, stride=made.get("stride", SNIPPET), keep_aspect=keep_aspect, size=images.size, resize=resize)
     with torch.inference_mode(), engine.autocast(place, precision):
         text = model.eval().text_features()
     return Detector(
         scorer=lambda videos: engine.predict(model, videos, options, place, text=text),
-        encoder=images.to(place).eval(),
+        encoder=images and images.eval(),
         recipe=recipe,
-        classes=tuple(saved["classes"]),
+        classes=classes,
         threshold=value,
         threshold_from=source,
         length=options.visual_length,
         device=place,
         precision=precision,
         notes=notes,
-        about={
-            "checkpoint": str(path),
-            "commit": saved["commit"],
-            "dataset": options.dataset,
-            "model": options.model,
-            "encoder": images.name,
-            "encoder_digest": images.digest(),
-            "recipe": asdict(recipe),
-            "precision": precision,
-        },
+        about=about | {"recipe": asdict(recipe), "precision": precision},
         caption_encoder=sentences,
+        fill=fill,
     )
 
 
-def own_encoder(model: nn.Module, clip: str, made: dict | None, path: Path) -> ImageEncoder:
+def caption_side(saved: dict, options, path: Path, name: str | None, pooling: str | None, notes: list[str]) -> tuple[SentenceText, str]:
+    """The sentence encoder of the captions, by default the one that made the training captions, and what rows without a sentence get, as in
+    training. Raises BadInput where it is another one, or not to be had.
+    """
+    made = saved.get("captions")
+    if name is None and made is None:
+        raise BadInput(f"{path}: reads captions; name the sentence encoder of its caption features with --caption-encoder")
+    try:
+        sentences = load_sentence_text(name or made["encoder"], "--caption-encoder", pooling)
+    except BadInput as error:
+        if name:
+            raise
+        raise BadInput(
+            f"{path}: trained on captions as {made['encoder']} encodes them; say where it lies: --caption-encoder ({error})"
+        ) from None
+    if sentences.output_width != options.caption_width:
+        raise BadInput(
+            f"--caption-encoder {name or made['encoder']}: vectors of width {sentences.output_width}, {path} reads "
+            f"{options.caption_width}; name the encoder of its caption features"
+        )
+    if made is None:
+        fill = FILLS[0]
+        notes += [f"{note}; --caption-pooling chooses"] if (note := sentences.note) else []
+        notes.append(
+            f"The checkpoint does not say how its captions became features; rows without a sentence are taken as in --fill {fill}."
+        )
+        return sentences, fill
+    if made["encoder_digest"] != sentences.digest():
+        raise BadInput(
+            f"--caption-encoder {name or made['encoder']}: other weights or --caption-pooling than those that made the caption features "
+            f"of {path} ({made['encoder']}); name those"
+        )
+    return sentences, made["fill"]
+
+
+def picture_side(
+    saved: dict, model: nn.Module, options, path: Path, encoder: str | None, crops: int, keep_aspect: bool | None, notes: list[str]
+) -> tuple[ImageEncoder, Recipe]:
+    """The image encoder, and how it is shown a picture, as in training where that is known. Raises BadInput where they do not fit."""
+    made = saved.get("features")
+    if encoder:
+        images = load_encoder(encoder, "--encoder")
+    else:
+        images = own_encoder(model, options.clip, made, path, None if "options" in saved else SYSTEMS[options.model].encoder)
+    if images.width != options.visual_width:
+        raise BadInput(
+            f"--encoder {images.name}: features of width {images.width}, {path} reads {options.visual_width}; "
+            f"name the encoder that its training features were made with"
+        )
+    if made is None and not options.sample:
+        notes.append(f"The checkpoint does not say what made its features; {images.name} was taken.")
+    if made is not None and made["encoder"]["digest"] != images.digest():
+        raise BadInput(
+            f"--encoder {images.name}: other weights than those that made the training features of {path} "
+            f"({made['encoder']['name']}); name those"
+        )
+    said = made["recipe"] if made else {"resize": Recipe.resize}
+    if keep_aspect is None:
+        keep_aspect = said.get("aspect") == "keep"
+    seen = {"stride": said.get("stride", SNIPPET), "resize": said.get("resize", UNNAMED), "size": images.size}
+    return images, Recipe(crops=crops, keep_aspect=keep_aspect, **seen)
+
+
+def own_encoder(model: nn.Module, clip: str, made: dict | None, path: Path, paper: str | None = None) -> ImageEncoder:
     """The encoder that made the training features, as `made` (the checkpoint's "features") says: the visual side of the CLIP that is the
     model's text side where it is that one, else what goes by its name. Where it is not known, that of the text side; where that is another
-    encoder, or none, of the CLIP named `clip`. Raises BadInput where it cannot be had by its name.
+    encoder, or none, what the system's paper has (`paper`), else that of the CLIP named `clip`. Raises BadInput where it cannot be had by
+    its name.
     """
     for part in checkpoint.frozen_parts(model).values():
         if isinstance(part, CLIPText):
             images = CLIPEncoder(part.module, short_name(clip))
             if made is None or made["encoder"]["digest"] == images.digest():
                 return images
-    if made is None:
+    if made is None and paper is None:
         return load_encoder(clip, "--clip")
-    name = made["encoder"]["name"]
+    name = made["encoder"]["name"] if made else paper
     try:
         return load_encoder(clip if Path(clip).name == name else name)
     except BadInput as error:
         raise BadInput(f"{path}: trained on features of {name}; name that encoder, or its file, with --encoder ({error})") from None
-
-
-def check_encoder(saved: dict, images: ImageEncoder, path: Path, notes: list[str]) -> dict:
-    """The recipe of the training features, {} where the checkpoint does not say, with a note. Raises BadInput where another encoder made
-    them.
-    """
-    made = saved.get("features")
-    if made is None:
-        if not saved["options"].get("sample"):
-            notes.append(f"The checkpoint does not say what made its features; {images.name} was taken.")
-        return {}
-    if made["encoder"]["digest"] != images.digest():
-        raise BadInput(
-            f"--encoder {images.name}: other weights than those that made the training features of {path} "
-            f"({made['encoder']['name']}); name those"
-        )
-    return made["recipe"]

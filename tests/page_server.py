@@ -37,7 +37,9 @@ class Brightness:
     minutes.
     """
 
-    def analyse(self, path, *, limits: Limits, progress) -> Analysis:
+    caption_encoder = None
+
+    def analyse(self, path, *, captions=None, limits: Limits, progress) -> Analysis:
         path, times, scores = Path(path), [], []
         with Video(path, max_pixels=limits.max_pixels) as video:
             for number, frame in enumerate(video.decode()):
@@ -56,6 +58,7 @@ class Brightness:
         values = np.array(scores)
         fine = np.stack([1 - values, values * 0.7, values * 0.3], 1)
         all_scores, bounds = Scores(values, fine), np.array([*times, frame.time + 1 / video.fps])
+        said = captions.captions if captions else ()
         return Analysis(
             path=path,
             name=path.stem,
@@ -67,7 +70,8 @@ class Brightness:
             classes=CLASSES,
             threshold=0.5,
             threshold_from="a stand-in's",
-            segments=find_segments(all_scores, bounds, CLASSES, 0.5),
+            captions=said,
+            segments=find_segments(all_scores, bounds, CLASSES, 0.5, said, video.decoded),
             notes=["A stand-in by brightness: its scores mean nothing."],
         )
 

@@ -31,8 +31,9 @@ from tqdm import tqdm
 
 from dataset import index_features
 from tools.make_list import read_videos
-from utils.captions.embedding import FILLS, caption_features, embed
+from utils.captions.embedding import caption_features, embed
 from utils.captions.formats import VideoCaptions, caption_files, read_captions, write_captions
+from utils.captions.tree import FILLS, MANIFEST
 from utils.errors import COUNT, POSITIVE, BadInput, Parser, exit_code, printable
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.files import make_folder, only_writer, replacing, write_json
@@ -106,8 +107,8 @@ def settings_of(options, encoder: SentenceText, lengths: dict[str, int]) -> dict
 def prepare_folder(folder: Path, settings: dict) -> None:
     """Refuse a folder that holds features made otherwise. Raises BadInput naming what differs."""
     make_folder(folder)
-    if (folder / "embed.json").exists():
-        before = {"pooling": "mean", **read_json(folder / "embed.json", "--output", dict)}  # earlier versions knew no other
+    if (folder / MANIFEST).exists():
+        before = {"pooling": "mean", **read_json(folder / MANIFEST, "--output", dict)}  # earlier versions knew no other
         for key, value in settings.items():
             if key != "encoder" and before.get(key) != value:  # the same weights may lie elsewhere by now
                 raise BadInput(
@@ -204,7 +205,7 @@ def embed_all(options, dataset: Dataset | None, argv: list[str]) -> None:
     counts = {"videos": len(videos), "sentences": len(sentences), "distinct": len(set(sentences) - {""}), **mended}
     command = shlex.join(["python", "-m", "tools.embed_captions", *argv])
     missing = {"listed_without_captions": without, "captions_without_features": unpaired}
-    write_json(output / "embed.json", {**settings, "width": encoder.output_width, **counts, **missing, "command": command})
+    write_json(output / MANIFEST, {**settings, "width": encoder.output_width, **counts, **missing, "command": command})
     print(", ".join(f"{key}: {value}" for key, value in counts.items()))
 
     written, rows, covered = write_features(videos, places, encoder, options)

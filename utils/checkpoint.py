@@ -15,6 +15,7 @@ from pydantic import InstanceOf
 from torch import nn
 from typing_extensions import TypedDict
 
+from utils.captions.tree import Embedded
 from utils.errors import BadInput, some
 from utils.files import ROOT, replacing
 from utils.reading import OPEN, Flag, Plain, Text, Values, check_packed, checked, parsing, real, whole
@@ -70,6 +71,7 @@ class Best(TypedDict):
     figure: NotRequired[real() | None]
     thresholds: NotRequired[Thresholds]
     features: NotRequired[Features]
+    captions: NotRequired[Embedded]
 
 
 class Last(Best):

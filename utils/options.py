@@ -148,6 +148,14 @@ class Declared:
         """Whether it decides what is trained: an option file lists it for the system that it is about."""
         return self.group in ("model", "training") and self.name not in (*TESTED_TOO, "resume", "overwrite", "seeds")
 
+    def add_to(self, group, help: str) -> None:
+        """Add it to the command line; its default is the parser's."""
+        if self.type is bool:
+            group.add_argument(self.flag, action=argparse.BooleanOptionalAction, help=help)
+        else:
+            metavar, nargs = None if self.choices else self.type.__name__.upper(), "+" if self.many else None
+            group.add_argument(self.flag, type=self.type, choices=self.choices, nargs=nargs, metavar=metavar, help=help)
+
     def check_type(self, value, place: str) -> None:
         """Raise BadInput, naming `place`, unless the value of an option file is of the option's type."""
         if value is None and self.optional:
@@ -221,13 +229,7 @@ def command_line(system: str, defaults: dict, doc: str, testing: bool, custom: b
         shown = " ".join(map(str, default)) if one.many and default else default
         notes = ([] if default is None else [f"default {shown}"]) + ([f"paper tried {one.tried}"] if one.tried else [])
         text = one.help.replace("%", "%%") + (f" [{'; '.join(notes)}]" if notes else "")
-        about = {"help": text if one.name in own else argparse.SUPPRESS}
-        if one.type is bool:
-            groups[one.group].add_argument(one.flag, action=argparse.BooleanOptionalAction, **about)
-        else:
-            metavar = None if one.choices else one.type.__name__.upper()
-            nargs = "+" if one.many else None
-            groups[one.group].add_argument(one.flag, type=one.type, choices=one.choices, nargs=nargs, metavar=metavar, **about)
+        one.add_to(groups[one.group], text if one.name in own else argparse.SUPPRESS)
     return result
 
 

@@ -59,8 +59,8 @@ def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> T
     trained_so = not released and saved["options"].get("mask_padding")
     if getattr(model, "mask_padding", False) and not trained_so and not SYSTEMS[options.model].whole:  # whole videos have no padding
         result["padding"] = padding_effect(model, data, options, drawn)
-    unknown = (segments.UNKNOWN, f"the checkpoint knows none for {100 * segments.RATE:g} % of normal snippets")
-    threshold, source = segments.known_threshold(saved.get("thresholds"), segments.RATE) or unknown
+    known = segments.known_threshold(saved.get("thresholds"), segments.RATE)
+    threshold, source = known or segments.unknown_threshold(segments.RATE)
     result["threshold"] = {"value": threshold, "from": source}
     found = segments.detect(scores, data.truth, data.dataset, threshold, texts)
     result["segments"] = segments.rows(found, data.truth, data.dataset)

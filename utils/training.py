@@ -82,6 +82,8 @@ def train(model, data: Data, options, seed: int) -> Path:
     if (Path(options.feature_root) / MANIFEST).is_file():
         made = read_json(Path(options.feature_root) / MANIFEST, "--feature-root", Manifest)
         best["features"] = {key: made[key] for key in ("encoder", "recipe")}
+    if data.captions and (embedded := data.captions.made):
+        best["captions"] = embedded
     names = {video.name for video, *_ in data.train.samples} | {video.name for video in data.held_out}
     best["trained_on"] = sorted(names | data.same)  # tested, these say nothing about unseen videos
     checkpoint.save(folder / "best.pt", best)

@@ -209,7 +209,7 @@ function player(element, props, watch) {
   load();
 }
 
-// value: null, or {key, threshold, from, highest, segments: [{start, end, label, score}], notes}
+// value: null, or {key, threshold, from, highest, segments: [{start, end, label, score, caption}], notes}
 function segments(element, props, watch) {
   const slot = element.querySelector(".slot");
 
@@ -232,13 +232,14 @@ function segments(element, props, watch) {
 
   function table(all) {
     const [frame, made, head, body] = [make("div", "frame"), make("table"), make("tr"), make("tbody")];
-    head.append(...["Time", "Class", "Score"].map((name) => make("th", "", name)));
+    const quoted = all.some((one) => one.caption);
+    head.append(...["Time", "Class", "Score", ...(quoted ? ["Caption"] : [])].map((name) => make("th", "", name)));
     all.forEach((one) => {
       const [row, time, button] = [make("tr"), make("td"), make("button", "", `${clock(one.start)} – ${clock(Math.ceil(one.end))}`)];
       button.type = "button";
       Object.assign(row.dataset, { start: one.start, end: one.end });
       time.append(button);
-      row.append(time, make("td", "class", one.label), make("td", "score", one.score.toFixed(2)));
+      row.append(time, make("td", "class", one.label), make("td", "score", one.score.toFixed(2)), ...(quoted ? [make("td", "caption", one.caption || "")] : []));
       row.addEventListener("click", () => tell("seek", one.start));
       body.append(row);
     });

@@ -20,9 +20,10 @@ import numpy as np
 
 from app.analysis import Analysis, find_segments
 from app.web.shelf import FULL, Shelf, keep_only, keep_tidy, new_folder, safe_name, take, videos
+from utils.captions.formats import VideoCaptions
 from utils.errors import BadInput, printable
 from utils.evaluation.segments import clean, clock, shorten
-from utils.labels import VIDEO_SUFFIXES
+from utils.labels import VIDEO_SUFFIXES, video_name
 from utils.video.decoder import Limits
 from utils.video.frames import BrokenVideo
 
@@ -34,12 +35,22 @@ HERE = Path(__file__).parent
 SLOT = '<div class="slot"></div>'
 
 
-def build(detector, *, shelf: Shelf, folder: Path | None, limits: Limits, deadline: float, max_bytes: int, queue_size: int):
+def build(
+    detector,
+    *,
+    shelf: Shelf,
+    folder: Path | None,
+    captions: dict[str, VideoCaptions],
+    limits: Limits,
+    deadline: float,
+    max_bytes: int,
+    queue_size: int,
+):
     """The page as gr.Blocks, which `serve` launches.
 
-    detector: see app/detector.py; shelf: the page's own folder; folder: whose videos are offered by name; limits: of decoding, with
-    max_seconds; deadline: seconds that one visitor's work may take in all; max_bytes: of a video; queue_size: visitors that may wait while
-    one is served.
+    detector: see app/detector.py; shelf: the page's own folder; folder: whose videos are offered by name; captions: by name of a video
+    (utils.labels.video_name), an uploaded one's, too; limits: of decoding, with max_seconds; deadline: seconds that one visitor's work may
+    take in all; max_bytes: of a video; queue_size: visitors that may wait while one is served.
     """
     gr, home = import_gradio(), shelf.folder
     caps = f"at most {megabytes(max_bytes)} and {duration(limits.max_seconds)}"
@@ -76,11 +87,14 @@ def build(detector, *, shelf: Shelf, folder: Path | None, limits: Limits, deadli
     def analyse(path: Path, name: str, visitor: str, progress) -> dict:
         if not shelf.room():
             return failed(FULL)
+        texts = captions.get(video_name(name))
+        if texts is None and detector.caption_encoder is not None:
+            return failed(f"{name}: the model here reads captions, and this page has none of that name.")
         report = reporter(visitor, path, progress, desc=shorten(name, 24), unit="snippets")
         try:
             progress(None, desc=shorten(name, 24))
             shelf.use(path)
-            analysis = detector.analyse(path, limits=limits, progress=lambda _, done, expected: report(done, expected))
+            analysis = detector.analyse(path, captions=texts, limits=limits, progress=lambda _, done, expected: report(done, expected))
         except BadInput as error:
             return failed(str(error).replace(printable(path), name))
         except Exception:
@@ -223,6 +237,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 7860,
     folder: Path | None = None,
+    captions: dict[str, VideoCaptions] | None = None,
     limits: Limits | None = None,
     max_bytes: int = 500_000_000,
     max_seconds: float | None = None,
@@ -237,8 +252,8 @@ def serve(
     To be called once a process, from its main thread: it changes the working directory to an empty one and Gradio's environment variables.
     Raises BadInput where Gradio is missing, the folder is none, or the port is taken.
     """
-    if getattr(detector, "caption_encoder", None) is not None:
-        raise BadInput("--web: this checkpoint reads captions, and an uploaded video has none; name a checkpoint that does not")
+    if detector.caption_encoder is not None and not captions:
+        raise BadInput("--web: this checkpoint reads captions; name those of your videos with --captions (tools.caption_videos)")
     if folder is not None and not (folder := Path(folder).resolve()).is_dir():
         raise BadInput(f"{folder}: no such folder; expected one with videos; name it, or leave it out")
     limits = limits or Limits()
@@ -258,7 +273,7 @@ def serve(
 
         shelf, over = Shelf(home, keep=keep, max_bytes=max_stored), threading.Event()
         caps = {"limits": limits, "deadline": deadline, "max_bytes": max_bytes, "queue_size": queue_size}
-        page = build(detector, shelf=shelf, folder=folder, **caps)
+        page = build(detector, shelf=shelf, folder=folder, captions=captions or {}, **caps)
         threading.Thread(target=keep_tidy, args=(shelf, over), daemon=True).start()
         os.chdir(empty)
         try:
@@ -292,7 +307,8 @@ def at_threshold(analysis: Analysis, threshold: float) -> Analysis:
     threshold = min(1.0, max(0.0, float(threshold)))
     if shown(threshold) == shown(analysis.threshold):
         return analysis
-    segments = find_segments(analysis.scores, analysis.times, analysis.classes, threshold)
+    said = {"captions": analysis.captions, "frames": analysis.frames, "stride": analysis.stride}
+    segments = find_segments(analysis.scores, analysis.times, analysis.classes, threshold, **said)
     source = f"set on the page; the detector's own is {analysis.threshold:.3f}: {analysis.threshold_from}"
     return replace(analysis, threshold=threshold, threshold_from=source, segments=segments)
 
@@ -345,7 +361,7 @@ def for_segments(analysis: Analysis, key: str) -> dict:
         "threshold": analysis.threshold,
         "from": analysis.threshold_from,
         "highest": float(analysis.anomaly.max()),
-        "segments": [{"start": one.start, "end": one.end, "label": one.label, "score": one.score} for one in analysis.segments],
+        "segments": [{key: getattr(one, key) for key in ("start", "end", "label", "score", "caption")} for one in analysis.segments],
         "notes": analysis.notes,
     }
 

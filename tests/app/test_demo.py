@@ -36,7 +36,7 @@ def words(clip_file, tmp_path):
 
 
 def names_in(folder):
-    return {path.name for path in folder.iterdir()} - {".lock"}
+    return {path.name for path in folder.iterdir()}
 
 
 def test_a_video_becomes_a_table_json_csv_picture_and_an_annotated_copy(words, tmp_path, capsys):
@@ -103,7 +103,7 @@ def test_any_name_of_a_video(words, tmp_path, capfd):
         shutil.copy(video, folder / f"{name}.mp4")
     with pytest.raises(BadInput, match=r"1 of 5 videos were not done \(.*xxx.mp4\), why see above"):
         demo.main([str(folder), *words, "--no-video"])
-    done = {path.name for path in (tmp_path / "out").iterdir()} - {"segments.csv", ".lock"}
+    done = names_in(tmp_path / "out") - {"segments.csv"}
     assert done == {f"{name}{end}" for name in names for end in ENDS if "annotated" not in end}
     said = "".join(capfd.readouterr())
     assert "\x1b[31m" not in said
@@ -207,7 +207,7 @@ def test_videos_of_one_name_in_two_folders(words, tmp_path, capsys):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def without_command(files):

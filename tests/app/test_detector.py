@@ -293,6 +293,6 @@ def test_the_page_tells_strangers_no_folder_of_this_computer(detector, tmp_path)
 
 
 def test_caption_features_are_of_the_networks_dtype(minilm):
-    reader = SimpleNamespace(caption_encoder=load_sentence_text(minilm, "--caption-encoder"))
+    reader = SimpleNamespace(caption_encoder=load_sentence_text(minilm, "--caption-encoder"), fill="zeros")
     rows = Detector.caption_features(reader, VideoCaptions(48, 30, [Caption(0, 16, "a man falls")]), 3)
     assert (rows.dtype, tuple(rows.shape)) == (torch.float32, (3, 384))

@@ -57,6 +57,7 @@ def test_the_online_score_has_the_figures_of_the_coarse_one(tmp_path):
     assert content["per_class"]["online"].keys() == content["per_class"]["coarse"].keys() == {"fighting", "abuse"}
     for shown in (written(tmp_path, content), report.print_table(content)):
         assert report.percent(content["online"]["ano_auc"]) in shown
+        assert "online looks at no later row of features; where a row knows what comes (" in shown  # else it is taken for more
 
 
 @pytest.mark.parametrize("parts", [("coarse",), ("coarse", "online"), ("fine",)])

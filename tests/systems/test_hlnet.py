@@ -122,6 +122,20 @@ def test_online_score_looks_at_no_later_snippet():
     assert torch.equal(before.online[:, :12], model(x[:, :12], torch.tensor([12, 12])).online)  # nor at how long the video will be
 
 
+@needs_released
+def test_the_released_online_score_looks_at_four_earlier_rows_and_no_later_one():
+    model, golden = released()
+    x, lengths = torch.from_numpy(golden["features"])[:1], torch.tensor([40])
+    before = model(x, lengths)
+    for t in (0, 12, 39):
+        changed = x.clone()
+        changed[:, t] = torch.randn(1152)
+        moved = (model(changed, lengths).online != before.online)[0].nonzero().flatten()
+        assert moved.tolist() == list(range(t, min(t + 5, 40)))
+        cut = model(x[:, : t + 1], torch.tensor([t + 1])).online  # nor at how long the video will be
+        assert torch.allclose(cut, before.online[:, : t + 1], atol=1e-6)
+
+
 @pytest.mark.parametrize("mask_padding", [False, True])
 def test_padding_as_published_and_masked(mask_padding):
     """Published: padding up to the longest video of the batch reaches the offline score; what stands in it counts as zeros."""

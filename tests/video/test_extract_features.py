@@ -131,7 +131,7 @@ def test_the_manifest(videos, whole, clip):
         for file, digest in entry["features"].items():
             assert hashlib.sha256((whole / file).read_bytes()).hexdigest() == digest
     files = {file for entry in manifest["videos"].values() for file in entry["features"]}
-    assert contents(whole).keys() == {*files, "extract.json", ".extract.lock"}
+    assert contents(whole).keys() == {*files, "extract.json"}
 
 
 def test_a_finished_video_is_never_redone(tmp_path, videos, whole, clip, capsys, monkeypatch):

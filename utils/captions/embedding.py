@@ -9,8 +9,6 @@ from utils.captions.formats import Caption
 from utils.labels import SNIPPET
 from utils.text import SentenceText
 
-FILLS = ("zeros", "previous", "nearest")
-
 
 def snippets(start: float, end: float, length: int) -> slice:
     """The rows that the frames [start, end) overlap: row t is frames [16t, 16t+16). A moment (start = end) falls into one row."""

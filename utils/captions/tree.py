@@ -8,15 +8,32 @@ NAME_emb__0.npy, the number being that of the crop. E caption width.
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
+from typing_extensions import TypedDict
 
 from dataset import Video, index_features, load_features, open_features
 from utils.captions.formats import Caption, read_caption_file
 from utils.errors import BadInput
 from utils.labels import SNIPPET
+from utils.reading import OPEN, Text, read_json
 
 SOURCE = "source"
+FILLS = ("zeros", "previous", "nearest")  # what rows without a sentence get
+MANIFEST = "embed.json"  # beside caption features that tools.embed_captions wrote: what made them
+
+
+class Embedded(TypedDict):
+    """The manifest, as far as whoever reads caption features needs it: the sentence encoder, its fingerprint, to which its pooling belongs,
+    and what rows without a sentence have.
+    """
+
+    __pydantic_config__ = OPEN
+
+    encoder: Text
+    encoder_digest: Text
+    fill: Literal[FILLS]
 
 
 def source_folder(root: Path | str) -> Path:
@@ -105,6 +122,15 @@ class CaptionTree:
         """(rows, E) float32 of a video that `check` has passed."""
         captions = load_features(self.find(video, crop, version), self.width)[:rows]
         return torch.cat([captions, captions[-1:].expand(rows - len(captions), -1)])
+
+    @property
+    def made(self) -> dict | None:
+        """What made the source's features (`Embedded`); None where nothing tells. Raises BadInput where its manifest cannot be read."""
+        path = source_folder(self.root) / MANIFEST
+        if not path.is_file():
+            return None
+        content = read_json(path, "--caption-root", Embedded)
+        return {key: content[key] for key in Embedded.__annotations__}
 
     def texts(self, videos: Sequence[Video]) -> dict[str, list[Caption]]:
         """The captions of videos whose NAME.jsonl lies beside their source; the others are left out. Raises BadInput as

@@ -21,6 +21,10 @@ FEATURES = {
     "sentences": "features of sentences, which know what their writers saw: not comparable with published figures on {}'s videos",
     "other": "features of another encoder than the system's paper has: not comparable with its figures on {}",
 }
+ONLINE = (
+    "online looks at no later row of features; where a row knows what comes (a sentence all of its span, interpolated rows their "
+    "neighbours), it is no online score"
+)
 SHOWN = 20  # detected segments in report.md
 LONG = 200  # characters of a caption there
 FEW = 5  # videos: of a class that fewer of them show, resampling them says nothing
@@ -273,6 +277,8 @@ def heading(report: dict) -> list[str]:
         )
     if report["features"] in FEATURES and (report["features"] != "other" or report["official_videos"]):  # no paper, nothing to compare
         lines.append(FEATURES[report["features"]].format(name))
+    if report.get("online"):
+        lines.append(ONLINE)
     return lines
 
 

@@ -33,7 +33,7 @@ class Scores(NamedTuple):
 
     coarse: np.ndarray | None = None  # (T,)
     fine: np.ndarray | None = None  # (T, C+1) probabilities, class 0 = normal
-    online: np.ndarray | None = None  # (T,), looks at no later snippet
+    online: np.ndarray | None = None  # (T,), looks at no later row of features
 
     def given(self) -> list[str]:
         """The names of the scores that are there."""

@@ -107,6 +107,11 @@ def known_threshold(known: dict | None, rate: float) -> tuple[float, str] | None
     return known["rates"][str(rate)], f"reached by at most {100 * rate:g} % of the {source}"
 
 
+def unknown_threshold(rate: float) -> tuple[float, str]:
+    """The threshold where `known_threshold` is None, and why."""
+    return UNKNOWN, f"the checkpoint knows none for {100 * rate:g} % of normal snippets"
+
+
 class Segment(NamedTuple):
     """Frames [start, end), the name of the class, a score in [0, 1], and the caption that carried it (None without captions)."""
 

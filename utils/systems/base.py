@@ -20,7 +20,7 @@ class Output(NamedTuple):
     visual: Tensor | None = None  # (B, T, D) G_visual
     class_embeddings: Tensor | None = None  # (B, C+1, D) with the V-prompt, else (C+1, D)
     text: Tensor | None = None  # (C+1, D) text features before the V-prompt
-    online: Tensor | None = None  # (B, T) in [0, 1], a score that looks at no later snippet
+    online: Tensor | None = None  # (B, T) in [0, 1], a score that looks at no later row of features
     coarse_logits: Tensor | None = None  # (B, T) before the sigmoid
     online_logits: Tensor | None = None  # (B, T) before the sigmoid
 

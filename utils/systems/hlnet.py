@@ -29,8 +29,9 @@ class HLNet(Published):
     """HL-Net with parameters named as in the authors' checkpoint.
 
     Without `mask_padding` as published: zero rows behind a video's end reach its offline scores through biases, five-wide convolutions and
-    the distance adjacency, up to the longest video of the batch, where the authors cut it. With it they do not. The online score, which
-    looks at no later snippet, is the same either way.
+    the distance adjacency, up to the longest video of the batch, where the authors cut it. With it they do not. The online score, which is
+    the same either way, looks at four earlier rows of features and at no later one. What a row knows of later frames is up to what made it:
+    an interpolated one, or one of a sentence, tells of its whole span.
     """
 
     ignored = ("conv1d3.", "conv1d4.", "simAdj.", "disAdj.")  # in the authors' checkpoint, used nowhere

@@ -68,7 +68,7 @@ class _Job:
 
 def extract(
     paths: Iterable[Path | str],
-    encoder: ImageEncoder,
+    encoder: ImageEncoder | None,
     recipe: Recipe,
     *,
     device: torch.device | str = "cpu",
@@ -81,14 +81,16 @@ def extract(
     """Features of the videos `paths`, each as soon as it is done; a BrokenVideo with its `path` in place of one that is none, or is above
     `limits`.
 
-    batch_size: crops in a batch, at least those of one picture; None: default_batch. Every batch has the same shape, the last one is
-    filled up with zeros, so that a video's features do not depend on its neighbours. workers: videos decoded at a time, each in a process
-    of its own.
+    encoder: None for no features, D = 0, where clock, size and thumbnails are all that is wanted. batch_size: crops in a batch, at least
+    those of one picture; None: default_batch. Every batch has the same shape, the last one is filled up with zeros, so that a video's
+    features do not depend on its neighbours. workers: videos decoded at a time, each in a process of its own.
     progress(path, snippets encoded, snippets expected or None) is called in this thread. The encoder is moved to `device`.
     """
-    if recipe.size != encoder.size:
-        raise ValueError(f"{encoder.name} takes pictures of {encoder.size} pixels, the recipe gives {recipe.size}")
-    encoder, frames = encoder.to(device), max(1, (batch_size or default_batch(encoder.size, device)) // recipe.crops)
+    if encoder is not None:
+        if recipe.size != encoder.size:
+            raise ValueError(f"{encoder.name} takes pictures of {encoder.size} pixels, the recipe gives {recipe.size}")
+        encoder.to(device)
+    frames = max(1, (batch_size or default_batch(recipe.size, device)) // recipe.crops)
     batch: list[tuple[_Job, np.ndarray]] = []
 
     def flush() -> Iterator[Extracted]:
@@ -131,8 +133,12 @@ def default_batch(size: int, device: torch.device | str) -> int:
     return 60 if torch.device(device).type == "cuda" else min(200, max(1, 1_000_000 // size**2))
 
 
-def encode(pictures: list[np.ndarray], encoder: ImageEncoder, recipe: Recipe, frames: int, precision: str = "fp32") -> np.ndarray:
-    """Up to `frames` pictures (h, w, 3) uint8, as `recipe.fit` leaves them -> (n, crops, D) float32, computed as a batch of `frames`."""
+def encode(pictures: list[np.ndarray], encoder: ImageEncoder | None, recipe: Recipe, frames: int, precision: str = "fp32") -> np.ndarray:
+    """Up to `frames` pictures (h, w, 3) uint8, as `recipe.fit` leaves them -> (n, crops, D) float32, computed as a batch of `frames`; D = 0
+    without an encoder.
+    """
+    if encoder is None:
+        return np.zeros((len(pictures), recipe.crops, 0), np.float32)
     device = encoder.scale.device
     crops = torch.zeros(frames, recipe.crops, 3, recipe.size, recipe.size, dtype=torch.uint8, device=device)
     for place, picture in zip(crops, pictures, strict=False):

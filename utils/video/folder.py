@@ -1,11 +1,11 @@
 """A folder of features and its manifest, extract.json: what made them, and which videos are done. Several processes may share it.
 
-Whoever writes holds the lock of `.extract.lock`: a video's files come first, its entry in the manifest last, each under a temporary name
-and renamed. So a video with an entry is whole, whatever stopped whom, and the manifest's bytes do not depend on the order.
+Whoever writes holds the lock `.extract.lock`, which goes with its holder: a video's files come first, its entry in the manifest last, each
+under a temporary name and renamed. So a video with an entry is whole, whatever stopped whom, and the manifest's bytes do not depend on the
+order.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import re
@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 
 from dataset import MANIFEST, Manifest, index_features
 from utils.errors import BadInput
-from utils.files import files_below, make_folder, replacing, write_json
+from utils.files import files_below, locked, make_folder, replacing, write_json
 from utils.labels import SNIPPET, video_name
 from utils.reading import FRAMES, OPEN, ROWS, Text, checked, open_array, read_json, real, whole
 from utils.video.crops import UNNAMED
@@ -154,8 +154,7 @@ class FeatureFolder:
     @contextlib.contextmanager
     def _locked(self):
         """Yield the manifest; nobody else reads it to write it meanwhile."""
-        with (self.path / LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self.path, LOCK, wait=True, told=False):  # for a moment; who shares the work is told by utils.files.only_writer
             yield self._read()
 
     def _read(self) -> dict:

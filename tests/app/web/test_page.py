@@ -15,6 +15,7 @@ import pytest
 from app.analysis import Analysis, find_segments
 from app.web import page
 from app.web.shelf import Shelf
+from utils.captions.formats import Caption, VideoCaptions
 from utils.errors import BadInput
 from utils.evaluation.scores import Scores
 from utils.video.decoder import Limits
@@ -106,25 +107,28 @@ def test_sizes_in_words():
 class Steps:
     """A detector that reports ten steps; `between` is called after each."""
 
+    caption_encoder = None
+
     def __init__(self, between=lambda step: None):
         self.between, self.steps = between, 0
 
-    def analyse(self, path, *, limits, progress):
+    def analyse(self, path, *, captions, limits, progress):
         for step in range(1, 11):
             progress(path, step, 10)
             self.steps = step
             self.between(step)
-        return analysis([0.1, 0.6, 0.9, 0.1], path=path)
+        found = analysis([0.1, 0.6, 0.9, 0.1], path=path)
+        return found if captions is None else page.at_threshold(replace(found, captions=captions.captions), 0.55)
 
 
 class Page:
     """What `build` makes, its functions by name, called as by one visitor."""
 
-    def __init__(self, folder, detector, *, deadline=1800.0, max_stored=10_000):
+    def __init__(self, folder, detector, *, deadline=1800.0, max_stored=10_000, captions=None):
         self.home, self.visitor = folder / "home", SimpleNamespace(session_hash="visitor")
         self.home.mkdir()
         (self.home / "a b.mp4").write_bytes(b"video")
-        caps = {"deadline": deadline, "max_bytes": 1000, "queue_size": 2}
+        caps = {"deadline": deadline, "max_bytes": 1000, "queue_size": 2, "captions": captions or {}}
         shelf = Shelf(self.home, keep=3600, max_bytes=max_stored, pause=0)
         self.blocks = page.build(detector, shelf=shelf, folder=None, limits=Limits(max_seconds=60), **caps)
         self.functions = {one.name: one.fn for one in self.blocks.fns.values()}
@@ -249,8 +253,25 @@ def test_the_deadline_is_half_an_hour_unless_more_is_allowed(monkeypatch, timeou
 
     monkeypatch.setattr(page, "build", build)
     with pytest.raises(BadInput, match="enough"):
-        page.serve(object(), limits=Limits(timeout=timeout), deadline=given)
+        page.serve(Steps(), limits=Limits(timeout=timeout), deadline=given)
     assert asked == [(deadline, timeout or 1800)]
+
+
+class ReadsCaptions(Steps):
+    caption_encoder = object()
+
+
+def test_captions_are_those_of_the_video_s_name(tmp_path):
+    """They are quoted, at another threshold, too; where the model reads some and there are none, the visitor is told."""
+    said = VideoCaptions(96, 25, [Caption(0, 32, "a street"), Caption(32, 64, "a fight")])
+    made = Page(tmp_path, ReadsCaptions(), captions={"a b": said})
+    found = made.upload()
+    assert [one["caption"] for one in found["segments"]["segments"]] == ["a fight"]
+    moved = made.call("changed", found["state"], 0.05)
+    assert [one["caption"] for one in moved["segments"]["segments"]] == ["a fight"]
+    (tmp_path / "other").mkdir()
+    told = Page(tmp_path / "other", ReadsCaptions(), captions={"c": said}).upload()["status"]
+    assert told == {"kind": "bad", "text": "a b.mp4: the model here reads captions, and this page has none of that name."}
 
 
 @pytest.fixture
@@ -263,15 +284,19 @@ def environment():
     os.environ.update(before)
 
 
-class ReadsCaptions:
-    caption_encoder = object()
+def enough(*_, **__):
+    raise BadInput("enough")
 
 
+@pytest.mark.usefixtures("environment")
 def test_what_the_page_does_not_start_with(tmp_path, monkeypatch):
     with pytest.raises(BadInput, match="--web: this checkpoint reads captions"):
         page.serve(ReadsCaptions())
     with pytest.raises(BadInput, match=r"nowhere: no such folder"):
-        page.serve(None, folder=tmp_path / "nowhere")
+        page.serve(Steps(), folder=tmp_path / "nowhere")
+    monkeypatch.setattr(page, "build", enough)
+    with pytest.raises(BadInput, match="enough"):  # with some it starts
+        page.serve(ReadsCaptions(), captions={"a": VideoCaptions(None, None, [])})
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(BadInput, match=r"Gradio is missing .*pip install -r requirements-app.txt"):
         page.import_gradio()
@@ -293,5 +318,5 @@ def test_a_port_that_is_taken(tmp_path):
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(BadInput, match=f"--port {port} on 127.0.0.1: cannot be opened"):
-            page.serve(object(), port=port)
+            page.serve(Steps(), port=port)
     assert set(Path(tempfile.gettempdir()).glob("anomaly-page-*")) == before
