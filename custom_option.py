@@ -40,6 +40,7 @@ SYSTEMS = dict(
         template="a video of",  # tried: "a video of" "a long video of"
         prompt_prefix=12,  # tried: N = 8 16 20 24 32, N = prefix + postfix
         prompt_postfix=12,
+        text_projection=None,  # ours; None: where the text side is of another width than the features; True False
         clip="ViT-B/16",
         distilbert="distilbert-base-uncased",
         temperature=0.07,  # tried: 0.01 0.03 0.05 0.07 0.09 0.1

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from utils import systems
 from utils.errors import BadInput
 from utils.losses import magnitude_separability, mil_align, mil_classification, text_separation
-from utils.prompt import PROMPTS, PromptEncoder, cosine, fixed_features, text_encoder
-from utils.systems.base import Output, PromptSettings, Settings, System, WindowSettings, option
+from utils.prompt import PROMPTS, PromptEncoder, bring, cosine, fixed_features, text_encoder
+from utils.systems.base import Output, ProjectionSettings, PromptSettings, Settings, System, WindowSettings, option
 from utils.temporal import GCN, FeedForward, QuickGELU, TemporalTransformer, enter_autocast, from_windows, to_windows
 
 BLOCKS = ("both", "cls", "vta")
@@ -27,7 +27,7 @@ TEMPORAL = ("none", "global", "local", "gcn", "local+global", "global+gcn", "loc
 
 
 @dataclass(kw_only=True)
-class ReFLIPSettings(Settings, WindowSettings, PromptSettings):
+class ReFLIPSettings(Settings, WindowSettings, PromptSettings, ProjectionSettings):
     """ReFLIP-VAD's hyperparameters; dropout (ours) acts in the feed-forward networks and before the CLS block."""
 
     temporal: str = option("ge", "temporal network (table V)", choices=TEMPORAL, tried="all of them")
@@ -249,24 +249,26 @@ def losses(out: Output, labels: Tensor, lengths: Tensor, options) -> dict[str, T
 def build(
     class_names, clip_model, *, visual_length, visual_width, visual_layers, visual_head, attn_window, prompt_prefix, prompt_postfix,
     temporal="ge", blocks="both", prompt="reparameterized", template="a video of", distilbert=None, v_prompt=True, feature_scale=1.0,
-    temperature=0.07, window_length=64, ge_skip=True, dropout=0.0,
+    temperature=0.07, window_length=64, ge_skip=True, dropout=0.0, text_projection=None,
 ) -> ReFLIPVAD:  # fmt: skip
     """ReFLIP-VAD from sizes; see `build_model`."""
     if v_prompt and blocks != "both":
         raise BadInput(f"--blocks {blocks}: the V-prompt needs both blocks; add --no-v-prompt")
     prompts = None
     if isinstance(clip_model, Tensor) and blocks != "cls":
-        prompts = fixed_features(clip_model, class_names, visual_width)
+        prompts = fixed_features(clip_model, class_names)
     elif blocks != "cls":
         prompts = PromptEncoder(
             class_names,
-            text_encoder(clip_model, visual_width),
+            text_encoder(clip_model),
             prompt=prompt,
             template=template,
             prefix=prompt_prefix,
             postfix=prompt_postfix,
             reparameterizer=distilbert,
         )
+    if prompts is not None:
+        prompts = bring(prompts, visual_width, text_projection)
     network = TemporalNetwork(
         temporal,
         visual_width,

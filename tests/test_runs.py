@@ -286,17 +286,22 @@ def test_a_missing_crop_is_named(small_sample, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "encoder", "expected"),
+    ("words", "encoder", "projected", "expected"),
     [
-        ([], None, "visual"),
-        ([], "ViT-B/16", "visual"),
-        ([], "ViT-B/32", "other"),
-        (["--visual-width", "400"], None, "other"),
-        (["--model", "hlnet", "--visual-width", "1024"], None, "visual"),
-        (["--model", "hlnet"], "ViT-B/16", "other"),
-        (["--sentence-encoder", "x", "--visual-width", "384"], None, "sentences"),
+        ([], None, False, "visual"),
+        ([], "ViT-B/16", False, "visual"),
+        ([], "ViT-B/32", False, "other"),
+        (["--visual-width", "400"], None, False, "other"),
+        (["--model", "hlnet", "--visual-width", "1024"], None, False, "visual"),
+        (["--model", "hlnet"], "ViT-B/16", False, "other"),
+        (["--sentence-encoder", "x", "--visual-width", "384"], None, False, "sentences"),
+        (["--sentence-encoder", "x", "--visual-width", "400"], None, True, "other"),
+        (["--sentence-encoder", "x"], None, True, "other"),  # 512 columns, of which nothing says that they are CLIP's
+        (["--sentence-encoder", "x"], "ViT-B/16", True, "visual"),
+        (["--sentence-encoder", "x", "--model", "trclip", "--branches", "visual"], None, True, "other"),
+        (["--sentence-encoder", "x", "--model", "trclip", "--caption-root", "y"], None, True, "sentences"),
     ],
 )
-def test_a_papers_figures_stand_beside_features_like_its_own(words, encoder, expected):
+def test_a_papers_figures_stand_beside_features_like_its_own(words, encoder, projected, expected):
     made = encoder and {"encoder": {"name": encoder}}
-    assert features_of(xd_option.parse_args(["--feature-root", "x", *words]), made) == expected
+    assert features_of(xd_option.parse_args(["--feature-root", "x", *words]), made, projected) == expected

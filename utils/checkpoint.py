@@ -56,6 +56,17 @@ class Features(TypedDict):
     recipe: dict[Text, Plain]
 
 
+class Init(TypedDict):
+    """How a training began from another checkpoint (`--init`): its path, the weights that were taken, the others with the reason, and what
+    that checkpoint was trained on.
+    """
+
+    path: Text
+    taken: list[Text]
+    left: dict[Text, Text]
+    trained_on: list[Text]
+
+
 class Best(TypedDict):
     """best.pt; figure: the selection figure, None where the last epoch is taken."""
 
@@ -72,6 +83,8 @@ class Best(TypedDict):
     thresholds: NotRequired[Thresholds]
     features: NotRequired[Features]
     captions: NotRequired[Embedded]
+    trained_on: NotRequired[list[Text]]
+    init: NotRequired[Init]
 
 
 class Last(Best):
@@ -112,6 +125,35 @@ def load_trained_state(model: nn.Module, state: dict, path: Path | str) -> None:
         if not _is_sound(state[key], value):
             raise BadInput(f"{path}: {key} holds {state[key].dtype} values, or some that are not finite; train again or name another")
     model.load_state_dict(state, strict=False)
+
+
+def class_weights(model: nn.Module) -> set[str]:
+    """Keys of what holds something of the model's classes, as its parts say (`of_classes`)."""
+    named = model.named_modules()
+    return {f"{place}.{name}".removeprefix(".") for place, part in named for name in getattr(part, "of_classes", ())}
+
+
+def take_fitting(model: nn.Module, state: dict, path: Path | str, foreign: tuple[str, ...] = ()) -> tuple[list[str], dict[str, str]]:
+    """Load the weights of another training, or its authors' state dict, that fit by name and shape: keys taken, and key -> reason of the
+    model's others. Nothing of the classes is taken, nor what begins with one of `foreign`, which belongs to another frozen encoder.
+
+    Raises BadInput, and changes nothing, where no weight fits, where most have other shapes, and where one is not finite.
+    """
+    own = trained_state(model)
+    left = {key: "not in the file" for key in own if key not in state}
+    left |= {key: "of another frozen encoder" for key in own if key in state and key.startswith(foreign)}
+    left |= dict.fromkeys(own.keys() & class_weights(model), "of the classes")
+    shapes = {key: (tuple(state[key].shape), tuple(own[key].shape)) for key in own if key not in left}
+    misshapen = {key: f"of shape {there}, here {here}" for key, (there, here) in shapes.items() if there != here}
+    taken, left = [key for key in shapes if key not in misshapen], left | misshapen
+    if len(taken) <= len(misshapen):
+        key = next(iter(misshapen or left))
+        raise BadInput(f"--init {path}: most weights do not fit, {key} is {left[key]}; name a checkpoint of the same system and widths")
+    for key in taken:
+        if not _is_sound(state[key], own[key]):
+            raise BadInput(f"--init {path}: {key} holds {state[key].dtype} values, or some that are not finite; name another")
+    model.load_state_dict({key: state[key] for key in taken}, strict=False)
+    return taken, left
 
 
 def _is_sound(found: torch.Tensor, own: torch.Tensor) -> bool:

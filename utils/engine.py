@@ -56,6 +56,24 @@ def keep_freed_memory() -> None:
         mallopt(mmap_max, 0)
 
 
+def frozen_names(freeze: str | None) -> list[str]:
+    """The parts that `--freeze` names."""
+    return [] if freeze is None else [name.strip() for name in freeze.split(",")]
+
+
+def freeze_parts(model: nn.Module, freeze: str | None) -> None:
+    """Let the top-level parts that `--freeze` names be trained no further. Raises BadInput for a name that is none of them, and where
+    nothing is left to train.
+    """
+    parts = {name: part for name, part in model.named_children() if any(p.requires_grad for p in part.parameters())}
+    for name in frozen_names(freeze):
+        if name not in parts:
+            raise BadInput(f"--freeze {freeze}: the model has no part {name!r} to train; its parts are {', '.join(parts)}")
+        parts[name].requires_grad_(False)
+    if freeze and not any(p.requires_grad for p in model.parameters()):
+        raise BadInput(f"--freeze {freeze}: leaves nothing to train; name fewer parts")
+
+
 def make_optimizer(model: nn.Module, options) -> torch.optim.Optimizer:
     """The optimizer of `--optimizer`; a model with parts of another learning rate states them in `parameter_groups(lr)`."""
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -81,6 +99,8 @@ def step(model: nn.Module, batch, optimizer, options, device: torch.device) -> d
         out = model(features, lengths, *captions)
     losses = SYSTEMS[options.model].losses(out, labels, lengths, options)
     total = sum(losses.values())
+    if not total.requires_grad:
+        raise BadInput(f"--freeze {options.freeze}: no loss depends on what is left to train; name fewer parts")
     values = {f"loss_{name}": value.item() for name, value in losses.items()} | {"loss": total.item()}
     if math.isfinite(values["loss"]):
         optimizer.zero_grad(set_to_none=True)
@@ -106,14 +126,14 @@ class Epoch(TypedDict):
 class Training:
     """What a training run is made of between two epochs, and how it goes to and from last.pt. `best` is the selection figure so far."""
 
-    def __init__(self, model: nn.Module, options, classes):
+    def __init__(self, model: nn.Module, options, classes, init: dict | None = None):
         self.model, self.options = model, options
         self.optimizer = make_optimizer(model, options)
         self.scheduler = make_scheduler(self.optimizer, options)
         self.epoch, self.best, self.log = 0, -math.inf, []
         encoders = {name: part.digest() for name, part in checkpoint.frozen_parts(model).items()}
         about = {"dataset": options.dataset, "classes": list(classes), "commit": checkpoint.commit(), "encoders": encoders}
-        self.about = {"options": saved_options(options), **about}
+        self.about = {"options": saved_options(options), **about} | ({"init": init} if init else {})
 
     def resume(self, folder: Path) -> None:
         """Go on from folder/last.pt. Raises BadInput where it is missing or was trained with other options."""
@@ -134,6 +154,7 @@ class Training:
         checkpoint.load_scheduler(self.scheduler, state["scheduler"], f"{path}: scheduler")
         checkpoint.set_random_state(state["random"], f"{path}: random")
         self.epoch, self.best = state["epoch"], state["best"]
+        self.about |= {"init": state["init"]} if "init" in state else {}
         self.log = [line for line in read_json_lines(folder / "log.jsonl", "--resume", Epoch) if line["epoch"] <= self.epoch]
 
     def finish_epoch(self, folder: Path, line: dict, figure) -> None:
@@ -158,18 +179,20 @@ class Training:
         checkpoint.save(folder / "last.pt", {**about, "best": self.best, **states})
 
 
-def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.device, classes, figure=None) -> dict:
+def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.device, classes, figure=None, begin=lambda: None) -> dict:
     """Train `model` on `train` (FeatureDataset) in `batches` (dataset.BalancedBatches, ShuffledBatches), keep last.pt and the selected
     best.pt in `folder`, return the latter.
 
-    figure(model) -> float is the selection figure, measured after each epoch; None selects the last epoch. A resumed run equals the
-    uninterrupted one, to the bit on CPU. Raises BadInput where the loss is not finite, naming the batch.
+    figure(model) -> float is the selection figure, measured after each epoch; None selects the last epoch. begin() -> checkpoint.Init or
+    None: the start of a run that does not go on. A resumed run equals the uninterrupted one, to the bit on CPU. Raises BadInput where the
+    loss is not finite, naming the batch.
     """
     keep_freed_memory()
-    run = Training(model, options, classes)
+    goes_on = options.resume and (folder / "last.pt").exists()
+    run = Training(model, options, classes, None if goes_on else begin())
     if str(folder).encode(errors="replace").decode() != str(folder):
         raise BadInput(f"{folder}: is not UTF-8, and TensorBoard writes into no such folder; name another one with --output")
-    if options.resume and (folder / "last.pt").exists():
+    if goes_on:
         run.resume(folder)
     else:
         for left in [folder / "log.jsonl", *folder.glob("events.out.tfevents.*")]:  # by an attempt that did not end its first epoch
@@ -183,6 +206,8 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
             start, epoch = time.perf_counter(), run.epoch + 1
             batches.set_epoch(epoch)
             model.train()
+            for name in frozen_names(options.freeze):  # batch statistics stay as they are, too
+                model.get_submodule(name).eval()
             sums = collections.Counter()
             bar = tqdm(
                 zip(batches, loader, strict=True),

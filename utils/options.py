@@ -72,6 +72,14 @@ class Shared:
     seeds: tuple[int, ...] | None = option(None, "several seeds: one run each, then mean ± std", group="training", low=0, high=SEED)
     device: str = option("auto", "where to compute", group="training", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = option("fp32", "bf16 = autocast of the forward pass; losses stay in fp32", group="training", choices=("fp32", "bf16"))
+    init: str | None = option(
+        None,
+        "start from the weights of this checkpoint that fit by name and shape, but for those of its classes",
+        group="training",
+    )
+    freeze: str | None = option(
+        None, "parts that are not trained and stay as in testing, such as temporal,prompt; a wrong name lists them", group="training"
+    )
     resume: bool = option(False, "go on with the run in OUTPUT (without --output: the newest), with the options it has", group="training")
     overwrite: bool = option(False, "replace the run in OUTPUT; it is kept until the new one is finished", group="training")
     select: str = option(
@@ -114,7 +122,8 @@ GROUPS = {
 TEST_ONLY = {"checkpoint", "save_scores", "json"}
 TESTED_TOO = {"device", "precision"}  # of the group "training", what a test script has, too
 PER_MACHINE = {
-    *("resume", "overwrite", "output", "device", "workers", "data", "feature_root", "caption_root", "train_list", "test_list", "gt_path"),
+    *("resume", "overwrite", "output", "init", "device", "workers"),
+    *("data", "feature_root", "caption_root", "train_list", "test_list", "gt_path"),
     *TEST_ONLY,
 }
 
@@ -146,7 +155,7 @@ class Declared:
     @property
     def hyperparameter(self) -> bool:
         """Whether it decides what is trained: an option file lists it for the system that it is about."""
-        return self.group in ("model", "training") and self.name not in (*TESTED_TOO, "resume", "overwrite", "seeds")
+        return self.group in ("model", "training") and self.name not in (*TESTED_TOO, "init", "freeze", "resume", "overwrite", "seeds")
 
     def add_to(self, group, help: str) -> None:
         """Add it to the command line; its default is the parser's."""

@@ -1,6 +1,6 @@
 """Prompts: what stands round the class name (table X of ReFLIP-VAD).
 
-B videos, T snippets, C+1 classes, N prompt tokens, W width of the text encoder's token embeddings, D width of its output.
+B videos, T snippets, C+1 classes, N prompt tokens, W width of the text encoder's token embeddings, E of its output, D of the features.
 """
 
 import torch
@@ -33,14 +33,72 @@ class Reparameterization(nn.Module):
         return self.after(hidden) + tokens
 
 
-class ClassPrompts(nn.Module):
-    """[SOS] learned tokens [class] learned tokens [EOS] through a frozen text encoder: (C+1, D). Subclasses say which tokens are learned.
+class TextProjection(nn.Linear):
+    """A trained linear map of text features (C+1, E) to the features' space: (C+1, D)."""
+
+
+class TextSide(nn.Module):
+    """Gives class text features: (C+1, E) as `encoded` gives them, or (C+1, D) where `bring` has added a projection.
+
+    of_classes: names of its buffers that hold something of the classes, so that they are nothing for other classes.
+    """
+
+    of_classes: tuple[str, ...] = ()
+
+    def __init__(self, output_width: int):
+        super().__init__()
+        self.output_width, self.projection = output_width, None
+
+    def encoded(self) -> Tensor:
+        """(C+1, E) before the projection."""
+        raise NotImplementedError
+
+    def forward(self) -> Tensor:
+        """(C+1, E), or (C+1, D) with a projection."""
+        return self.encoded() if self.projection is None else self.projection(self.encoded())
+
+
+def bring(side: TextSide, width: int, asked: bool | None) -> TextSide:
+    """`side` as text features of the features' `width`: with a TextProjection where that is `asked` for, and, with None, where its own
+    width is another. Raises BadInput where it is another and `asked` is False.
+
+    The projection starts as a rotation (where it must narrow, onto random directions, scaled): norms and angles of the classes are the
+    encoder's own then, so that a class embedding meets the V-prompt, of norm 1, as it does without.
+    """
+    own = side.output_width
+    if asked or (asked is None and own != width):
+        side.projection = TextProjection(own, width)
+        nn.init.orthogonal_(side.projection.weight, gain=max(1.0, own / width) ** 0.5)
+        nn.init.zeros_(side.projection.bias)
+    elif own != width:
+        raise BadInput(
+            f"--no-text-projection: the text side gives {own} columns, the features have {width} (--visual-width); leave it out, or give "
+            f"a text side of that width"
+        )
+    return side
+
+
+def projection_note(model: nn.Module) -> str | None:
+    """What a training says of a projection that `bring` has added."""
+    for part in model.modules():
+        if isinstance(part, TextSide) and part.projection is not None:
+            return f"text side: a trained map (ours) brings {part.output_width} columns to the features' {part.projection.out_features}"
+    return None
+
+
+def projects(model: nn.Module) -> bool:
+    """Whether a model's text features come from another space than its features', through a trained map."""
+    return any(isinstance(part, TextProjection) for part in model.modules())
+
+
+class ClassPrompts(TextSide):
+    """[SOS] learned tokens [class] learned tokens [EOS] through a frozen text encoder: (C+1, E). Subclasses say which tokens are learned.
 
     `learned` is their number N. Raises BadInput where the longest prompt exceeds the encoder's positions.
     """
 
     def __init__(self, class_names, text: nn.Module, *, learned: int, template: str = ""):
-        super().__init__()
+        super().__init__(text.output_width)
         self.text = text
         pieces = [text.tokens(f"{template} {name}" if template else name) for name in class_names]
         start, _, end = pieces[0]
@@ -59,7 +117,7 @@ class ClassPrompts(nn.Module):
             )
 
     def encode(self, before: Tensor, after: list[Tensor]) -> Tensor:
-        """before (n, W) for all classes, after (m, W) for each class -> (C+1, D), unnormalised as the encoder gives them."""
+        """before (n, W) for all classes, after (m, W) for each class -> (C+1, E), unnormalised as the encoder gives them."""
         names = self.names.split(self.sizes)
         prompts = [torch.cat([self.start, before, name, rest, self.end]) for name, rest in zip(names, after, strict=True)]
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=before.device)
@@ -100,11 +158,11 @@ class PromptEncoder(ClassPrompts):
                 self.reparameterization = Reparameterization(text.width, reparameterizer, scale)
 
     def around(self, tokens: Tensor) -> Tensor:
-        """(N, W) tokens round every class name -> (C+1, D)."""
+        """(N, W) tokens round every class name -> (C+1, E)."""
         return self.encode(tokens[: self.prefix], [tokens[self.prefix :]] * len(self.sizes))
 
-    def forward(self) -> Tensor:
-        """(C+1, D) text features."""
+    def encoded(self) -> Tensor:
+        """(C+1, E) text features."""
         if self.fixed:
             return self.features
         return self.around(self.tokens if self.reparameterization is None else self.reparameterization(self.tokens))
@@ -120,54 +178,42 @@ class PositionPrompt(ClassPrompts):
         self.prefix, self.postfix = prefix, postfix
         self.weight = nn.Parameter(torch.empty(text.max_length, text.width).normal_(std=0.01))
 
-    def forward(self) -> Tensor:
-        """(C+1, D) text features."""
+    def encoded(self) -> Tensor:
+        """(C+1, E) text features."""
         first = [1 + self.prefix + size for size in self.sizes]
         return self.encode(self.weight[1 : 1 + self.prefix], [self.weight[at : at + self.postfix] for at in first])
 
 
-class FixedFeatures(nn.Module):
-    """Class text features computed elsewhere (`--text-features`): (C+1, D), no text encoder at all."""
+class FixedFeatures(TextSide):
+    """Class text features computed elsewhere (`--text-features`): (C+1, E), no text encoder at all."""
+
+    of_classes = ("features",)
 
     def __init__(self, features: Tensor):
-        super().__init__()
+        super().__init__(features.shape[1])
         self.register_buffer("features", features)
 
-    def forward(self) -> Tensor:
+    def encoded(self) -> Tensor:
         return self.features
 
 
-def position_prompts(class_names, clip_model, width: int | None, *, prefix: int, postfix: int) -> tuple[nn.Module, int]:
-    """VadCLIP's prompts for a CLIP or another encoder, or class text features as they are; and the width of what they give.
-
-    Raises BadInput where that is not the features' `width`; None takes any.
-    """
+def position_prompts(class_names, clip_model, *, prefix: int, postfix: int) -> TextSide:
+    """VadCLIP's prompts for a CLIP or another encoder, or class text features as they are."""
     if isinstance(clip_model, Tensor):
-        return fixed_features(clip_model, class_names, width or clip_model.shape[-1]), clip_model.shape[-1]
-    encoder = text_encoder(clip_model, width)
-    return PositionPrompt(class_names, encoder, prefix=prefix, postfix=postfix), encoder.output_width
+        return fixed_features(clip_model, class_names)
+    return PositionPrompt(class_names, text_encoder(clip_model), prefix=prefix, postfix=postfix)
 
 
-def fixed_features(features: Tensor, class_names, width: int) -> FixedFeatures:
-    """Class text features as a prompt side. Raises BadInput unless they are (C+1, width)."""
-    if features.shape != (len(class_names), width):
-        raise BadInput(
-            f"--text-features: shape {tuple(features.shape)}, "
-            f"expected {(len(class_names), width)}: one row per class, --visual-width columns"
-        )
+def fixed_features(features: Tensor, class_names) -> FixedFeatures:
+    """Class text features as a text side. Raises BadInput unless they are (C+1, E)."""
+    if features.ndim != 2 or len(features) != len(class_names) or not features.numel():
+        raise BadInput(f"--text-features: shape {tuple(features.shape)}, expected {len(class_names)} rows, one per class; make them anew")
     return FixedFeatures(features.float())
 
 
-def text_encoder(clip_model, width: int | None) -> nn.Module:
-    """An OpenAI CLIP, or an encoder of utils/text.py as it is. Raises BadInput where its columns are not the features' `width`; None takes
-    any.
-    """
-    text = clip_model if hasattr(clip_model, "tokens") else CLIPText(clip_model)
-    if width not in (None, text.output_width):
-        raise BadInput(
-            f"--visual-width {width}: the text encoder gives {text.output_width} columns; features and text must live in one space"
-        )
-    return text
+def text_encoder(clip_model) -> nn.Module:
+    """An OpenAI CLIP, or an encoder of utils/text.py as it is."""
+    return clip_model if hasattr(clip_model, "tokens") else CLIPText(clip_model)
 
 
 def cosine(visual: Tensor, embeddings: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 from model import SYSTEMS
 from utils import checkpoint
 from utils.captions.tree import source_folder
-from utils.errors import BadInput
+from utils.errors import BadInput, printable
 from utils.labels import Dataset, load_dataset, script_of
 from utils.options import Resolved, check_options, check_system, declared, options_class, read_options
 
@@ -28,6 +28,30 @@ def matches(saved: dict, model, path, options) -> None:
                 f"{path}: trained with another frozen encoder ({name}); "
                 f"give the one it was trained with: --clip, --sentence-encoder or --distilbert"
             )
+
+
+def start_from(model, options) -> dict:
+    """Give `model` the weights of `--init` that fit; says which, and returns it as checkpoint.Init. Raises BadInput where the file is of
+    another system or width, or nothing fits.
+    """
+    path = Path(options.init)
+    saved = checkpoint.load(path, option="--init")
+    foreign, origin = (), "a released state dict"
+    if "options" in saved:
+        system, width = known_system(saved, path), saved["options"].get("visual_width", options.visual_width)
+        if system != options.model:
+            raise BadInput(f"--init {path}: of --model {system}, found --model {options.model}; name a checkpoint of that one")
+        if width != options.visual_width:
+            raise BadInput(f"--init {path}: trained with --visual-width {width}, found {options.visual_width}; name one of that width")
+        frozen = checkpoint.frozen_parts(model).items()
+        foreign = tuple(f"{name.rpartition('.')[0]}." for name, part in frozen if saved["encoders"].get(name) != part.digest())
+        origin = f"{system}, {saved['dataset']}, {len(saved['classes'])} classes"
+    taken, left = checkpoint.take_fitting(model, saved["weights"], path, foreign)
+    print(f"init: {path} ({origin}): {len(taken)} of {len(taken) + len(left)} weights taken")
+    absent = (key for key in saved["weights"] if key not in taken and key not in left and not key.startswith(getattr(model, "ignored", ())))
+    if told := [*(f"{key} ({why})" for key, why in left.items()), *(f"{key} (only in the file)" for key in absent)]:
+        print(f"init: not taken: {printable(', '.join(told[:6]))}" + (f" and {len(told) - 6} more" if len(told) > 6 else ""))
+    return {"path": str(path), "taken": taken, "left": left, "trained_on": list(saved.get("trained_on", ()))}
 
 
 def system_of(saved: dict, path: Path, options) -> str:

@@ -17,7 +17,7 @@ from utils.reading import read_json, read_text
 
 REPLACED = ".replaced"  # in OUTPUT: the run that --overwrite replaces, until the new one is finished
 ADDED = {"seed", "seeds", "resume", "overwrite", "output", "device", "workers"}  # what may differ between the seeds of a run
-PATHS = ("data", "feature_root", "caption_root", "train_list", "test_list", "gt_path", "output")
+PATHS = ("data", "feature_root", "caption_root", "train_list", "test_list", "gt_path", "init", "output")
 
 
 def seed_folders(folder: Path) -> dict[int, Path]:
@@ -50,6 +50,8 @@ def claimed(options) -> Iterator[None]:
     Raises BadInput where another process trains there, and where a run stands there that would be replaced or mixed with another.
     """
     folder = make_folder(options.output)
+    if options.overwrite and options.init and Path(options.init).resolve().is_relative_to(folder.resolve()):
+        raise BadInput(f"--init {options.init}: is of the run that --overwrite replaces; name another folder with --output")
     with ExitStack() as stack:
         with locked(folder, wait=True):  # while it is settled who writes what
             asked = {*options.seeds, *(seed_folders(folder) if options.overwrite else ())}
@@ -258,6 +260,11 @@ def resumed(parse_args: Callable, argv: list[str] | None):
             file, value = script_of(options.dataset, "option"), getattr(now, name)
             print(f"note: {file} says {name} {value} by now; the run goes on with {known.get(name)}")
     known.pop("data", None)  # where this checkout has it
+    begun = made.get("init")
+    if "init" in options.typed and os.path.abspath(options.init) != begun:
+        raise BadInput(
+            f"--resume: {folder} was begun {f'from {begun}' if begun else 'without --init'}, found --init {options.init}; leave it out"
+        )
     known |= {name: getattr(options, name) for name in options.typed} | {"resume": True, "overwrite": False, "output": str(folder)}
     known["seeds"] = options.seeds if {"seed", "seeds"} & options.typed.keys() else sorted({*there, *made["seeds"]})
     print(f"going on with {folder}, seed{'s' if len(known['seeds']) > 1 else ''} {', '.join(map(str, known['seeds']))}")

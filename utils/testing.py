@@ -15,6 +15,7 @@ from utils.evaluation.scores import load_scores, save_scores
 from utils.files import make_folder, write_json
 from utils.labels import Dataset
 from utils.loading import Data
+from utils.prompt import projects
 from utils.reading import read_json
 
 
@@ -46,10 +47,11 @@ def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> T
         "checkpoint": str(path),
         "selected_on": selected,
         "sample": options.sample,
-        "features": features_of(options, saved.get("features")),
+        "features": features_of(options, saved.get("features"), projects(model)),
         **published(data.dataset, options.model, drawn),
         "official_videos": None if options.sample else official_videos(scores, data.dataset),
         "trained_on": sorted(scores.keys() & set(saved.get("trained_on", ()))),
+        **({"init": {key: saved["init"][key] for key in ("path", "taken", "left")}} if "init" in saved else {}),
         **report.evaluate(scores, data.truth, data.dataset, drawn),
         "command": options.command,
         "versions": versions() | {"commit": saved.get("commit", "released by the authors")},
@@ -90,14 +92,17 @@ def published(dataset: Dataset, model: str, drawn: dict) -> dict:
     return {"headline": headline, "paper": {"rule": SYSTEMS[model].rule, "figures": figures}}
 
 
-def features_of(options, made: dict | None) -> str:
+def features_of(options, made: dict | None, projected: bool) -> str:
     """What the features are, as a report names them. made: what the checkpoint says of them, which goes by their manifest, if there is
-    one: else the number of columns tells whether they can be those of the system's paper.
+    one: else the number of columns tells whether they can be those of the system's paper. projected: whether they live in another space
+    than the text side, so that a sentence encoder there says nothing of them.
     """
     system = SYSTEMS[options.model]
-    if options.sample or options.sentence_encoder:
-        return "sample" if options.sample else "sentences"
-    named = made is None or made["encoder"]["name"] == system.encoder
+    if options.sample:
+        return "sample"
+    if options.sentence_encoder and (not projected or "captions" in system.inputs(options)):
+        return "sentences"
+    named = made["encoder"]["name"] == system.encoder if made else not options.sentence_encoder
     return "visual" if options.visual_width in system.widths and named else "other"
 
 

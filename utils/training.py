@@ -9,10 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dataset import MANIFEST, Manifest
 from model import SYSTEMS
-from utils import checkpoint, engine, runs
+from utils import checkpoint, engine, restore, runs
 from utils.evaluation import plots, report, segments
 from utils.files import make_folder
 from utils.loading import Data
+from utils.prompt import projection_note
 from utils.reading import read_json, read_json_lines
 
 
@@ -64,6 +65,8 @@ def train(model, data: Data, options, seed: int) -> Path:
         print(describe(model, options))
         if note := SYSTEMS[options.model].note(options, engine.pick_device(options.device)):
             print(note)
+        if note := projection_note(model):
+            print(note)
     run = replace(options, seed=seed)
     best = engine.fit(
         model,
@@ -74,6 +77,7 @@ def train(model, data: Data, options, seed: int) -> Path:
         engine.pick_device(options.device),
         data.dataset.names,
         selection_figure(data, options),
+        lambda: restore.start_from(model, options) if options.init else None,
     )
     if data.held_out:  # where demo.py's threshold comes from
         checkpoint.load_trained_state(model, best["weights"], folder / "best.pt")
@@ -85,6 +89,7 @@ def train(model, data: Data, options, seed: int) -> Path:
     if data.captions and (embedded := data.captions.made):
         best["captions"] = embedded
     names = {video.name for video, *_ in data.train.samples} | {video.name for video in data.held_out}
+    names |= set(best["init"]["trained_on"]) if "init" in best else set()
     best["trained_on"] = sorted(names | data.same)  # tested, these say nothing about unseen videos
     checkpoint.save(folder / "best.pt", best)
     runs.remember(folder, run, held_out=[video.name for video in data.held_out])

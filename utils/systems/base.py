@@ -75,6 +75,16 @@ class PromptSettings:
 
 
 @dataclass(kw_only=True)
+class ProjectionSettings:
+    """Of systems that compare text features with visual ones as they are, in one space."""
+
+    text_projection: bool | None = option(
+        None,
+        "trained linear map from the text side's space to the features' (ours); where neither is typed: where their widths differ",
+    )
+
+
+@dataclass(kw_only=True)
 class CaptionSettings:
     """Of systems that read a caption feature beside each snippet's."""
 

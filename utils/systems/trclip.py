@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils.errors import BadInput
-from utils.prompt import cosine, position_prompts
+from utils.prompt import TextProjection, TextSide, cosine, position_prompts
 from utils.systems.base import (
     CaptionSettings,
     Output,
@@ -134,7 +134,7 @@ class MambaStack(nn.Module):
 class TrCLIPVAD(Published, LocalGraph):
     """TrCLIP-VAD as published, parameters named as in the authors' checkpoints (those of VadCLIP's temporal part stand at the top there).
 
-    `prompts` gives (C+1, any width) text features, which a linear layer brings to W. A branch that is not in `branches` does not exist, nor
+    `prompts` gives (C+1, any width) text features, which `word_linear` brings to W. A branch that is not in `branches` does not exist, nor
     does a `stack`, `text_stack` or `mtn` that is switched off. Without `mask_padding` a bag of fewer than `length` snippets is filled up
     with zeros, as the authors do, and that changes what its snippets get; with it nothing of it does, batch statistics included.
     """
@@ -143,9 +143,8 @@ class TrCLIPVAD(Published, LocalGraph):
 
     def __init__(
         self,
-        prompts: nn.Module,
+        prompts: TextSide,
         *,
-        text_width: int,
         width: int,
         caption_width: int,
         length: int,
@@ -178,7 +177,7 @@ class TrCLIPVAD(Published, LocalGraph):
         fused = width * (branches != "text") + caption_width * (branches != "visual")
         self.dropout = nn.Dropout(dropout)
         self.text_prompt_embeddings = prompts
-        self.word_linear = nn.Linear(text_width, fused)
+        self.word_linear = TextProjection(prompts.output_width, fused)
         self.mlp1, self.mlp2 = (FeedForward(fused, 4 * fused, QuickGELU()) for _ in range(2))
         self.classifier = nn.Linear(fused, 1)
 
@@ -245,10 +244,8 @@ def build(
     feature_scale=1.0, caption_scale=1.0, dropout=0.7, mask_padding=False,
 ) -> TrCLIPVAD:  # fmt: skip
     """TrCLIP-VAD from sizes; see model.build_model. Class text features in place of an encoder leave out its learnable prompt."""
-    prompts, text_width = position_prompts(class_names, clip_model, None, prefix=prompt_prefix, postfix=prompt_postfix)
     return TrCLIPVAD(
-        prompts,
-        text_width=text_width,
+        position_prompts(class_names, clip_model, prefix=prompt_prefix, postfix=prompt_postfix),
         width=visual_width,
         caption_width=caption_width,
         length=visual_length,

@@ -12,13 +12,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils.losses import mil_align, mil_classification, text_separation
-from utils.prompt import cosine, position_prompts
-from utils.systems.base import Output, PaddingSettings, PromptSettings, Published, Settings, System, WindowSettings
+from utils.prompt import bring, cosine, position_prompts
+from utils.systems.base import (
+    Output,
+    PaddingSettings,
+    ProjectionSettings,
+    PromptSettings,
+    Published,
+    Settings,
+    System,
+    WindowSettings,
+)
 from utils.temporal import FeedForward, LocalGraph, QuickGELU, enter_autocast
 
 
 @dataclass(kw_only=True)
-class VadCLIPSettings(Settings, WindowSettings, PromptSettings, PaddingSettings):
+class VadCLIPSettings(Settings, WindowSettings, PromptSettings, ProjectionSettings, PaddingSettings):
     """VadCLIP's hyperparameters."""
 
 
@@ -90,12 +99,12 @@ def losses(out: Output, labels: Tensor, lengths: Tensor, options) -> dict[str, T
 
 def build(
     class_names, clip_model, *, visual_length, visual_width, visual_layers, visual_head, attn_window, prompt_prefix, prompt_postfix,
-    feature_scale=1.0, temperature=0.07, dropout=0.0, mask_padding=False,
+    feature_scale=1.0, temperature=0.07, dropout=0.0, mask_padding=False, text_projection=None,
 ) -> VadCLIP:  # fmt: skip
     """VadCLIP from sizes; see model.build_model. Class text features in place of an encoder leave out its learnable prompt."""
-    prompts, _ = position_prompts(class_names, clip_model, visual_width, prefix=prompt_prefix, postfix=prompt_postfix)
+    prompts = position_prompts(class_names, clip_model, prefix=prompt_prefix, postfix=prompt_postfix)
     return VadCLIP(
-        prompts,
+        bring(prompts, visual_width, text_projection),
         width=visual_width,
         length=visual_length,
         layers=visual_layers,
