@@ -79,6 +79,16 @@ def ended(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def wait(pid: int, seconds: float) -> bool:
+    """Wait so long, or until the process has ended; whether it still runs."""
+    end = time.monotonic() + seconds
+    while running := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if (left := end - time.monotonic()) <= 0:
+            break
+        time.sleep(min(left, 0.02))
+    return running
+
+
 def content(folder: Path) -> dict[str, bytes]:
     return {name: (folder / "seed-1" / name).read_bytes() for name in COMPARED} | {"report": (folder / "report.json").read_bytes()}
 
@@ -103,12 +113,13 @@ def kills(sample: Path, place: Path, model: str, select: str, workers: int, name
     while done < moments and time.monotonic() < end:
         shutil.rmtree(output)
         log.unlink()
-        for _ in range(min(moments - done, draw.randint(1, 3))):  # some are killed again as they go on
-            pid = start([*argv, *resume()], log)
-            time.sleep(draw.uniform(0, 1.05 * length))
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, getattr(signal, name))
-            done += 1
+        for again in range(min(moments - done, draw.randint(1, 3))):  # some are killed again as they go on
+            began, pid = time.monotonic(), start([*argv, *resume()], log)
+            if wait(pid, draw.uniform(0, length)):
+                os.kill(pid, getattr(signal, name))  # no other waits for it: it is there, if only as its remains
+                done += 1
+            elif not again:
+                length = time.monotonic() - began  # the machine has less to do by now
             if (found := ended(pid)) not in (0, SIGNALS[name]):
                 note(f"exit code {found}\n{log.read_text()[-2000:]}")
         if found := ended(start([*argv, *resume()], log)):
