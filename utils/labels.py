@@ -3,7 +3,6 @@ list/ or somebody's dataset.toml, with the classes in order, class 0 being norma
 """
 
 import re
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NotRequired
@@ -14,9 +13,11 @@ from typing_extensions import TypedDict
 
 from utils.errors import BadInput
 from utils.files import ROOT, irregular
-from utils.reading import Text, checked, parsing, read_text, real, shown, whole
+from utils.reading import Text, parse_toml, read_text, real, shown, whole
 
 FILE = "dataset.toml"  # what a data set's file is called in its folder
+LONGEST = 2**20  # bytes of that file
+CLASSES = 1000  # at most
 Headline = Literal["coarse auc", "coarse ap", "fine auc", "fine ap"]
 CLOSED = ConfigDict(extra="forbid")
 
@@ -132,51 +133,62 @@ def load_dataset(place: Path | str, option: str = "--data") -> Dataset:
     a class stands there twice, or a list is missing.
     """
     path = ROOT / "list" / f"{place}.toml" if str(place) in benchmarks() else Path(place)
-    if path.is_dir():
+    fault = irregular(path)
+    if fault == "a folder":
         path = path / FILE
-    if not path.exists():
-        raise BadInput(
-            f"{option} {place}: no such data set; expected {', '.join(benchmarks())}, a folder with {FILE}, or that file; "
-            f"tools.new_dataset writes one"
-        )
-    return parse_dataset(read_text(path, option), path, f"correct the file, or name another with {option}")
+        fault = irregular(path)
+    if fault:
+        found = fault if path == Path(place) else f"{path}: {fault}"
+        known = f"{', '.join(benchmarks())}, a folder with {FILE}, or that file"
+        raise BadInput(f"{option} {place}: {found}; expected {known}; tools.new_dataset writes one")
+    return parse_dataset(read_text(path, option, LONGEST), path, f"correct the file, or name another with {option}")
 
 
 def parse_dataset(text: str, path: Path, todo: str) -> Dataset:
     """The data set that the text of a file `path` describes; load_dataset. todo: what to do where it is none."""
-    with parsing(f"{path}: not a TOML file", todo):
-        content = tomllib.loads(text)
-    known = checked(File, content, str(path), todo)
+    known = parse_toml(text, str(path), todo, File)
 
     def wrong(key: str, value, expected: str) -> BadInput:
         return BadInput(f"{path}: {key} = {shown(value)}; expected {expected}; {todo}")
 
     labels, names = tuple(known["classes"]), tuple(known["classes"].values())
-    title, separator = known["title"].strip(), known.get("separator")
+    title, separator, placeholder = known["title"].strip(), known.get("separator"), known.get("placeholder")
     key = known.get("name", re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-"))
     if not title or not title.isprintable() or len(title) > 100:
         raise wrong("title", title, "1 to 100 printable characters")
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,49}", key):
         raise wrong("name", key, "1 to 50 of a-z, 0-9 and -, for folders; it is the title's unless you give one")
     if key in benchmarks() and path.parent.resolve() != ROOT / "list":
-        raise wrong("name" if "name" in known else "title", key, "another one than list/ has")
-    if len(labels) < 2:
-        raise wrong("classes", list(labels), 'the normal class and at least one other, as label = "words"')
-    for label, words in known["classes"].items():
-        if not label.strip() or not words.strip() or not (label + words).isprintable() or label != label.strip():
-            raise wrong(f"classes.{shown(label)}", words, "printable label and words, no blanks round the label")
-        if names.count(words) > 1:
-            raise wrong(f"classes.{label}", words, "words of its own: another class has the same")
-        if separator and (separator in label or label == known.get("placeholder")):
-            raise wrong(f"classes.{label}", words, f"a label without the separator {separator!r}, and not the placeholder")
-    if not any("normal" in word.lower() for word in (labels[0], names[0])):
-        raise wrong(f"classes.{labels[0]}", names[0], 'the normal class first, with "normal" in its words')
+        which = "name" if "name" in known else "title"
+        raise wrong(which, known[which], f"another one than list/ has: {', '.join(benchmarks())}")
+    if not 2 <= len(labels) <= CLASSES:
+        expected = 'the normal class and at least one other, as label = "words"' if len(labels) < 2 else f"at most {CLASSES:,}"
+        raise wrong("classes", list(labels), expected)
     if separator == "":
         raise wrong("separator", separator, "at least one character, or no such line where a video has one label")
+    if placeholder is not None and not separator:
+        raise wrong("placeholder", placeholder, "a separator beside it")
+    if placeholder is not None and (placeholder in labels or separator in placeholder):
+        raise wrong("placeholder", placeholder, f"what is no label, without the separator {separator!r}")
+    said: dict[str, str] = {}
+    for label, words in known["classes"].items():
+        if not all(text and text.isprintable() and text == text.strip() for text in (label, words)):
+            raise wrong(f"classes.{shown(label)}", words, "printable label and words, no blanks round them")
+        if (other := said.setdefault(words.casefold(), label)) != label:
+            raise wrong(f"classes.{label}", words, f"words of its own: {other} has the same")
+        if separator and separator in label:
+            raise wrong(f"classes.{label}", words, f"a label without the separator {separator!r}")
+    if not any("normal" in word.lower() for word in (labels[0], names[0])):
+        raise wrong(f"classes.{labels[0]}", names[0], 'the normal class first, with "normal" in its words')
     files = {name: path.parent / known[name] for name in ("train_list", "test_list", "ground_truth", "feature_root") if name in known}
     for name, file in files.items():
-        if "\0" in str(file) or (name != "feature_root" and (fault := irregular(file))):
-            raise wrong(name, known[name], f"a file relative to {path.parent}; {fault if chr(0) not in str(file) else 'NUL in it'}")
+        fault, what = irregular(file), "file"
+        if name == "feature_root":
+            fault, what = fault if "\0" in known[name] else None, "folder"  # which may be made later
+        if fault:
+            raise BadInput(
+                f"{path}: {name} = {shown(known[name])}: {fault}; expected a {what}, relative to {path.parent} or in full; {todo}"
+            )
     return Dataset(
         key=key,
         title=title,
@@ -185,7 +197,7 @@ def parse_dataset(text: str, path: Path, todo: str) -> Dataset:
         names=names,
         headline=tuple(known.get("headline", "coarse auc").split()),
         separator=separator,
-        placeholder=known.get("placeholder"),
+        placeholder=placeholder,
         label_in=known.get("label_in", "folder"),
         test_crop=known.get("test_crop", 0),
         path=path,

@@ -14,21 +14,24 @@ import os
 import pickle
 import re
 import reprlib
+import tomllib
 import warnings
 import zipfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, get_args
 
 import numpy as np
 from pydantic import AfterValidator, ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
+from typing_extensions import get_type_hints, is_typeddict
 
 from utils.errors import BadInput
 from utils.files import irregular
 
 MOST = 200 * 2**20  # bytes of a text file, unpacked
 VALUES = 10_000_000  # values in a JSON file: each takes some 100 bytes of memory
+POINTS = 200  # in a line of TOML: the time that the parser takes for a.b.c.… grows with the square of their number
 LEVELS = 50  # of lists and dicts in one another: what is deeper can be read, but not written again
 ARRAYS = 2**30  # bytes of all arrays of an .npz, unpacked
 FRAMES = 6_000_000  # of a video, at most: more than a day at 60 frames per second
@@ -97,7 +100,16 @@ def checked(kind, value, place: str, todo: str):
         expected = expected.replace(theirs, ours)
     if first["type"] == "missing":
         raise BadInput(f"{place}: has no {where}; {todo}")
+    if first["type"] == "extra_forbidden":
+        raise BadInput(f"{place}: {where}: unknown; expected {', '.join(_keys_at(kind, first['loc'][:-1]))}; {todo}")
     raise BadInput(f"{place}: {where}{' ' * bool(where)}{shown(first['input'])}; expected {expected}; {todo}")
+
+
+def _keys_at(kind, where: tuple) -> list[str]:
+    """The keys that a schema of TypedDicts and dicts of them has, at a place in it."""
+    for key in where:
+        kind = get_type_hints(kind)[key] if is_typeddict(kind) else get_args(kind)[1]
+    return list(get_type_hints(kind))
 
 
 def shown(value) -> str:
@@ -162,10 +174,19 @@ def read_bytes(path: Path | str, option: str, most: int = MOST) -> bytes:
     return content
 
 
-def read_text(path: Path | str, option: str) -> str:
+def read_text(path: Path | str, option: str, most: int = MOST) -> str:
     """The text of a UTF-8 file, without its byte order mark; see read_bytes."""
     with parsing(f"{path}: cannot be read as UTF-8 text", f"save it as UTF-8, or check {option}"):
-        return read_bytes(path, option).decode("utf-8-sig")
+        return read_bytes(path, option, most).decode("utf-8-sig")
+
+
+def parse_toml(text: str, place: str, todo: str, kind):
+    """The TOML table of `text`, as the schema `kind` describes it. Raises BadInput naming `place` where it is none, or other."""
+    with parsing(f"{place}: not a TOML file", todo):
+        if any(line.count(".") > POINTS for line in text.split("\n")):
+            raise ValueError(f"a line with more than {POINTS} points")
+        value = tomllib.loads(text)
+    return checked(kind, value, place, todo)
 
 
 def parse_json(text: str, place: str, todo: str, kind=Any):
