@@ -145,7 +145,7 @@ def test_what_is_no_file(folder, tmp_path):
         return str(error.value)
 
     expected = "; expected ucf, xd, a folder with dataset.toml, or that file; tools.new_dataset writes one"
-    assert said("absent") == f"--data absent: no such file{expected}"
+    assert said("absent") == f"--data absent: no such data set{expected}"
     assert said(tmp_path) == f"--data {tmp_path}: {tmp_path}/dataset.toml: no such file{expected}"
     assert said(folder / "pipe") == f"--data {folder}/pipe: a named pipe{expected}"
     assert said("a\0b").startswith("--data a\\x00b: cannot be read")

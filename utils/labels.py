@@ -138,7 +138,7 @@ def load_dataset(place: Path | str, option: str = "--data") -> Dataset:
         path = path / FILE
         fault = irregular(path)
     if fault:
-        found = fault if path == Path(place) else f"{path}: {fault}"
+        found = f"{path}: {fault}" if path != Path(place) else fault.replace("no such file", "no such data set")
         known = f"{', '.join(benchmarks())}, a folder with {FILE}, or that file"
         raise BadInput(f"{option} {place}: {found}; expected {known}; tools.new_dataset writes one")
     return parse_dataset(read_text(path, option, LONGEST), path, f"correct the file, or name another with {option}")
