@@ -182,7 +182,8 @@ def make_detector(options):
             detector = load_detector(path, released=released_options(options) if options.model else None, **own, **shared)
         except BadInput as error:
             raise BadInput(str(error) if typed and str(path) in str(error) else f"{error} (the checkpoint: {path}, {chosen})") from None
-        print(f"checkpoint: {printable(path)}, {chosen}", file=sys.stderr)
+        what = f"{detector.about['model']}, trained on {detector.about['dataset']}"
+        print(f"checkpoint: {printable(path)} ({what}), {chosen}", file=sys.stderr)
     print(f"looking for: {printable(', '.join(detector.classes[1:]))}", file=sys.stderr)
     print(f"threshold {detector.threshold:.3f}: {printable(detector.threshold_from)}", file=sys.stderr)
     for note in detector.notes:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -347,6 +348,17 @@ def test_an_error_of_a_checkpoint_says_which_it_is_and_how_it_was_chosen(tmp_pat
     with pytest.raises(BadInput, match=r"best\.pt") as caught:
         demo.main([str(video), "--checkpoint", str(path)])
     assert "newest" not in str(caught.value)
+
+
+def test_the_data_set_of_the_newest_run_is_told(monkeypatch, capsys):
+    """Whose events these are: the newest run may be of another data set than the last that one thinks of."""
+    about = {"model": "vadclip", "dataset": "my-cameras"}
+    detector = SimpleNamespace(about=about, classes=("normal", "fighting"), threshold=0.5, threshold_from="--threshold", notes=[])
+    monkeypatch.setattr("app.detector.load_detector", lambda *_, **__: detector)
+    monkeypatch.setattr("utils.runs.newest_checkpoint", lambda: Path("best.pt"))
+    assert demo.make_detector(demo.parse(["a.mp4"])) is detector
+    told = "checkpoint: best.pt (vadclip, trained on my-cameras), the newest run; --checkpoint names another"
+    assert capsys.readouterr().err.splitlines()[0] == told
 
 
 def test_the_default_folder_is_the_project_s(monkeypatch, tmp_path):
