@@ -89,7 +89,7 @@ def keep_truth(folder: Path, result: dict, scores: dict, truth: dict, gt_path: s
     if "timed" in result:
         result["truth"] = str(gt_path or "none was given")
     if result.keys() & {"timed", "sources", "folds"}:
-        write_ground_truth(folder / TRUTH, {name: truth[name] for name in scores})
+        write_ground_truth(folder / TRUTH, {name: truth[name] for name in sorted(scores)})
 
 
 def published(dataset: Dataset, model: str, drawn: dict, by_video: bool = False) -> dict:
