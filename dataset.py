@@ -51,7 +51,8 @@ class Manifest(TypedDict):
 class Video:
     """A video of a list. `files`: one per crop, in the order of `crops`; `crops` is None for a single `NAME.npy`.
 
-    `target`: multi-hot (C+1,). `named`: every row of the video named its crop, as published lists do.
+    `target`: multi-hot (C+1,). `named`: every row of the video named its crop, as published lists do. `source`: the camera or scene it is
+    of, where the list has that column.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Video:
     files: tuple[Path, ...]
     crops: tuple[int, ...] | None
     named: bool = False
+    source: str | None = None
 
     @property
     def abnormal(self) -> bool:
@@ -113,10 +115,11 @@ def match_list(
         raise BadInput(f"{feature_root}: no such folder; name the folder of the feature files with --feature-root")
     index = index_features(root)
     first: dict[str, tuple] = {}
+    sources: dict[str, str | None] = {}
     files: dict[str, dict] = {}
     unnamed, absent = set(), []
-    rows = read_rows(path, option)
-    for number, (row, label) in enumerate(rows, start=1):
+    rows = read_entries(path, option)
+    for number, (row, label, source) in enumerate(rows, start=1):
         try:
             class_indices(label, dataset)
             name, crop, folder, found = _locate(row, root, index)
@@ -127,6 +130,8 @@ def match_list(
             if (other, other_label) != (folder, label):
                 both = f"{root.joinpath(*folder)} as {label} and in {root.joinpath(*other)} as {other_label}"
                 raise BadInput(f"{name} is listed in {both}; keep one of the two")
+            if sources.setdefault(name, source) != source:
+                raise BadInput(f"{name} is listed with the sources {sources[name]} and {source}; keep one of the two")
         except BadInput as error:
             raise BadInput(f"{path}: row {number} ({row},{label}): {error}") from None
         files.setdefault(name, {}).update(found)
@@ -136,18 +141,26 @@ def match_list(
     for name, (_, label) in first.items():
         crops, paths = zip(*sorted(files[name].items()), strict=True)
         target = tuple(multi_hot(label, dataset).tolist())
-        videos.append(Video(name, label, target, paths, None if crops == (None,) else crops, name not in unnamed))
+        videos.append(Video(name, label, target, paths, None if crops == (None,) else crops, name not in unnamed, sources[name]))
     return videos, absent, len(rows)
 
 
 def read_rows(path: Path | str, option: str) -> list[tuple[str, str]]:
+    """Path and label of each row of a list."""
+    return [(row, label) for row, label, _ in read_entries(path, option)]
+
+
+def read_entries(path: Path | str, option: str) -> list[tuple[str, str, str | None]]:
+    """Path, label and source (None where the list has no such column) of each row of a list. It may have further columns."""
     rows = read_csv(path, option)
     _, header = next(rows, (0, []))
-    entries = []
-    for line, row in rows if header == ["path", "label"] else ():
-        if len(row) != 2:
-            raise BadInput(f"{path}: line {line} has {len(row)} fields; expected path and label; check {option}")
-        entries.append((row[0], row[1]))
+    at, entries = header.index("source") if "source" in header else None, []
+    for line, row in rows if header[:2] == ["path", "label"] else ():
+        if len(row) != len(header):
+            raise BadInput(f"{path}: line {line} has {len(row)} fields; expected {' and '.join(header)}; check {option}")
+        if at and not row[at]:
+            raise BadInput(f"{path}: line {line} has no source; name one for each video, if only its own, or drop the column")
+        entries.append((row[0], row[1], row[at] if at else None))
     if not entries:
         found = f"header {','.join(header)!r}, {len(entries)} rows"
         raise BadInput(f"{path}: {found}; expected 'path,label' and two fields in each row; check {option}")

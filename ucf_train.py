@@ -7,7 +7,7 @@ from utils.errors import exit_code, importing
 
 with importing():  # takes seconds: Ctrl-C, or a fault in the option file, is one line already
     from ucf_option import parse_args
-    from utils import loading, runs, sample, testing, training
+    from utils import folds, loading, runs, sample, testing, training
 
 
 def main(argv=None):
@@ -16,11 +16,14 @@ def main(argv=None):
     with runs.claimed(options):  # one process at a time; a run that stands there is not replaced
         tested = []
         for seed in options.seeds:
+            if options.folds:  # of the training list; each is such a run
+                tested.append(folds.cross_validate(options, seed))
+                continue
             data = loading.load_data(options, seed)  # balanced bags to train on, videos held out, videos to test
             model = loading.load_model(options, seed)  # model.py, with its frozen text side
             best = training.train(model, data, options, seed)
             tested.append(testing.test(model, best, data, options, best.parent, best.parent))
-        testing.summarise(tested, data, Path(options.output))
+        testing.summarise(tested, Path(options.output))
 
 
 if __name__ == "__main__":

@@ -31,11 +31,12 @@ from utils import testing
 from utils.distributed import share
 from utils.errors import COUNT, SEED, BadInput, Parser, exit_code, printable
 from utils.evaluation import report
-from utils.evaluation.ground_truth import load_ground_truth
+from utils.evaluation.ground_truth import TRUTH, load_ground_truth
 from utils.evaluation.scores import load_scores
 from utils.files import ROOT, make_folder, replacing, write_json
 from utils.labels import Dataset, benchmarks, command_of, load_dataset
 from utils.reading import OPEN, Plain, Text, read_json, read_json_lines, real, whole
+from utils.runs import fold_folders
 
 
 class Table(NamedTuple):
@@ -132,6 +133,7 @@ TABLES = {
     }),
 }  # fmt: skip
 FIGURES = (("coarse", "auc"), ("coarse", "ano_auc"), ("coarse", "ap"), ("fine", "auc"), ("fine", "ap"), ("map", "anomaly", "avg"))
+BY_VIDEO = (("video", "coarse", "auc"), ("video", "fine", "auc"))  # where a run has them
 EXIT = "exit code "  # how the log of a failed run ends
 
 
@@ -183,7 +185,7 @@ class Run(NamedTuple):
 
     def command(self) -> list[str]:
         """What the interpreter is given; a run that was interrupted is resumed."""
-        resume = ["--resume"] if (self.folder / "last.pt").exists() else []
+        resume = ["--resume"] if any((place / "last.pt").exists() for place in fold_folders(self.folder)) else []
         script, *options = self.words
         return [os.path.relpath(ROOT / script), *options, "--seed", str(self.seed), "--output", str(self.place), *resume]
 
@@ -275,15 +277,19 @@ def measure(runs: list[Run], dataset: Dataset) -> tuple[dict, list[dict], float]
     """
     reports, drawn, epochs = [], [], []
     for run in runs:
-        truth = load_ground_truth(read_json(run.folder / "options.json", "--output", Files)["gt_path"], dataset)
+        beside = run.folder / TRUTH  # else all of it stands in the file that was given
+        gt_path = beside if beside.exists() else read_json(run.folder / "options.json", "--output", Files)["gt_path"]
+        truth = load_ground_truth(gt_path, dataset)
         made, scores = read_json(run.folder / "report.json", "--output", Report), load_scores(run.folder / "scores.npz")[0]
-        drawn.append(report.resample(scores, truth, dataset))
-        made |= testing.published(dataset, made["model"], drawn[-1]) | report.evaluate(scores, truth, dataset, drawn[-1])
+        drawn.append(report.resample(scores, truth, dataset, by_video="video" in made))
+        found = report.evaluate(scores, truth, dataset, drawn[-1])
+        made |= testing.published(dataset, made["model"], drawn[-1], "timed" in found) | found
         if "threshold" not in made:  # segments of an earlier version, cut by another rule
             made.pop("segments", None)
         made.setdefault("official_videos", None)
         reports.append(made)
-        epochs += read_json_lines(run.folder / "log.jsonl", "--output", Epoch)
+        logs = [path for place in fold_folders(run.folder) if (path := place / "log.jsonl").exists()]
+        epochs += [line for path in logs for line in read_json_lines(path, "--output", Epoch)]
     result = report.summarise(reports, drawn)
     report.write_report(runs[0].place, result)
     return result, drawn, sum(line["seconds"] for line in epochs) / sum(line["steps"] for line in epochs)
@@ -307,12 +313,12 @@ def fill(name: str, runs: list[Run], dataset: Dataset, reference: str) -> dict:
             result, drawn, seconds = measured[name]
             figures = report.figures(result)
             gaps = compare(drawn, measured[reference][1]) if name != reference and reference in measured else {}
-            entry["figures"] = {label(path): figures[path] for path in FIGURES if path in figures}
-            entry["difference"] = {label(path): gaps[path] for path in compared(dataset) if path in gaps}
+            entry["figures"] = {label(path): figures[path] for path in (*FIGURES, *BY_VIDEO) if path in figures}
+            entry["difference"] = {label(path): gaps[path] for path in (*compared(dataset), *BY_VIDEO) if path in gaps}
             entry |= {"parameters": result["parameters"], "seconds_per_step": seconds}
         rows.append(entry)
     reports = [read_json(run.folder / "report.json", "--output", Report) for own in finished.values() for run in own]
-    about = {key: reports[0][key] for key in ("features", "selected_on", "videos", "frames") if reports}
+    about = {key: reports[0][key] for key in ("features", "selected_on", "videos", "frames", "sources") if reports and key in reports[0]}
     names = dict.fromkeys(name for result in reports for name in result["versions"])  # several of one where machines share a table
     versions = {name: list(dict.fromkeys(result["versions"].get(name) for result in reports)) for name in names}
     return {"title": table.title, "dataset": dataset.key, "reference": reference, **about, "versions": versions, "rows": rows}
@@ -327,19 +333,22 @@ def markdown(content: dict, dataset: Dataset, passed: list[str]) -> str:
         lines[0] += f": {content['videos']} videos, {content['frames']} frames, {features} features, checkpoint selected on {selected}"
     if features in report.FEATURES:
         lines.append(report.FEATURES[features].format(dataset.title))
-    lines.append("Percent: mean ± std over seeds [95 % bootstrap interval over videos and seeds]; parameters are the trained ones.")
+    over = report.resampled_over(content)
+    lines.append(f"Percent: mean ± std over seeds [95 % bootstrap interval over {over} and seeds]; parameters are the trained ones.")
     lines.append(f"Δ: the row minus {content['reference']}, paired on the same videos; p is not corrected for the number of rows.")
     lines.append(f"All rows: `{shlex.join(['python', *command_of(dataset, 'train'), *passed])}`")
     lines.append(", ".join(f"{name} {' / '.join(map(str, values))}" for name, values in content["versions"].items()))
     theirs = f"paper: {'AP (AVG mAP)' if dataset.headline[1] == 'ap' else 'AUC'}, its features, best on test"
     theirs += "" if features == "visual" else "; not comparable"
-    gaps = [label(path) for path in compared(dataset)]
-    cells = [["row", "options", "seeds", *map(label, FIGURES), *(f"Δ {gap}" for gap in gaps), theirs, "parameters", "seconds / step"]]
+    by_video = [path for path in BY_VIDEO if any(label(path) in row.get("figures", {}) for row in content["rows"])]
+    gaps = [label(path) for path in (*compared(dataset), *by_video)]
+    names = [label(path) for path in (*FIGURES, *by_video)]
+    cells = [["row", "options", "seeds", *names, *(f"Δ {gap}" for gap in gaps), theirs, "parameters", "seconds / step"]]
     for row in content["rows"]:
         seeds = ", ".join(f"{seed}" if state == "finished" else f"{seed} {state}" for seed, state in row["seeds"].items())
         figures, differences = (row.get(key, {}) for key in ("figures", "difference"))
         cost = [f"{row['parameters']:,}", f"{row['seconds_per_step']:.3g}"] if figures else ["–", "–"]
-        shown = [report.percent(figures[name]) if name in figures else "–" for name in map(label, FIGURES)]
+        shown = [report.percent(figures[name]) if name in figures else "–" for name in names]
         shown += [f"{report.percent(differences[name])}, p = {differences[name]['p']:.3f}" if name in differences else "–" for name in gaps]
         cells.append([row["row"], f"`{row['options']}`", seeds, *shown, row["paper"] or "–", *cost])
     return "\n".join([*(f"{line}  " for line in lines if line), "", *report.markdown(cells), ""])

@@ -21,10 +21,10 @@ from pathlib import Path
 
 from utils.errors import BadInput, Parser, bounded, exit_code, some
 from utils.evaluation import report
-from utils.evaluation.ground_truth import load_ground_truth
+from utils.evaluation.ground_truth import TRUTH, load_ground_truth
 from utils.evaluation.intervals import RESAMPLES, difference, interval, over_seeds
 from utils.evaluation.report import label
-from utils.evaluation.scores import Scores, check_lengths, load_scores
+from utils.evaluation.scores import check_lengths, load_scores
 from utils.files import write_json
 from utils.labels import Dataset, benchmarks, load_dataset
 from utils.reading import read_json
@@ -39,13 +39,18 @@ def run_of(path: str) -> dict:
 
 
 def runs_truth(paths: list[str]) -> str | None:
-    """The ground truth that runs of ours were tested on, as the options.json of their scores says; None where no file is of a run.
+    """The ground truth that runs of ours were tested on: the file beside their scores, else as the options.json of their scores says; None
+    where no file is of a run.
 
     Raises BadInput where two of them were tested on different ones.
     """
     found = {}
     for path in paths:
-        if isinstance(truth := run_of(path).get("gt_path"), str):
+        beside = Path(path).resolve().with_name(TRUTH)
+        if beside.is_file():
+            same = (other for other in found if Path(other).name == TRUTH and Path(other).read_bytes() == beside.read_bytes())
+            found.setdefault(next(same, str(beside)), path)
+        elif isinstance(truth := run_of(path).get("gt_path"), str):
             found.setdefault(truth, path)
     if len(found) > 1:
         (one, a), (other, b), *_ = found.items()
@@ -136,6 +141,8 @@ def main(argv=None) -> None:
     paths = [path for side in given.values() for path in side]
     sides = [load_side(side, option, dataset, options.names) for option, side in given.items()]
     gt_path = options.gt_path or runs_truth(paths) or dataset.gt_path
+    if gt_path is None:
+        raise BadInput(f"{dataset.path}: names no ground_truth, and the scores are of no run that knows its own; name it with --gt-path")
     truth = load_ground_truth(gt_path, dataset)
     for (option, side), runs in zip(given.items(), sides, strict=True):
         check_side(runs, side, option, truth, options.allow_length_mismatch)
@@ -149,28 +156,33 @@ def main(argv=None) -> None:
             print(f"note: {extra} videos of {option} are not in the other's scores; both are measured on the {len(shared)} they share")
     if len(shared) < len(truth):
         print(f"note: {len(shared)} of the {len(truth)} videos of {gt_path} have scores; figures are of these")
-    drawn = [[report.resample({n: run[n] for n in shared}, truth, dataset, options.resamples) for run in runs] for runs in sides]
+    by_video = Path(gt_path).name == TRUTH
+    drawn = [[report.resample({n: run[n] for n in shared}, truth, dataset, options.resamples, by_video) for run in runs] for runs in sides]
     counts = {"dataset": dataset.key, "scores": options.scores, "against": options.against, "resamples": options.resamples}
     if options.against:
         rows = report.counted(compare(*drawn), shared, truth, dataset)
         if not rows:
             raise BadInput("--scores and --against have no figure in common; expected coarse scores in both, or fine ones")
         content = {**counts, "videos": len(shared), "difference": report.nest(rows)}
-        shown = {path: row for path, row in rows.items() if path[0] != "per_class"}
+        shown = {path: row for path, row in rows.items() if "per_class" not in path}
         cells = [
             (label(path), *(report.percent(figure) for figure in (row["ours"], row["theirs"], row)), report.p_value(row))
             for path, row in shown.items()
         ]
         print("\n".join(report.aligned([("figure (%)", "--scores", "--against", "difference", "p"), *cells])))
         seeds = tuple(map(len, sides))
-        print("\n".join(sentence(path, row, len(shared), seeds) for path, row in shown.items() if path[0] in Scores._fields))
+        print("\n".join(sentence(path, row, len(shared), seeds) for path, row in shown.items() if path[0] != "map"))
     else:
         reports = [{"seeds": [index], "checkpoint": path, **report.evaluate({n: runs[n] for n in shared}, truth, dataset, part)}
                    for index, (path, runs, part) in enumerate(zip(options.scores, sides[0], drawn[0], strict=True), 1)]  # fmt: skip
         result = report.summarise(reports, drawn[0])
         content = {**counts, **{key: value for key, value in result.items() if key not in ("seeds", "checkpoint")}}
         over = f" and seeds, mean ± std of {len(reports)} files" if len(reports) > 1 else ""
-        print(f"{dataset.title}: {result['videos']} videos, {result['frames']} frames, 95 % bootstrap intervals over videos{over}")
+        print(
+            f"{dataset.title}: {result['videos']} videos, {result['frames']} frames, 95 % bootstrap intervals over "
+            f"{report.resampled_over(result)}{over}"
+        )
+        print("".join(f"{line}\n" for line in report.not_known(result)), end="")
         print(f"per class: how many videos show it; no interval where fewer than {report.FEW} do")
         cells = [(label(path), report.percent(row), str(row.get("videos", ""))) for path, row in report.figures(result).items()]
         print("\n".join(report.aligned([("figure (%)", "value", "videos"), *cells])))

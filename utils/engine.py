@@ -22,9 +22,9 @@ from dataset import test_videos
 from model import SYSTEMS
 from utils import checkpoint
 from utils.errors import BadInput
+from utils.evaluation.metrics import bag_score
 from utils.evaluation.scores import Scores
 from utils.files import replacing
-from utils.losses import top_k, top_k_mean
 from utils.options import PER_MACHINE
 from utils.reading import OPEN, read_json_lines, real, whole
 
@@ -314,12 +314,6 @@ def score(model: nn.Module, videos: list, options, captions=None) -> dict[str, S
     """Scores of listed videos (dataset.Video), one crop each, with their source captions where the system reads some."""
     listed = test_videos(videos, options.visual_width, options.test_crop, captions)
     return predict(model, listed, options, pick_device(options.device), len(videos))
-
-
-def bag_score(values: np.ndarray) -> float:
-    """(T,) scores of a video's snippets -> its own: the mean of the K largest, K = ⌊T/16 + 1⌋, as in training."""
-    lengths = torch.tensor([len(values)])
-    return float(top_k_mean(torch.from_numpy(values)[None], lengths, top_k(torch.zeros(1, 1), lengths, False)))
 
 
 def video_figure(scores: dict[str, Scores], abnormal: dict[str, bool], metric: str) -> float:

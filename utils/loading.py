@@ -1,20 +1,21 @@
 """From the options to the data and the model of a run. (What is run: utils/engine.py; what is told of it: utils/testing.py.)"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from dataset import FeatureDataset, check_crops, check_features, hold_out, read_list, same_content, tested_file
+from dataset import FeatureDataset, Video, check_crops, check_features, hold_out, read_list, same_content, tested_file
 from model import SYSTEMS, build_model, options_of
 from utils import engine, text
 from utils.batches import BalancedBatches, DrawnVersions, ShuffledBatches
 from utils.captions.tree import SOURCE, CaptionTree
 from utils.errors import BadInput, printable, some
-from utils.evaluation.ground_truth import load_ground_truth
+from utils.evaluation.ground_truth import GroundTruth, load_ground_truth
 from utils.evaluation.scores import check_lengths
-from utils.labels import Dataset, load_dataset
+from utils.labels import SNIPPET, Dataset, load_dataset
 from utils.reading import open_array
 
 
@@ -94,17 +95,38 @@ def training_versions(captions: CaptionTree, choice: str) -> tuple[str, ...]:
     return (choice,)
 
 
+def known_truth(videos: Sequence[Video], rows: dict[str, int], given: dict[str, GroundTruth], dataset: Dataset) -> dict[str, GroundTruth]:
+    """`given`, the videos of a ground-truth file, and what is known of the other test videos: a normal one needs no annotation, of an
+    abnormal one without intervals the classes are known, not when it shows them. Their length is that of their features, `rows` of 16
+    frames.
+    """
+    truth = dict(given)
+    for video in videos:
+        known = truth.get(video.name) or GroundTruth(SNIPPET * rows[video.name], dataset.fps, ())
+        if video.abnormal and known.segments == ():
+            labels = tuple(label for label, shown in zip(dataset.labels[1:], video.target[1:], strict=True) if shown)
+            known = replace(known, segments=None, labels=labels)
+        truth[video.name] = replace(known, source=video.source or known.source)
+    return truth
+
+
 def load_data(options, seed: int | None) -> Data:
     """Read the lists and ground truth, hold out the validation share, and check every file's header before anything is trained.
 
     seed None reads the test side only. Raises BadInput for whatever is wrong with them.
     """
     dataset = load_dataset(options.data)
+    for name in ("feature_root", "test_list"):
+        if getattr(options, name) is None:
+            raise BadInput(f"{dataset.path}: names no {name}; write it there, or give --{name.replace('_', '-')}")
     test = read_list(options.test_list, options.feature_root, dataset, "--test-list")
-    truth = load_ground_truth(options.gt_path, dataset)
+    given = {} if options.gt_path is None else load_ground_truth(options.gt_path, dataset)
+    if given and not given.keys() & {video.name for video in test}:
+        raise BadInput(f"{options.gt_path}: the {len(test)} test videos are not in the ground truth ({test[0].name}, …); check --gt-path")
     rows = check_features(test, options.visual_width)
     for video in test:
         tested_file(video, options.test_crop)
+    truth = known_truth(test, rows, given, dataset)
     check_lengths(rows, truth, options.allow_length_mismatch)
     captions = load_captions(options)
     if captions:

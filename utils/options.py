@@ -89,6 +89,20 @@ class Shared:
         choices=("val", "last", "test"),
     )
     val_share: float = option(0.1, "share of the training videos held out with --select val", group="evaluation", low=0, high=0.9)
+    folds: int | None = option(
+        None,
+        "cross-validation, no test list: the training list's videos in so many folds, each scored by a model trained on the others",
+        group="evaluation",
+        low=2,
+        high=1000,
+    )
+    folds_of: str = option(
+        "sources",
+        "what is dealt to folds: the sources of the list's column `source`, if it has one, or single videos whatever they are of",
+        group="evaluation",
+        choices=("sources", "videos"),
+    )
+    shuffle_labels: bool = option(False, "with --folds, a control: the labels are permuted, anew for each seed", group="evaluation")
     checkpoint: str | None = option(None, "checkpoint to test; without it the newest run of the dataset (test scripts)", group="evaluation")
     output: str | None = option(None, "folder of the run (default: runs/DATASET-MODEL, of the sample runs/sample-…)", group="output")
     save_scores: str | None = option(None, "write the scores behind the figures to this .npz (test scripts)", group="output")
@@ -120,11 +134,13 @@ GROUPS = {
     "output": "output",
 }
 TEST_ONLY = {"checkpoint", "save_scores", "json"}
+FOLDS = {"folds", "folds_of", "shuffle_labels"}  # decide which lists a run is of, as files do
 TESTED_TOO = {"device", "precision"}  # of the group "training", what a test script has, too
 PER_MACHINE = {
     *("resume", "overwrite", "output", "init", "device", "workers"),
     *("data", "feature_root", "caption_root", "train_list", "test_list", "gt_path"),
     *TEST_ONLY,
+    *FOLDS,
 }
 
 
@@ -149,7 +165,7 @@ class Declared:
     @property
     def training(self) -> bool:
         """Whether only a training script has it."""
-        more = ("train_list", "allow_overlap", "select", "val_share")
+        more = {"train_list", "allow_overlap", "select", "val_share", *FOLDS}
         return (self.group == "training" and self.name not in TESTED_TOO) or self.name in more
 
     @property
@@ -299,7 +315,8 @@ def parse(data: str | None, common: dict, systems: dict, sample: dict, argv, doc
         values |= {key: str(path) for key, path in own.items() if path and values[key] is None}
     values |= {key: value for key, value in typed.items() if key in known} | {"data": str(dataset.path)}
     values["output"] = values["output"] or str(ROOT / "runs" / f"{'sample-' * use_sample}{dataset.key}-{values['model']}")
-    for key in ("feature_root", "test_list", *(() if testing else ("train_list",))):
+    wanted = () if testing else ("feature_root", "train_list", *(() if values["folds"] else ("test_list",)))
+    for key in wanted:  # of a test the checkpoint's run has them, too
         if values[key] is None:
             raise BadInput(f"{dataset.path}: names no {key}; write it there, or give {known[key].flag}")
     if {"seed", "seeds"} <= typed.keys():
@@ -382,5 +399,7 @@ def check_together(values: dict, typed, reads: tuple) -> None:
         raise BadInput(f"--batch-size {values['batch_size']}: expected an even number, half of a batch is normal")
     if values["select"] == "val" and values["val_share"] == 0:
         raise BadInput("--val-share 0: --select val needs held-out videos; give a share, or --select last")
+    if values["folds"] is None and (odd := sorted({"folds_of", "shuffle_labels"} & set(typed))):
+        raise BadInput(f"{every_option()[odd[0]].flag}: says how --folds deals the training list; give a number of --folds, too")
     if values["text_features"] and "prompt" in typed:
         raise BadInput(f"--text-features and --prompt {typed['prompt']}: features computed elsewhere have no prompt; give one of them")

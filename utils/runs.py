@@ -26,9 +26,15 @@ def seed_folders(folder: Path) -> dict[int, Path]:
     return {int(seed): found[seed] for seed in sorted(filter(str.isdecimal, found), key=int)}
 
 
+def fold_folders(seed_folder: Path) -> list[Path]:
+    """The folders in which a seed was trained: its own, and those of its folds (--folds)."""
+    return [seed_folder, *sorted(seed_folder.glob("fold-*"))]
+
+
 def has_results(seed_folder: Path) -> bool:
     """Whether a training has left something there that took time."""
-    return any((seed_folder / name).exists() for name in ("last.pt", "best.pt", "scores.npz", "report.json"))
+    names = ("last.pt", "best.pt", "scores.npz", "report.json")
+    return any((place / name).exists() for place in fold_folders(seed_folder) for name in names)
 
 
 def holds_run(folder: Path) -> bool:
@@ -160,7 +166,8 @@ def newest(wanted: dict, begun: bool = False) -> Path | None:
     for path in (ROOT / "runs").glob("*/seed-*/options.json"):
         made = read_options(path, "--output")
         if (begun or has_results(path.parent)) and all(made.get(name) == value for name, value in wanted.items()):
-            written = (path.with_name(name) for name in ("options.json", "last.pt", "best.pt"))
+            names = ("options.json", "last.pt", "best.pt")
+            written = (place / name for place in fold_folders(path.parent) for name in names)
             found[path.parents[1]] = max(found.get(path.parents[1], 0), *(file.stat().st_mtime for file in written if file.exists()))
     return max(found, key=found.get, default=None)
 
@@ -181,7 +188,7 @@ def newest_checkpoint(options=None) -> Path:
     if folder is None:
         train = f"python {script_of(wanted.get('dataset', benchmarks()[0]), 'train')}"
         raise BadInput(f"runs/*/seed-*/best.pt: no run{what} yet; run {train}, or name a checkpoint with --checkpoint")
-    found = [path / "best.pt" for path in seed_folders(folder).values() if (path / "best.pt").exists()]
+    found = [place / "best.pt" for path in seed_folders(folder).values() for place in fold_folders(path) if (place / "best.pt").exists()]
     if not found:
         raise BadInput(f"{folder}: the newest run{what} has no best.pt; finish it (--resume), or name a checkpoint with --checkpoint")
     return max(found, key=lambda path: path.stat().st_mtime)

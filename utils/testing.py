@@ -10,6 +10,7 @@ import torch
 from model import SYSTEMS
 from utils import checkpoint, engine, restore, runs
 from utils.evaluation import plots, report, segments
+from utils.evaluation.ground_truth import TRUTH, load_ground_truth, write_ground_truth
 from utils.evaluation.intervals import difference
 from utils.evaluation.scores import load_scores, save_scores
 from utils.files import make_folder, write_json
@@ -20,11 +21,13 @@ from utils.reading import read_json
 
 
 class Tested(NamedTuple):
-    """A tested checkpoint: its report, what report.resample drew for it, and its scores by video."""
+    """A tested checkpoint: its report, what report.resample drew for it, its scores by video, and what is known of these."""
 
     report: dict
     drawn: dict
     scores: dict
+    truth: dict
+    dataset: Dataset
 
 
 def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> Tested:
@@ -48,7 +51,7 @@ def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> T
         "selected_on": selected,
         "sample": options.sample,
         "features": features_of(options, saved.get("features"), projects(model)),
-        **published(data.dataset, options.model, drawn),
+        **published(data.dataset, options.model, drawn, len(report.timed(scores, data.truth)) < len(scores)),
         "official_videos": None if options.sample else official_videos(scores, data.dataset),
         "trained_on": sorted(scores.keys() & set(saved.get("trained_on", ()))),
         **({"init": {key: saved["init"][key] for key in ("path", "taken", "left")}} if "init" in saved else {}),
@@ -68,26 +71,39 @@ def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> T
     result["segments"] = segments.rows(found, data.truth, data.dataset)
     for place in {folder / "scores.npz", Path(options.save_scores or folder / "scores.npz")}:
         save_scores(place, scores, data.dataset.names)
+    keep_truth(folder, result, scores, data.truth, options.gt_path)
     report.write_report(folder, result)
     if options.json:
         write_json(options.json, result)
-    draw(folder / "plots", [scores], data, result)
+    draw(folder / "plots", [scores], data.truth, data.dataset, result)
     plots.plot_scores(folder / "plots", scores, data.truth, data.dataset, report.stamp(result), found)
     print(report.print_table(result))
     print(f"report: {shown / 'report.md'}   plots: {shown / 'plots'}")
-    return Tested(result, drawn, scores)
+    return Tested(result, drawn, scores, data.truth, data.dataset)
 
 
-def published(dataset: Dataset, model: str, drawn: dict) -> dict:
+def keep_truth(folder: Path, result: dict, scores: dict, truth: dict, gt_path: str | None) -> None:
+    """Where the ground truth that a result was measured on is no file of its own, write it beside the scores, and say in the result what
+    file there was.
+    """
+    if "timed" in result:
+        result["truth"] = str(gt_path or "none was given")
+    if result.keys() & {"timed", "sources", "folds"}:
+        write_ground_truth(folder / TRUTH, {name: truth[name] for name in sorted(scores)})
+
+
+def published(dataset: Dataset, model: str, drawn: dict, by_video: bool = False) -> dict:
     """What a report takes from the system's paper: `paper`, its figures by name and the rule that selected its checkpoint; `headline`, the
     figure that it reports, of the other score where the model has not that one, and Ano-AUC beside an AUC, AVG mAP beside an AP (without
-    class scores Ano-AUC).
+    class scores Ano-AUC). Where ground truth does not say when, it is the figure by video, with AP beside AUC or the other way round.
     """
     part, metric = dataset.headline_of(model)
-    if (part, metric) not in drawn:
+    if not {(part, metric), ("video", part, metric)} & drawn.keys():
         part = "fine" if part == "coarse" else "coarse"
     mean = ("map", "official", "avg")
     headline = [[part, metric], list(mean if metric == "ap" and mean in drawn else (part, "ano_auc"))]
+    if by_video:
+        headline = [["video", part, metric], ["video", part, "ap" if metric == "auc" else "auc"]]
     figures = dataset.papers.get(model, {}).get("figures", {})
     return {"headline": headline, "paper": {"rule": SYSTEMS[model].rule, "figures": figures}}
 
@@ -108,7 +124,7 @@ def features_of(options, made: dict | None, projected: bool) -> str:
 
 def official_videos(scores: dict, dataset: Dataset) -> list[int] | None:
     """[how many of the tested videos are of a benchmark's official test set, how many that has]; None for other data sets."""
-    if not dataset.papers:
+    if not dataset.papers or dataset.gt_path is None:
         return None
     official = read_json(dataset.gt_path, "--gt-path").keys()
     return [len(official & scores.keys()), len(official)]
@@ -122,35 +138,68 @@ def padding_effect(model, data: Data, options, masked: dict) -> dict:
     rows = {
         path: {"published": float(published[path][0]), "masked": float(masked[path][0]), **difference(masked[path], published[path])}
         for path in published
-        if path[0] != "per_class" and not np.isnan(published[path][0])
+        if "per_class" not in path and not np.isnan(published[path][0])
     }
     return {"videos": len(data.test), "figures": report.nest(rows)}
 
 
-def draw(folder: Path, runs: list[dict], data: Data, result: dict) -> None:
+def draw(folder: Path, runs: list[dict], truth: dict, dataset: Dataset, result: dict) -> None:
     """The pictures of one seed or of several: ROC and PR curves; for one seed also confusion and the alignment map of the test video with
-    the most anomalous frames.
+    the most anomalous frames. Curves and confusion are of the videos of which every frame is known, where there are such.
     """
     stamp = report.stamp(result)
-    plots.plot_curves(make_folder(folder) / "curves.png", runs, data.truth, stamp)
-    if len(runs) == 1 and result["fine"] is not None:
-        plots.plot_confusion(folder / "confusion.png", runs[0], data.truth, data.dataset, stamp)
-        name = max(runs[0], key=lambda name: report.frame_labels(data.truth[name], data.truth[name].frames).sum())
-        plots.plot_alignment(folder / "alignment.png", name, runs[0][name].fine, data.truth[name], data.dataset, stamp)
+    make_folder(folder)
+    known = [{name: scores[name] for name in report.timed(scores, truth)} for scores in runs]
+    if known[0]:
+        plots.plot_curves(folder / "curves.png", known, truth, stamp)
+    if len(runs) == 1 and next(iter(runs[0].values())).fine is not None:
+        if known[0]:
+            plots.plot_confusion(folder / "confusion.png", known[0], truth, dataset, stamp)
+        anomalous = {name: report.frame_labels(truth[name], truth[name].frames).sum() for name in runs[0]}
+        name = max(anomalous, key=lambda name: (anomalous[name], bool(truth[name].shows)))
+        plots.plot_alignment(folder / "alignment.png", name, runs[0][name].fine, truth[name], dataset, stamp)
 
 
-def summarise(tested: list[Tested], data: Data, folder: Path) -> None:
+def reread(place: Path, truth: dict, dataset: Dataset) -> Tested:
+    """What an earlier test left in a folder. truth: what it was measured on, unless it left that, too."""
+    made, scores = read_json(place / "report.json", "--output"), load_scores(place / "scores.npz")[0]
+    truth = load_ground_truth(place / TRUTH, dataset) if (place / TRUTH).exists() else truth
+    return Tested(made, report.resample(scores, truth, dataset, by_video="video" in made), scores, truth, dataset)
+
+
+def pool(folds: list[Tested], truth: dict, dataset: Dataset, options, folder: Path, about: dict) -> Tested:
+    """The test of a seed's folds as one: what `test` leaves, in `folder`, but for what is of one checkpoint. about: how they were dealt."""
+    scores = {name: parts for fold in folds for name, parts in fold.scores.items()}
+    drawn = report.resample(scores, truth, dataset, by_video=True)
+    apart = {"padding", "segments", "threshold", "timed", "truth", "sources"}
+    result = {key: value for key, value in folds[0].report.items() if key not in apart} | {
+        "checkpoint": [fold.report["checkpoint"] for fold in folds],
+        **published(dataset, options.model, drawn, len(report.timed(scores, truth)) < len(scores)),
+        "official_videos": None if options.sample else official_videos(scores, dataset),
+        "trained_on": sorted(name for fold in folds for name in fold.report["trained_on"]),
+        **report.evaluate(scores, truth, dataset, drawn),
+        "folds": about,
+    }
+    save_scores(folder / "scores.npz", scores, dataset.names)
+    keep_truth(folder, result, scores, truth, options.gt_path)
+    report.write_report(folder, result)
+    draw(folder / "plots", [scores], truth, dataset, result)
+    print(report.print_table(result))
+    print(f"report over {len(folds)} folds: {folder / 'report.md'}")
+    return Tested(result, drawn, scores, truth, dataset)
+
+
+def summarise(tested: list[Tested], folder: Path) -> None:
     """Mean ± std over the seeds, and those that another process has finished, as report.json, report.md and plots/ of the whole run."""
     found = {part.report["seeds"][0]: part for part in tested}
     for seed, place in runs.seed_folders(folder).items():
         if seed not in found and (place / "report.json").exists():
-            scores = load_scores(place / "scores.npz")[0]
-            found[seed] = Tested(read_json(place / "report.json", "--output"), report.resample(scores, data.truth, data.dataset), scores)
+            found[seed] = reread(place, tested[0].truth, tested[0].dataset)
     tested = [found[seed] for seed in sorted(found)]
     result = report.summarise([part.report for part in tested], [part.drawn for part in tested])
     report.write_report(folder, result)
     if len(tested) > 1:
-        draw(folder / "plots", [part.scores for part in tested], data, result)
+        draw(folder / "plots", [part.scores for part in tested], tested[0].truth, tested[0].dataset, result)
         print(report.print_table(result))
     print(f"report over {len(tested)} seed{'s' if len(tested) > 1 else ''}: {folder / 'report.md'}")
 

@@ -42,20 +42,21 @@ def describe(model: torch.nn.Module, options) -> str:
 def selection_figure(data: Data, options):
     """The figure that `--select` maximises, as a function of the model; None for the last epoch.
 
-    val: AUC or AP of the held-out training videos, as the headline is. test: what the papers did, the frame-level figure that they report.
+    val: AUC or AP of the held-out training videos, as the headline is. test: what the papers did, the frame-level figure that they report
+    (by video where ground truth does not say when).
     """
     part, metric = data.dataset.headline_of(options.model)
     if options.select == "val":
         abnormal = {video.name: video.abnormal for video in data.held_out}
         return lambda model: engine.video_figure(engine.score(model, data.held_out, options, data.captions), abnormal, metric)
     if options.select == "test":
-        return lambda model: report.frame_figure(engine.score(model, data.test, options, data.captions), data.truth, part, metric)
+        return lambda model: report.headline_figure(engine.score(model, data.test, options, data.captions), data.truth, part, metric)
     return None
 
 
-def train(model, data: Data, options, seed: int) -> Path:
-    """Train one seed under OUTPUT/seed-K; the path of the selected checkpoint."""
-    folder = make_folder(Path(options.output) / f"seed-{seed}")
+def train(model, data: Data, options, seed: int, folder: Path | None = None) -> Path:
+    """Train one seed in `folder`, OUTPUT/seed-K where none is named; the path of the selected checkpoint."""
+    folder = make_folder(folder or Path(options.output) / f"seed-{seed}")
     names = len({video.name for video, *_ in data.train.samples})
     counts = Counter(data.dataset.names[video.target.index(1)] for video in data.held_out)
     by_class = ", ".join(f"{name} {counts[name]}" for name in data.dataset.names if counts[name])

@@ -129,7 +129,7 @@ def test_each_system_is_selected_on_the_figure_that_its_paper_reports(monkeypatc
     """On XD-Violence TrCLIP-VAD's authors take the coarse AP, VadCLIP's and ReFLIP-VAD's the fine one."""
     seen = []
     monkeypatch.setattr(engine, "score", lambda *_: {})
-    monkeypatch.setattr(report, "frame_figure", lambda scores, truth, *figure: seen.append(figure))
+    monkeypatch.setattr(report, "headline_figure", lambda scores, truth, *figure: seen.append(figure))
     data = Namespace(dataset=XD, test=[], truth={}, captions=None)
     training.selection_figure(data, Namespace(select="test", model=model))(None)
     assert seen == [(part, "ap")]

@@ -3,7 +3,9 @@
     {"NAME": {"frames": F, "fps": 30, "segments": [[start, end, "Class"], …]}, …}
 
 NAME without crop suffix or extension; frames 0-based, half-open; Class an official label of the dataset. A normal video has no segments.
-Segments may overlap: XD-Violence annotates several classes at once.
+Segments may overlap: XD-Violence annotates several classes at once. Of an abnormal video of which nobody has said when it shows something,
+segments are null, and "labels" are its classes; "source", the camera or scene it is of, may stand beside them. A run that was tested on
+such videos leaves what it knew of them as TRUTH beside its scores.
 """
 
 import json
@@ -18,13 +20,26 @@ from utils.reading import FRAMES, Text, checked, read_json, real, whole
 Frame = whole(0, FRAMES)
 
 
+TRUTH = "truth.json"
+
+
 @dataclass(frozen=True)
 class GroundTruth:
-    """A video: number of frames, frames per second, anomalous segments (start, end, label) in frames, 0-based, half-open."""
+    """A video: number of frames, frames per second, anomalous segments (start, end, label) in frames, 0-based, half-open.
+
+    segments None: it shows `labels`, nobody says when. source: the camera or scene it is of, where that is known.
+    """
 
     frames: whole(1, FRAMES)
     fps: real(0, 10_000, gt=0)
-    segments: tuple[tuple[Frame, Frame, Text], ...]
+    segments: tuple[tuple[Frame, Frame, Text], ...] | None
+    labels: tuple[Text, ...] = ()
+    source: Text | None = None
+
+    @property
+    def shows(self) -> set[str]:
+        """The labels of what it shows; none of a normal video."""
+        return set(self.labels) if self.segments is None else {label for *_, label in self.segments}
 
 
 def load_ground_truth(path: Path | str, dataset: Dataset, option: str = "--gt-path") -> dict[str, GroundTruth]:
@@ -51,7 +66,8 @@ def write_ground_truth(path: Path | str, truth: dict[str, GroundTruth], overwrit
     lines = []
     for name, video in truth.items():
         fps = int(video.fps) if video.fps == int(video.fps) else video.fps
-        entry = {"frames": video.frames, "fps": fps, "segments": [list(segment) for segment in video.segments]}
+        entry = {"frames": video.frames, "fps": fps, "segments": video.segments, "labels": video.labels, "source": video.source}
+        entry = {key: value for key, value in entry.items() if value or key not in ("labels", "source")}
         lines.append(f"{json.dumps(name, ensure_ascii=False)}: {json.dumps(entry, ensure_ascii=False)}")
     with replacing(path, overwrite) as temporary:
         temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
@@ -62,7 +78,12 @@ def _checked(name: str, entry, path: Path | str, dataset: Dataset, option: str) 
         return BadInput(f"{path}: {name}: {found}; expected {expected}; correct the file or name another with {option}")
 
     video = checked(GroundTruth, entry, f"{path}: {name}", f"correct the file or name another with {option}")
-    for start, end, label in video.segments:
+    if (video.segments is None) != bool(video.labels):
+        raise wrong(f"segments {video.segments!r} and labels {video.labels!r}", "segments, or null and the labels of what it shows")
+    for label in video.labels:
+        if label not in dataset.labels[1:]:
+            raise wrong(f"label {label!r}", f"an anomaly class of {dataset.title}: {', '.join(dataset.labels[1:])}")
+    for start, end, label in video.segments or ():
         segment = [start, end, label]
         if not start < end <= video.frames:
             raise wrong(f"segment {segment!r}", f"0 <= start < end <= {video.frames} frames")

@@ -1,7 +1,8 @@
 """Bootstrap over videos: 95 % intervals of any figure, and paired differences between two systems.
 
 V videos. A resample draws V of them with replacement, which is a weight (V,) int; a figure is a function of such a weight
-(utils/evaluation/metrics.py).
+(utils/evaluation/metrics.py). Videos of one source (a camera, a scene) resemble each other: where sources are known, these are drawn, each
+with all its videos.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,9 +20,15 @@ def draws(videos: int, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[np
         yield np.bincount(random.integers(videos, size=videos), minlength=videos)
 
 
-def resampled(figures: Callable[[np.ndarray], dict], videos: int, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, np.ndarray]:
-    """Each figure on the whole test set, then on each resample: (1 + resamples,) float, NaN where it is undefined."""
-    rows = [figures(weight) for weight in draws(videos, resamples, seed)]
+def resampled(
+    figures: Callable[[np.ndarray], dict], videos: int, resamples: int = RESAMPLES, seed: int = 0, sources: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Each figure on the whole test set, then on each resample: (1 + resamples,) float, NaN where it is undefined.
+
+    sources: (V,) int from 0 on, the source of each video; None: each video is one of its own.
+    """
+    of = np.arange(videos) if sources is None else sources
+    rows = [figures(weight[of]) for weight in draws(of.max() + 1, resamples, seed)]
     return {name: np.array([np.nan if row.get(name) is None else row[name] for row in rows]) for name in rows[0]}
 
 

@@ -169,6 +169,39 @@ def frame_figures(scores, labels) -> Callable[[np.ndarray], Figures]:
     return figures
 
 
+def bag_score(values: np.ndarray, frames: int | None = None) -> float:
+    """(T,) scores of a video -> its own: the mean of the K highest, K = ⌊T/16 + 1⌋ snippets, as in training; of scores by frame
+    (`frames` of them) as many frames.
+    """
+    k = len(values) // 16 + 1 if frames is None else frames // 16 + 16
+    return float(np.sort(values)[-k:].mean(dtype=np.float64))
+
+
+def video_figures(bags: np.ndarray, anomalous: np.ndarray, sources: np.ndarray | None = None) -> Callable[[np.ndarray], Figures]:
+    """AUC and AP of videos, as a function of their weight (V,) int: bags (V,) float, anomalous (V,) bool.
+
+    sources: (V,) int from 0 on; then also the AUC within sources: of the pairs of an anomalous and a normal video of the same source, how
+    many are ranked right (a tie counts one half), which no knowledge of the scene helps with. All videos of a source have one weight.
+    """
+    ranking = Ranking(bags, np.arange(len(bags)), anomalous.astype(np.int64), (~anomalous).astype(np.int64))
+    if sources is not None:
+        first = np.unique(sources, return_index=True)[1]
+        right, pairs = np.zeros(len(first)), np.zeros(len(first))
+        for number in range(len(first)):
+            high, low = (bags[(sources == number) & (anomalous == kind)] for kind in (True, False))
+            right[number] = (high[:, None] > low).sum() + (high[:, None] == low).sum() / 2
+            pairs[number] = len(high) * len(low)
+
+    def figures(weight: np.ndarray) -> Figures:
+        auc, ap = auc_and_ap(ranking.curve(weight))
+        if sources is None:
+            return {"auc": auc, "ap": ap}
+        total = weight[first] @ pairs
+        return {"auc": auc, "ap": ap, "within_source_auc": float(weight[first] @ right / total) if total else None}
+
+    return figures
+
+
 def _top_mean(score: np.ndarray, length: np.ndarray) -> float:
     """Mean of the F // 16 + 16 highest frames of a video (of all of them where there are fewer), given as runs of one score."""
     order = np.argsort(-score)

@@ -63,7 +63,7 @@ def plot_scores(
         figure.clear()
         axes = figure.add_axes((0.08, below / height, 0.7, 1.75 / height))
         video = truth[name]
-        labels = sorted({label for *_, label in video.segments}, key=dataset.labels.index)
+        labels = sorted(() if video.segments is None else video.shows, key=dataset.labels.index)
         for row, label in enumerate(labels):
             bars = [(start / video.fps, (end - start) / video.fps) for start, end, other in video.segments if other == label]
             axes.broken_barh(bars, (0, 1), color="0.87", lw=0)
@@ -79,7 +79,8 @@ def plot_scores(
         axes.set(xlim=(0, video.frames / video.fps), ylim=(-0.02, 1.02 + 0.13 * len(labels)), yticks=(0, 0.5, 1))
         axes.set(xlabel="seconds", ylabel="anomaly score")
         axes.legend(loc="lower left", bbox_to_anchor=(1, 0 if segments is None else 0.2), fontsize=8, frameon=False)
-        axes.set_title(name, fontsize=8, loc="left", parse_math=False)
+        when = f": {', '.join(map(dataset.name, video.labels))}, nobody says when" * (video.segments is None)
+        axes.set_title(name + when, fontsize=8, loc="left", parse_math=False)
         axes.spines[["top", "right"]].set_visible(False)
         if segments is not None:
             draw_segments(axes, segments[name], video.fps, 0.13 * lines / height)
@@ -246,7 +247,7 @@ def plot_alignment(path: Path, name: str, alignment: np.ndarray, truth_video: Gr
     extent = (0, len(alignment) * edges(len(alignment), truth_video.frames)[1] / fps, classes - 0.5, -0.5)
     image = axes.imshow(alignment.T, cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=extent, interpolation="nearest")
     halo = [withStroke(linewidth=2.6, foreground="white")]
-    for start, end, label in truth_video.segments:
+    for start, end, label in truth_video.segments or ():
         corner = (start / fps, dataset.labels.index(label) - 0.5)
         axes.add_patch(
             Rectangle(corner, (end - start) / fps, 1, fill=False, edgecolor=VERMILLION, lw=1.4, path_effects=halo, clip_on=False)

@@ -10,8 +10,8 @@ import numpy as np
 from utils.errors import printable
 from utils.evaluation.ground_truth import GroundTruth
 from utils.evaluation.intervals import RESAMPLES, interval, over_seeds, resampled
-from utils.evaluation.metrics import PROTOCOLS, class_figures, frame_figures, frame_metrics, segment_figures
-from utils.evaluation.scores import Scores, to_frames
+from utils.evaluation.metrics import PROTOCOLS, bag_score, class_figures, frame_figures, frame_metrics, segment_figures, video_figures
+from utils.evaluation.scores import Scores, by_frame, to_frames
 from utils.evaluation.segments import clock, shorten
 from utils.files import replacing, write_json
 from utils.labels import Dataset
@@ -36,7 +36,7 @@ SELECTED["released"] = "its authors' rule, which the file does not tell (most ta
 def frame_labels(video: GroundTruth, frames: int) -> np.ndarray:
     """(frames,) int: 1 inside an anomalous segment."""
     labels = np.zeros(frames, np.int64)
-    for start, end, _ in video.segments:
+    for start, end, _ in video.segments or ():
         labels[start:end] = 1
     return labels
 
@@ -51,7 +51,15 @@ def class_labels(video: GroundTruth, dataset: Dataset) -> np.ndarray:
 
 def class_videos(names, truth: dict[str, GroundTruth], dataset: Dataset) -> Counter:
     """How many of the videos `names` show each class, by its name."""
-    return Counter(dataset.name(label) for name in names for label in {label for *_, label in truth[name].segments})
+    return Counter(dataset.name(label) for name in names for label in truth[name].shows)
+
+
+def timed(names, truth: dict[str, GroundTruth]) -> list[str]:
+    """Those of the videos `names` of which every frame is known: the normal ones and those with intervals. None where no video has
+    intervals though some are abnormal: then there are no figures by frame.
+    """
+    known = [name for name in names if truth[name].segments is not None]
+    return known if len(known) == len(names) or any(truth[name].segments for name in known) else []
 
 
 def anomaly_scores(scores: dict, truth: dict[str, GroundTruth], part: str) -> list[np.ndarray] | None:
@@ -62,33 +70,83 @@ def anomaly_scores(scores: dict, truth: dict[str, GroundTruth], part: str) -> li
     return [to_frames(value, truth[name].frames) for name, value in zip(scores, values, strict=True)]
 
 
-def frame_figure(scores: dict, truth: dict, part: str, metric: str) -> float:
-    """One frame-level figure of the coarse or fine score (the other where the model has only that), no interval (`--select test`)."""
-    values = anomaly_scores(scores, truth, part) or anomaly_scores(scores, truth, "fine" if part == "coarse" else "coarse")
-    return frame_metrics(values, [frame_labels(truth[name], truth[name].frames) for name in scores])[metric]
+def bags(scores: dict, truth: dict[str, GroundTruth], part: str) -> np.ndarray | None:
+    """(V,) the score named `part` of each video as a whole. None where the model has no such score."""
+    values = [video.anomaly(part) for video in scores.values()]
+    if any(value is None for value in values):
+        return None
+    frames = [truth[name].frames if by_frame(len(value), truth[name].frames) else None for name, value in zip(scores, values, strict=True)]
+    return np.array(list(map(bag_score, values, frames)))
 
 
-def resample(scores: dict, truth: dict[str, GroundTruth], dataset: Dataset, resamples: int = RESAMPLES) -> dict[tuple, np.ndarray]:
+def headline_figure(scores: dict, truth: dict, part: str, metric: str) -> float:
+    """One figure of the coarse or fine score (the other where the model has only that), no interval (`--select test`): by frame, where
+    ground truth is not complete by video.
+    """
+    complete = len(timed(scores, truth)) == len(scores)
+    of = anomaly_scores if complete else bags
+    values = of(scores, truth, part)
+    values = of(scores, truth, "fine" if part == "coarse" else "coarse") if values is None else values
+    if complete:
+        return frame_metrics(values, [frame_labels(truth[name], truth[name].frames) for name in scores])[metric]
+    return video_figures(values, np.array([bool(truth[name].shows) for name in scores]))(np.ones(len(scores), np.int64))[metric]
+
+
+def sources_of(names, truth: dict[str, GroundTruth]) -> np.ndarray | None:
+    """(V,) int from 0 on, the source of each video. None where that is not known of all."""
+    sources = [truth[name].source for name in names]
+    return None if None in sources or not sources else np.unique(sources, return_inverse=True)[1]
+
+
+def resample(
+    scores: dict, truth: dict[str, GroundTruth], dataset: Dataset, resamples: int = RESAMPLES, by_video: bool = False
+) -> dict[tuple, np.ndarray]:
     """Every figure of a report on the whole test set, then on each bootstrap resample: {path: (1 + resamples,)}, NaN where undefined.
 
     scores: {NAME: Scores}; paths are report.json's, ("coarse", "auc"), ("per_class", "fine", "abuse", "ap"), ("map", "official", "0.1"), …
     Videos are taken by name, so that two systems with the same videos share their draws. Figures of a class that fewer than FEW videos
     show are NaN on every resample: they get no interval.
+
+    Figures by frame are of the videos `timed` gives. Where these are not all, where sources are known, or with `by_video`, there are
+    figures of whole videos, too: ("video", "coarse", "auc"), ("video", "per_class", "coarse", "abuse", "ap"), …. As by frame, a class is
+    measured on the videos that show it and on the normal ones, by the anomaly score, of the fine one 1 − p(normal): what the field reports
+    class by class is how well a class is told from normal, not from other classes.
     """
     scores = {name: scores[name] for name in sorted(scores)}
     found = {}
 
-    def add(path: tuple, figures) -> None:
-        for name, values in resampled(figures, len(scores), resamples).items():
+    def add(path: tuple, figures, names) -> None:
+        for name, values in resampled(figures, len(names), resamples, sources=sources_of(names, truth)).items():
             found[(*path, *name) if isinstance(name, tuple) else (*path, name)] = values
 
+    known = timed(scores, truth)
+    if by_video or len(known) < len(scores) or sources_of(scores, truth) is not None:
+        sources = sources_of(scores, truth)
+        classes = [np.array([[label in truth[name].shows for label in dataset.labels[1:]]]) for name in scores]
+        for part in Scores._fields:
+            values = bags(scores, truth, part)
+            if values is not None:
+                add(("video", part), video_figures(values, np.array([row.any() for row in classes]), sources), scores)
+                add(("video", "per_class", part), class_figures(values[:, None], classes, dataset.names[1:]), scores)
+    if known:
+        add_frame_figures(add, {name: scores[name] for name in known}, truth, dataset)
+    if len(known) < len(scores):
+        found = {path: values for path, values in found.items() if path[1] != "video_auc"}  # of these videos alone
+    for path, values in found.items():
+        if "per_class" in path and class_videos(scores if path[0] == "video" else known, truth, dataset)[path[-2]] < FEW:
+            values[1:] = np.nan
+    return found
+
+
+def add_frame_figures(add, scores: dict, truth: dict[str, GroundTruth], dataset: Dataset) -> None:
+    """The figures by frame, and segment mAP, of videos whose every frame is known, as add(path, figures, names)."""
     labels = [class_labels(truth[name], dataset) for name in scores]
     anomalous = [label.any(1) for label in labels]
     for part in Scores._fields:
         values = anomaly_scores(scores, truth, part)
         if values is not None:
-            add((part,), frame_figures(values, anomalous))
-            add(("per_class", part), class_figures(values, labels, dataset.names[1:]))
+            add((part,), frame_figures(values, anomalous), scores)
+            add(("per_class", part), class_figures(values, labels, dataset.names[1:]), scores)
     if all(video.fine is not None for video in scores.values()):
         probs = [to_frames(video.fine, truth[name].frames) for name, video in scores.items()]
         for protocol in PROTOCOLS:
@@ -98,24 +156,28 @@ def resample(scores: dict, truth: dict[str, GroundTruth], dataset: Dataset, resa
                 entries = truth[name].segments or ((0, truth[name].frames, "A"),) * (protocol == "official")
                 segments.append([[start, end] for start, end, _ in entries])
                 names.append([label for _, _, label in entries])
-            add(("map", protocol), segment_figures(probs, segments, names, dataset.labels, protocol))
-    shown = class_videos(scores, truth, dataset)
-    for path, values in found.items():
-        if path[0] == "per_class" and shown[path[2]] < FEW:
-            values[1:] = np.nan
-    return found
+            add(("map", protocol), segment_figures(probs, segments, names, dataset.labels, protocol), scores)
 
 
 def evaluate(scores: dict, truth: dict[str, GroundTruth], dataset: Dataset, drawn: dict[tuple, np.ndarray]) -> dict:
-    """videos, frames, coarse, fine, online, per_class and map as in report.json, from what `resample` gave for these scores."""
+    """videos, frames, coarse, fine, online, per_class and map as in report.json, from what `resample` gave for these scores.
+
+    Where ground truth is not complete, "timed": on how many videos the figures by frame are; where sources are known, "sources": how many.
+    """
     counts = {"videos": len(scores), "frames": sum(truth[name].frames for name in scores)}
+    if (known := len(timed(scores, truth))) < len(scores):
+        counts["timed"] = known
+    if (sources := sources_of(scores, truth)) is not None:
+        counts["sources"] = int(sources.max()) + 1
     return counts | nest(counted({path: interval(values) for path, values in drawn.items()}, scores, truth, dataset))
 
 
 def counted(figures: dict[tuple, dict], names, truth: dict[str, GroundTruth], dataset: Dataset) -> dict[tuple, dict]:
-    """The figures by path; those of a class also with `videos`, how many of the videos `names` show it."""
-    shown = class_videos(names, truth, dataset)
-    return {path: figure | ({"videos": shown[path[2]]} if path[0] == "per_class" else {}) for path, figure in figures.items()}
+    """The figures by path; those of a class also with `videos`, how many of the videos that they are of show it."""
+    shown = {kind: class_videos(of, truth, dataset) for kind, of in ((True, names), (False, timed(names, truth)))}
+    return {
+        path: figure | ({"videos": shown[path[0] == "video"][path[-2]]} if "per_class" in path else {}) for path, figure in figures.items()
+    }
 
 
 def nest(figures: dict[tuple, dict]) -> dict:
@@ -140,7 +202,7 @@ def figures(report: dict) -> dict[tuple, dict]:
             for key, inner in place.items():
                 yield from walk((*path, key), inner)
 
-    return {path: figure for part in nest({}) for path, figure in walk((part,), report.get(part))}
+    return {path: figure for part in ("video", *nest({})) for path, figure in walk((part,), report.get(part))}
 
 
 def summarise(reports: list[dict], drawn: list[dict[tuple, np.ndarray]]) -> dict:
@@ -180,18 +242,19 @@ def rows(report: dict) -> list[tuple[str, ...]]:
     paper = report["paper"]["figures"] if report["features"] == "visual" and is_benchmark(report) else {}
     table = [("figure (%)", "ours", f"paper ({report['paper']['rule']})")]
     table += [
-        (label(path), percent(figure), paper.get(label(path), "")) for path, figure in figures(report).items() if path[0] != "per_class"
+        (label(path), percent(figure), paper.get(label(path), "")) for path, figure in figures(report).items() if "per_class" not in path
     ]
     return table if paper else [row[:2] for row in table]
 
 
 def class_rows(report: dict) -> list[list[str]]:
     """The table by class: class, videos that show it, then AUC and AP of each score that there is."""
-    by_part = report["per_class"] or {}
+    by_part = {f"video {part}": rows for part, rows in report.get("video", {}).get("per_class", {}).items()} | (report["per_class"] or {})
     parts = [(part, figure) for part in by_part for figure in ("auc", "ap")]
     table = [["class", "videos", *(f"{part} {figure}" for part, figure in parts)]]
     for name, row in next(iter(by_part.values()), {}).items():
-        table.append([name, str(row["auc"].get("videos", "–")), *(percent(by_part[part][name][figure]) for part, figure in parts)])
+        found = [by_part[part].get(name, {}).get(figure) for part, figure in parts]  # by frame not every class has figures
+        table.append([name, str(row["auc"].get("videos", "–")), *("–" if one is None else percent(one) for one in found)])
     return table
 
 
@@ -214,7 +277,8 @@ def segment_rows(report: dict) -> list[list[str]]:
     for score, name, row in found[:SHOWN]:
         times = [clock(row["seconds"][0]), clock(np.ceil(row["seconds"][1]))]
         words = [escape(shorten(row["caption"] or "–", LONG))] * quoted
-        table.append([escape(name), *times, escape(row["class"]), f"{100 * score:.1f}", "yes" if row["annotated"] else "no", *words])
+        annotated = {True: "yes", False: "no", None: "–"}[row["annotated"]]
+        table.append([escape(name), *times, escape(row["class"]), f"{100 * score:.1f}", annotated, *words])
     return table
 
 
@@ -247,7 +311,9 @@ def headline(report: dict) -> str:
 
 
 def title(path: tuple) -> str:
-    """A headline figure's name: coarse AUC, Ano-AUC, AVG mAP."""
+    """A headline figure's name: coarse AUC, Ano-AUC, AVG mAP, coarse AUC by video."""
+    if path[0] == "video":
+        return f"{title(path[1:])} by video"
     if path[0] == "map":
         return f"{'AVG mAP' if path[-1] == 'avg' else f'mAP@{path[-1]}'} ({path[1]})"
     return f"Ano-{path[1][4:].upper()}" if path[1].startswith("ano_") else f"{path[0]} {path[1].upper()}"
@@ -262,8 +328,9 @@ def heading(report: dict) -> list[str]:
     lines.append(
         f"checkpoint selected on {SELECTED[report['selected_on']]}; "
         + ("mean ± std over seeds, " if len(report["seeds"]) > 1 else "")
-        + ("95 % bootstrap intervals over videos" + (" and seeds" if len(report["seeds"]) > 1 else ""))
+        + (f"95 % bootstrap intervals over {resampled_over(report)}" + (" and seeds" if len(report["seeds"]) > 1 else ""))
     )
+    lines += [*cross_validated(report), *not_known(report)]
     if report["official_videos"] and not is_benchmark(report):
         shared, official = report["official_videos"]
         lines.append(
@@ -282,6 +349,33 @@ def heading(report: dict) -> list[str]:
     if report.get("online"):
         lines.append(ONLINE)
     return lines
+
+
+def resampled_over(report: dict) -> str:
+    return f"{report['sources']} sources" if "sources" in report else "videos"
+
+
+def cross_validated(report: dict) -> list[str]:
+    """What was done with --folds. Empty where there was a test list."""
+    if "folds" not in report:
+        return []
+    folds = report["folds"]
+    line = f"{folds['count']} folds of the training list: each video is scored by a model that was trained on the other folds"
+    if folds["of"] == "sources":
+        line += ", no source on both sides"
+    elif "sources" in report:
+        line += "; single videos were dealt, sources stand on both sides: these figures hold what recognising a scene gains"
+    return [line + "; labels shuffled: a control" * folds["shuffled"]]
+
+
+def not_known(report: dict) -> list[str]:
+    """What cannot be had because nobody says when the abnormal videos show something, and why. Empty where ground truth is complete."""
+    if "timed" not in report:
+        return []
+    truth = f" (ground truth: {report['truth']})" if "truth" in report else ""
+    if not report["timed"]:
+        return [f"no frame figures: no test video has intervals{truth}"]
+    return [f"frame figures on {report['timed']} of {report['videos']} videos with intervals, or normal{truth}"]
 
 
 def stamp(report: dict) -> str:
@@ -322,6 +416,7 @@ def write_report(folder: Path | str, report: dict) -> None:
         lines += ["", f"Detected segments: {count} in {videos} of {report['videos']} videos. The best:"]
         lines += ["", *markdown(table), "", f"Cut at the {threshold_of(report)}."]
         lines += ["Annotated: whether it shares frames with an annotated segment of its class."]
+        lines += ["– where nobody says when the video shows something."] * ("timed" in report)
         quoted = table[0][-1] == "caption"
         lines += ["Caption: the one at its highest snippet."] * quoted
         silent = sum(row["caption"] is None for found in report["segments"].values() for row in found)

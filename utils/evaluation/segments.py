@@ -171,21 +171,21 @@ def carrying(first: int, last: int, values: np.ndarray, captions: Sequence, size
 
 def rows(found: dict[str, list[Segment]], truth: dict[str, GroundTruth], dataset: Dataset) -> dict[str, list[dict]]:
     """`segments` of report.json: as `detect` gives them, with the seconds from the video's start, and `annotated`: whether an annotated
-    segment of the class (where no classes are known, of any) shares a frame with it.
+    segment of the class (where no classes are known, of any) shares a frame with it; None where nobody says when the video shows something.
     """
     return {name: [_row(segment, truth[name], dataset) for segment in segments] for name, segments in found.items()}
 
 
 def _row(segment: Segment, video: GroundTruth, dataset: Dataset) -> dict:
     start, end, label, score, caption = segment
-    same = [span for *span, other in video.segments if label in (ANOMALY, dataset.name(other))]
+    same = [span for *span, other in video.segments or () if label in (ANOMALY, dataset.name(other))]
     return {
         "start": start,
         "end": end,
         "seconds": [round(start / video.fps, 2), round(end / video.fps, 2)],
         "class": label,
         "score": score,
-        "annotated": any(first < end and last > start for first, last in same),
+        "annotated": None if video.segments is None else any(first < end and last > start for first, last in same),
         "caption": caption,
     }
 
