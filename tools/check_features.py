@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from dataset import Video, check_crops, match_list, same_content, tested_file
 from utils import loading
-from utils.errors import COUNT, BadInput, Parser, bounded, exit_code, some
+from utils.errors import COUNT, BadInput, Parser, bounded, exit_code, printable, some
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.evaluation.scores import length_gap
 from utils.labels import SNIPPET, Dataset, benchmarks, command_of, load_dataset, script_of, video_name
@@ -46,7 +46,7 @@ class Faults(dict):
 
 def counted(values, of: str) -> str:
     """Each value with how many have it: `512 (16000 files), 400 (3 files)`."""
-    return ", ".join(f"{value} ({count} {of})" for value, count in Counter(values).most_common()) or "none"
+    return ", ".join(f"{value} ({count} {of}{'s' * (count != 1)})" for value, count in Counter(values).most_common()) or "none"
 
 
 def parse(argv) -> argparse.Namespace:
@@ -105,7 +105,7 @@ def check_videos(option: str, videos: list[Video], headers: dict[Path, Header], 
     usual = max(Counter(crops.values()).items(), key=lambda item: item[1], default=(0, 0))[0]
     others = [f"{name} {count}" for name, count in crops.items() if count != usual]
     rows = [headers[video.files[0]].rows for video in videos if video.files[0] in headers] or [0]
-    print(f"{option}: crops {counted(crops.values(), 'videos')}" + f", not {usual}: {some(others)}" * bool(others), end="; ")
+    print(f"{option}: crops {counted(crops.values(), 'video')}" + f", not {usual}: {some(others)}" * bool(others), end="; ")
     print(f"{sum(rows)} rows, {min(rows)} to {max(rows)} a video")
     faults.add(f"videos of {option} whose crops differ in length", [video.name for video in videos if uneven(video, headers)])
 
@@ -144,8 +144,8 @@ def check_files(files: list[Path], options, typed, faults: Faults) -> tuple[dict
     headers, broken = read_headers(tqdm(files, desc="headers", unit=" files", leave=False))
     widths = Counter(header.width for header in headers.values())
     width = typed.visual_width or widths.most_common(1)[0][0] if widths else options.visual_width
-    print(f"files below {near(root)}: {len(files)} of the lists, width {counted((h.width for h in headers.values()), 'files')}, ", end="")
-    print(f"type {counted((h.dtype for h in headers.values()), 'files')}")
+    print(f"files below {near(root)}: {len(files)} of the lists, width {counted((h.width for h in headers.values()), 'file')}, ", end="")
+    print(f"type {counted((h.dtype for h in headers.values()), 'file')}")
     for what in dict.fromkeys(broken.values()):
         faults.add(f"broken files, {what}", [file.relative_to(root) for file in broken if broken[file] == what])
     faults.add(f"files of another width than {width}", [file.relative_to(root) for file in headers if headers[file].width != width])
@@ -157,7 +157,7 @@ def check_files(files: list[Path], options, typed, faults: Faults) -> tuple[dict
         zeros = f"; {norms.zeros} rows are zero" * bool(norms.zeros)
         if norms.count:
             print(f"norms of rows: mean {norms.mean:.4g}, std {norms.std:.2g}, {norms.low:.4g} to {norms.high:.4g}{zeros}")
-    print(f"made by: {made_by(root, width, norms)}")
+    print(f"made by: {printable(made_by(root, width, norms))}")
     return headers, width, wanted_scale(norms) if norms else 1.0
 
 

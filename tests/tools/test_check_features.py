@@ -1,6 +1,7 @@
 """tools.check_features: everything that training would stop at, and what it says to type is typed."""
 
 import importlib
+import json
 import os
 import shlex
 
@@ -146,7 +147,7 @@ FAULTS = {
                    ["videos of --train-list whose crops differ in length: 1 (Fight0)"]),
     "ten crops in one of several": (lambda cameras: cameras.save("Fight0__1", np.ones((9, 10, WIDTH))),
                                     ["videos of --train-list whose crops differ in length: 1 (Fight0)"]),
-    "crop": (lambda cameras: cameras.files("Fight0")[1].unlink(), ["crops 2 (7 videos), 1 (1 videos), not 2: Fight0 1", "lack crops"]),
+    "crop": (lambda cameras: cameras.files("Fight0")[1].unlink(), ["crops 2 (7 videos), 1 (1 video), not 2: Fight0 1", "lack crops"]),
     "test crop": (lambda cameras: cameras.files("test-Fight0")[0].unlink(),
                   ["test videos without crop 0, see --test-crop: 1 (test-Fight0)"]),
     "overlap": (spoil_overlap, ["videos in both lists, see --allow-overlap: 4 (test-Normal2, test-Normal3, test-Fight0, test-Fight1)"]),
@@ -258,3 +259,11 @@ def test_real_clip_features_are_known():
     assert (len(headers), broken, spoilt) == (5, {}, {})
     assert made_by(root, 512, norms) == "CLIP ViT-B/16 (or B/32), each row brought to length 1 (a guess from width and norm)"
     assert wanted_scale(norms) == 10
+
+
+def test_a_manifest_is_no_guess(cameras, capsys):
+    made = {"encoder": {"name": "ViT-B/16\x1b[2J", "digest": "0" * 64, "width": WIDTH}, "recipe": {"crops": 2, "stride": 16}}
+    (cameras.folder / "features" / "extract.json").write_text(json.dumps(made | {"videos": {}}))
+    shown, _, error = checked(capsys)
+    assert error is None
+    assert "made by: ViT-B/16\\x1b[2J, crops 2, stride 16 (extract.json)\n" in shown
