@@ -284,7 +284,6 @@ def command_lines() -> dict:
         embed_captions,
         evaluate,
         extract_features,
-        leave_sources_out,
         make_gt,
         make_list,
         rewrite_captions,
@@ -298,7 +297,7 @@ def command_lines() -> dict:
         }
     found["test"] = (lambda words: xd_option.parse_args(words, testing=True), [])
     more = {extract_features: [], caption_videos: ["--captioner", "x"], embed_captions: ["--encoder", "x"]}
-    more |= {leave_sources_out: ["--feature-root", "x"], rewrite_captions: ["--llm", "x"]}
+    more |= {rewrite_captions: ["--llm", "x"]}
     for tool, words in more.items():
         found[tool.__name__] = (tool.parse, ["x", "--output", "x", *words])
     found["evaluate"] = (evaluate.main, ["--dataset", "ucf", "--scores", "absent.npz"])

@@ -30,6 +30,7 @@ from utils.labels import SNIPPET, Dataset, benchmarks, command_of, load_dataset,
 from utils.survey import Header, crop_count, made_by, read_headers, read_norms, uneven, wanted_scale
 
 SHOWN = 3  # lengths that are off, from the smallest on
+FOLDS = 5  # that are proposed where there is no test list
 SLACK = 10  # snippets, up to which --allow-length-mismatch is proposed: more is another video, or another stride
 PASSED = ("feature_root", "train_list", "test_list", "gt_path", "test_crop", "visual_width", "allow_length_mismatch")
 
@@ -81,6 +82,8 @@ def training_options(typed: argparse.Namespace, dataset: Dataset):
     for name in PASSED:
         if (value := getattr(typed, name)) is not None:
             words += [flag(name), str(value)]
+    if dataset.test_list is None and typed.test_list is None:
+        words += ["--folds", str(FOLDS)]
     option_file = importlib.import_module(script_of(dataset.key, "option").removesuffix(".py"))
     options = option_file.parse_args(words + ["--allow-overlap"] * typed.allow_overlap)
     if options.sample:
@@ -118,7 +121,7 @@ def refused(check, *arguments) -> bool:
     return False
 
 
-def check_truth(path: str, dataset: Dataset, rows: dict[str, int], allowed: int, faults: Faults) -> int:
+def check_truth(path: str, dataset: Dataset, test: list[Video], rows: dict[str, int], allowed: int, faults: Faults) -> int:
     """By how many snippets test videos differ from the ground truth, at most; 0 where that is too much to be accepted."""
     truth = load_ground_truth(path, dataset)
     off = {name: gap for name, count in rows.items() if name in truth and (gap := length_gap(count, truth[name].frames)[1])}
@@ -132,7 +135,10 @@ def check_truth(path: str, dataset: Dataset, rows: dict[str, int], allowed: int,
     if len(off) > len(rows) / 2:
         ratios = sorted(SNIPPET * count / truth[name].frames for name, count in rows.items() if name in off)
         print(f"  {SNIPPET} × rows / frames is about {ratios[len(ratios) // 2]:.3g}; expected 1, {SNIPPET} frames a row of the same video")
-    faults.add("test videos that are not in the ground truth", [name for name in rows if name not in truth])
+    if not truth.keys() & rows.keys():
+        faults.add("test videos that are not in the ground truth", rows)
+    elif untimed := [video.name for video in test if video.abnormal and not (video.name in truth and truth[video.name].segments)]:
+        print(f"  abnormal ones without intervals, figures are by video: {len(untimed)} ({some(untimed)})")
     if wrong := sum(gap > allowed for gap in off.values()):
         faults[f"test videos of another length than in the ground truth: {wrong}"] = gaps[-1] <= SLACK
     return gaps[-1] if gaps and gaps[-1] <= SLACK else 0
@@ -182,6 +188,10 @@ def main(argv=None) -> None:
     words = {name: value for name in PASSED if (value := getattr(typed, name)) is not None}  # of the training script
     videos = {}
     for name in ("train_list", "test_list"):
+        videos[name] = []
+        if getattr(options, name) is None:
+            print("no test list: the training list is cross-validated")
+            continue
         path = near(getattr(options, name))
         videos[name], whole = list_videos(flag(name), path, dataset, root, faults)
         if videos[name] and not whole:
@@ -198,12 +208,18 @@ def main(argv=None) -> None:
     crop = options.test_crop
     faults.add(f"test videos without crop {crop}, see --test-crop", [video.name for video in test if refused(tested_file, video, crop)])
     rows = {video.name: headers[video.files[0]].rows for video in test if video.files[0] in headers}
-    gap = check_truth(near(options.gt_path), dataset, rows, options.allow_length_mismatch, faults)
+    gap = 0
+    if options.gt_path:
+        gap = check_truth(near(options.gt_path), dataset, test, rows, options.allow_length_mismatch, faults)
+    elif test:
+        print("no ground truth: figures are by video")
     check_both(train, test, typed, faults)
     if not faults and not typed.headers:
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # its notes are above
-                loading.load_data(replace(options, visual_width=width), options.seeds[0])
+                lists = {"visual_width": width, "test_list": options.test_list or options.train_list}
+                overlap = options.allow_overlap or not options.test_list  # each fold is tested by a model that has not seen it
+                loading.load_data(replace(options, **lists, allow_overlap=overlap), options.seeds[0])
         except BadInput as error:
             faults[str(error)] = False
     wanted = {"visual_width": width, "feature_scale": scale, "allow_length_mismatch": gap}
@@ -211,6 +227,7 @@ def main(argv=None) -> None:
     words |= {name: value for name, value in wanted.items() if value not in (usual[name], getattr(options, name))}
     train_words = [word for name, value in words.items() for word in (flag(name), f"{value:g}" if isinstance(value, float) else value)]
     commands.append(["python", *command_of(dataset, "train"), *train_words, *["--allow-overlap"] * typed.allow_overlap])
+    commands[-1] += ["--folds", FOLDS] if options.folds else []
     print("to type next:" if all(faults.values()) else "to type next, where the rest is mended:")
     print(*("    " + shlex.join(map(str, command)) for command in commands), sep="\n")
     if faults:

@@ -28,12 +28,13 @@ from utils.evaluation.scores import check_lengths, load_scores
 from utils.files import write_json
 from utils.labels import Dataset, benchmarks, load_dataset
 from utils.reading import read_json
+from utils.runs import has_results
 
 
 def run_of(path: str) -> dict:
     """The options.json of the run of ours that a file of scores is of; {} where it is of none."""
     for folder in Path(path).resolve().parents[:2]:  # the run's, or that of its later test below it
-        if (folder / "options.json").is_file() and (folder / "best.pt").is_file():
+        if (folder / "options.json").is_file() and has_results(folder):
             return read_json(folder / "options.json", "--scores", dict)
     return {}
 

@@ -151,7 +151,9 @@ FAULTS = {
     "test crop": (lambda cameras: cameras.files("test-Fight0")[0].unlink(),
                   ["test videos without crop 0, see --test-crop: 1 (test-Fight0)"]),
     "overlap": (spoil_overlap, ["videos in both lists, see --allow-overlap: 4 (test-Normal2, test-Normal3, test-Fight0, test-Fight1)"]),
-    "ground truth": (spoil_truth, ["test videos that are not in the ground truth: 1 (test-Normal2)",
+    "another ground truth": (lambda cameras: cameras.truth({"other": 16}),
+                             ["test videos that are not in the ground truth: 4 (test-Normal2, test-Normal3, test-Fight0, test-Fight1)"]),
+    "ground truth": (spoil_truth, ["abnormal ones without intervals, figures are by video: 2 (test-Fight0, test-Fight1)",
                                    "test videos of another length than in the ground truth: 3", "off by 5 snippets: 1 (test-Normal3)"]),
     "one kind": (lambda cameras: cameras.lists({name: kind for name, kind in TRAIN.items() if kind == "Fight"}), []),
 }  # fmt: skip
@@ -168,6 +170,19 @@ def test_a_fault_is_told_and_training_stops_at_it(cameras, capsys, fault):
         assert part in shown + error
     with pytest.raises(BadInput):
         trained(["custom_train.py", "--data", ".", "--visual-width", str(WIDTH)])
+
+
+def test_without_ground_truth_or_test_list_training_starts_too(cameras, capsys):
+    path, given = cameras.folder / "dataset.toml", (cameras.folder / "dataset.toml").read_text().splitlines(True)
+    path.write_text("".join(line for line in given if not line.startswith("ground_truth")))
+    shown, _, error = checked(capsys)
+    assert error is None
+    assert "no ground truth: figures are by video" in shown
+    path.write_text("".join(line for line in given if not line.startswith(("ground_truth", "test_list"))))
+    shown, ((_, *words),), error = checked(capsys)
+    assert error is None
+    assert "no test list: the training list is cross-validated" in shown
+    assert words[-2:] == ["--folds", "5"]
 
 
 def test_several_faults_are_one_line(cameras, capsys):
