@@ -250,7 +250,7 @@ def load_detector(
         options, classes = replace(released, **given), load_dataset(released.data).names
     model, place, notes = loading.load_model(options, options.seed, classes), engine.pick_device(device), []
     if "options" in saved:
-        restore.matches(saved, model, path, options)
+        restore.matches(saved, model, path)
     checkpoint.load_trained_state(model, saved["weights"], path)
     if options.sample:
         notes.append("The checkpoint was trained on the built-in sample of simulated features: its scores say nothing about this video.")

@@ -168,7 +168,7 @@ def read_best(path: Path) -> None:
     options = ucf_option.parse_args(["--feature-root", "x", "--device", "cpu"], testing=True, model=restore.system_of(saved, path, options))
     options = restore.tested_options(options, path, saved)
     model = loading.load_model(options, options.seed)
-    restore.matches(saved, model, path, options)
+    restore.matches(saved, model, path)
     checkpoint.load_trained_state(model, saved["weights"], path)
     known_threshold(saved.get("thresholds"), 0.01)
     restore.saved_options(saved, path)

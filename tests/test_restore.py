@@ -2,17 +2,22 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import custom_test
+import ucf_test
 import ucf_train
+import xd_test
 import xd_train
-from benchmarks import XD
+from benchmarks import UCF, XD
 from model import build_model
-from utils import checkpoint, engine
+from utils import checkpoint, engine, loading, restore
 from utils.errors import BadInput
+from utils.evaluation.scores import load_scores
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +48,7 @@ def test_a_training_starts_from_the_weights_that_fit(earlier, small_sample, tmp_
     assert {key for key in after if key.startswith("temporal.")} <= set(init["taken"])
     moved = {key for key in init["taken"] if not torch.allclose(after[key].float(), before["weights"][key].float(), atol=1e-6)}
     assert all("running_" in key or "num_batches" in key for key in moved)  # batch statistics go on
-    assert f"init: {tmp_path / 'copy.pt'} (reflip, ucf, 14 classes): {len(init['taken'])} of {len(after)} weights taken" in said
+    assert f"init: {tmp_path / 'copy.pt'} (reflip, UCF-Crime's 14 classes): {len(init['taken'])} of {len(after)} weights taken" in said
     assert re.search(r"init: not taken: .*prompt\.reparameterization\.\S+ \(only in the file\)", said)
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["init"] == {key: init[key] for key in ("path", "taken", "left")}
@@ -124,3 +129,78 @@ def test_frozen_parts_stay_as_they_are(earlier, small_sample, tmp_path, capsys, 
     told = float(re.search(r"classifier: ([\d.]+) M trained parameters", capsys.readouterr().out)[1])
     own = sum(value.numel() for key, value in after.items() if key.startswith(("ffn_cls.", "classifier.")))
     assert told == pytest.approx(own / 1e6, abs=0.005)
+
+
+@pytest.fixture
+def own_data(small_sample, tmp_path):
+    """own_data(labels, words) -> a folder with the small sample of XD-Violence as a data set of its own, its classes called `words`."""
+
+    def write(labels, words):
+        typed = small_sample("xd")
+        files = {"test_list": "--test-list", "ground_truth": "--gt-path", "feature_root": "--feature-root"}
+        lines = [f'{name} = "{typed[typed.index(option) + 1]}"' for name, option in files.items()]
+        lines = ['title = "Our Cameras"', "fps = 24", 'separator = "-"', 'placeholder = "0"', *lines, "[classes]"]
+        (tmp_path / "own").mkdir(exist_ok=True)
+        (tmp_path / "own/dataset.toml").write_text("\n".join([*lines, *(f'{a} = "{b}"' for a, b in zip(labels, words, strict=True))]))
+        return ["--data", str(tmp_path / "own")]
+
+    return write
+
+
+WORDS = ("normal", "people fighting", "a shot", "a riot", "abuse", "a crash", "smoke")
+
+
+def test_a_checkpoint_is_tested_on_other_classes(earlier, own_data, small_sample, capsys):
+    custom_test.main([*own_data(XD.labels, WORDS), "--checkpoint", str(earlier)])
+    said, folder = capsys.readouterr().out, earlier.parent / "test-our-cameras"
+    report = json.loads((folder / "report.json").read_text())
+    for text in (said, (folder / "report.md").read_text()):
+        assert "trained on UCF-Crime's 14 classes, tested on Our Cameras's 7" in text
+        assert "paper (" not in text
+    assert (report["trained_for"]["classes"], report["videos"]) == (list(UCF.names), 16)
+    assert list(report["per_class"]["fine"]) == list(WORDS[1:])
+    scores, classes = load_scores(folder / "scores.npz")
+    assert tuple(classes) == WORDS
+    saved = checkpoint.load(earlier)
+    model = loading.load_model(restore.saved_options(saved, earlier), 1, WORDS).eval()  # its prompts round the new words
+    checkpoint.load_trained_state(model, saved["weights"], earlier)
+    name = next(iter(scores))
+    words = small_sample("xd")
+    [file] = Path(words[words.index("--feature-root") + 1]).rglob(f"{name}__0.npy")
+    features = torch.from_numpy(np.load(file)[:32]).float()
+    fine = model(features[None], torch.tensor([len(features)])).alignment[0].softmax(-1).detach()
+    assert np.allclose(fine, scores[name].fine[:32], atol=1e-4)
+    with pytest.raises(
+        BadInput, match=r"trained on ucf with 14 classes, expected xd with 7; use ucf_test\.py, or .*custom_test\.py --data xd"
+    ):
+        xd_test.main(["--checkpoint", str(earlier)])
+
+
+def test_class_text_features_are_those_of_the_tested_classes(own_data, small_sample, tmp_path):
+    rows = np.random.default_rng(0).standard_normal((14, 64)).astype(np.float32)
+    for name, part in (("ucf", rows), ("other", rows + 1), ("own", rows[:7])):
+        np.save(tmp_path / f"{name}.npy", part)
+
+    def given(name):
+        return ["--text-features", str(tmp_path / f"{name}.npy")]
+
+    words = [*small_sample("ucf"), *given("ucf"), "--select", "last", "--max-epoch", "1", "--output", str(tmp_path / "run")]
+    ucf_train.main(words)
+    path = ["--checkpoint", str(tmp_path / "run/seed-1/best.pt"), "--output", str(tmp_path / "tested")]
+    with pytest.raises(BadInput, match="trained with other class text features; give those that it was trained with"):
+        ucf_test.main([*small_sample("ucf", True), *path, *given("other")])
+    own = own_data(XD.labels, WORDS)
+    told = "trained on ucf with 14 classes, expected xd with 7; use ucf_test.py, or, for these classes, custom_test.py --data xd"
+    with pytest.raises(BadInput, match=re.escape(told)):
+        custom_test.main([*own, *path])
+    custom_test.main([*own, *path, *given("own")])
+    assert json.loads((tmp_path / "tested/report.json").read_text())["fine"]["auc"]["value"] is not None
+    labels = [*XD.labels, *(f"x{number}" for number in range(7))]  # as many as UCF-Crime has, but others
+    with pytest.raises(BadInput, match="its class text features are for its own 14 classes, not for the 14 of Our Cameras; give some for"):
+        custom_test.main([*own_data(labels, [*WORDS, *labels[7:]]), *path])
+
+
+def test_a_weight_that_is_made_for_its_classes_is_named(tmp_path):
+    saved = {"dataset": "ucf", "classes": list(UCF.names), "encoders": {}, "weights": torch.nn.Linear(3, 14).state_dict()}
+    with pytest.raises(BadInput, match=r"bias is for its own 14 classes, not for the 7 of XD-Violence; train anew, .*--init x\.pt"):
+        restore.weights_for(saved, torch.nn.Linear(3, 7), "x.pt", None, XD)

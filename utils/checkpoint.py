@@ -84,6 +84,7 @@ class Best(TypedDict):
     features: NotRequired[Features]
     captions: NotRequired[Embedded]
     trained_on: NotRequired[list[Text]]
+    title: NotRequired[Text]
     init: NotRequired[Init]
 
 

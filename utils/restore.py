@@ -3,31 +3,70 @@
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from model import SYSTEMS
 from utils import checkpoint
 from utils.captions.tree import source_folder
 from utils.errors import BadInput, printable
-from utils.labels import Dataset, load_dataset, script_of
+from utils.labels import Dataset, benchmarks, load_dataset, script_of
 from utils.options import Resolved, check_options, check_system, declared, options_class, read_options
 
 
-def check_dataset(saved: dict, path, dataset: Dataset) -> None:
-    """Raise BadInput where a checkpoint belongs to another dataset."""
-    if saved["dataset"] != dataset.key or saved["classes"] != list(dataset.names):
+def is_of(saved: dict, dataset: Dataset) -> bool:
+    """Whether a checkpoint of ours was trained on this data set and these classes."""
+    return (saved["dataset"], saved["classes"]) == (dataset.key, list(dataset.names))
+
+
+def check_dataset(saved: dict, path, options) -> None:
+    """Raise BadInput where a checkpoint belongs to another data set than a script that is of one alone."""
+    dataset = load_dataset(options.data)
+    of_one = dataset.key in benchmarks() and "data" not in options.typed
+    if of_one and not is_of(saved, dataset):
         raise BadInput(
             f"{path}: trained on {saved['dataset']} with {len(saved['classes'])} classes, expected {dataset.key} with "
-            f"{len(dataset.names)}; use {script_of(saved['dataset'], 'test')}"
+            f"{len(dataset.names)}; use {script_of(saved['dataset'], 'test')}, or, for these classes, custom_test.py --data {dataset.key}"
         )
 
 
-def matches(saved: dict, model, path, options) -> None:
-    """Raise BadInput where a checkpoint was trained with another frozen encoder."""
+def weights_for(saved: dict, model, path: Path, options, dataset: Dataset) -> dict:
+    """The weights of a checkpoint for a model with the classes of `dataset`. What holds something of the classes is the model's own where
+    they are others than those that it was trained on.
+
+    Raises BadInput where it does not match (`matches`), and where a weight is made for its own classes.
+    """
+    same, weights = is_of(saved, dataset), saved["weights"]
+    matches(saved, model, path, same)
+    if same:
+        return weights
+    of_classes, own = checkpoint.class_weights(model), checkpoint.trained_state(model)
+    classes = f"its own {len(saved['classes'])} classes, not for the {len(dataset.names)} of {dataset.title}"
+    if of_classes and "text_features" not in options.typed:
+        raise BadInput(f"{path}: its class text features are for {classes}; give some for these: --text-features FILE.npy")
+    shapes = {key: own[key].shape for key in own.keys() & weights.keys() - of_classes}
+    if misfit := sorted(key for key, shape in shapes.items() if weights[key].shape != shape):
+        raise BadInput(f"{path}: {misfit[0]} is for {classes}; train anew, from the weights that fit: --init {path}")
+    return weights | {key: own[key] for key in of_classes}
+
+
+def matches(saved: dict, model, path: Path, same_classes: bool = True) -> None:
+    """Raise BadInput where a checkpoint was trained with another frozen encoder, or other text features of the same classes."""
     for name, part in checkpoint.frozen_parts(model).items():
         if saved["encoders"].get(name) != part.digest():
             raise BadInput(
                 f"{path}: trained with another frozen encoder ({name}); "
                 f"give the one it was trained with: --clip, --sentence-encoder or --distilbert"
             )
+    own, weights = checkpoint.trained_state(model), saved["weights"]
+    for key in checkpoint.class_weights(model) & weights.keys() if same_classes else ():
+        if own[key].shape == weights[key].shape and not torch.equal(own[key], weights[key]):
+            raise BadInput(f"{path}: trained with other class text features; give those that it was trained with: --text-features")
+
+
+def origin_of(saved: dict) -> str:
+    """What a checkpoint of ours was trained on, in words."""
+    sample = " (built-in sample)" * saved["options"]["sample"]
+    return f"{saved.get('title', saved['dataset'])}'s {len(saved['classes'])} classes{sample}"
 
 
 def start_from(model, options) -> dict:
@@ -45,7 +84,7 @@ def start_from(model, options) -> dict:
             raise BadInput(f"--init {path}: trained with --visual-width {width}, found {options.visual_width}; name one of that width")
         frozen = checkpoint.frozen_parts(model).items()
         foreign = tuple(f"{name.rpartition('.')[0]}." for name, part in frozen if saved["encoders"].get(name) != part.digest())
-        origin = f"{system}, {saved['dataset']}, {len(saved['classes'])} classes"
+        origin = f"{system}, {origin_of(saved)}"
     taken, left = checkpoint.take_fitting(model, saved["weights"], path, foreign)
     print(f"init: {path} ({origin}): {len(taken)} of {len(taken) + len(left)} weights taken")
     absent = (key for key in saved["weights"] if key not in taken and key not in left and not key.startswith(getattr(model, "ignored", ())))
@@ -60,7 +99,7 @@ def system_of(saved: dict, path: Path, options) -> str:
     Raises BadInput where nothing was, or where it is none of ours.
     """
     if "options" in saved:
-        check_dataset(saved, path, load_dataset(options.data))
+        check_dataset(saved, path, options)
         return known_system(saved, path)
     if "model" not in options.typed or options.sample:
         raise BadInput(
@@ -102,7 +141,8 @@ def saved_options(saved: dict, path: Path, **more) -> Resolved:
 
 
 def tested_options(options: Resolved, path: Path, saved: dict) -> Resolved:
-    """Options of a test: the checkpoint's for the model, the run's own files (options.json beside it) for the data, then what was typed.
+    """Options of a test: the checkpoint's for the model, the run's own files (options.json beside it) for the data, unless that is another
+    data set, then what was typed.
 
     options: parsed for the checkpoint's system (`system_of`). Of a released checkpoint features and sizes are what was typed or the option
     file's. Raises BadInput where a typed model option contradicts the checkpoint (masking the padding needs no other weights).
@@ -122,6 +162,8 @@ def tested_options(options: Resolved, path: Path, saved: dict) -> Resolved:
         for name, value in {**files, **saved["options"]}.items()
         if name in own and name not in ("data", "device", "output", "seeds", *options.typed)
     }
+    if saved["dataset"] != options.dataset:
+        known = {name: value for name, value in known.items() if own[name].group != "data" and name != "caption_root"}
     sample = options.sample and saved["options"]["sample"]
     reads = SYSTEMS[options.model].inputs(replace(options, **known))
     if reads == ("captions",) and "caption_root" in options.typed and "feature_root" not in options.typed:

@@ -223,11 +223,13 @@ def test_folder(options, checkpoint: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def tested_in(options, checkpoint: Path) -> Path:
-    """Where the results of a test go: --output, or `test` beside the checkpoint. Raises BadInput where a typed --output holds a run, or
-    the results of another checkpoint.
+    """Where the results of a test go: --output, or `test` beside the checkpoint, on another data set than its own `test-DATASET`. Raises
+    BadInput where a typed --output holds a run, or the results of another checkpoint.
     """
     if "output" not in options.typed:
-        return checkpoint.parent / "test"
+        made = checkpoint.parent / "options.json"
+        own = not made.exists() or read_options(made, "--checkpoint").get("dataset") == options.dataset
+        return checkpoint.parent / ("test" if own else f"test-{options.dataset}")
     folder = Path(options.output)
     if holds_run(folder) or has_results(folder):
         made = read_json(folder / "report.json", "--output", dict) if (folder / "report.json").exists() else {}

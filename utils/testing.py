@@ -36,9 +36,9 @@ def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> T
     """
     saved = checkpoint.load(path)
     released = "options" not in saved
-    if not released:
-        restore.matches(saved, model, path, options)
-    checkpoint.load_trained_state(model, saved["weights"], path)
+    weights = saved["weights"] if released else restore.weights_for(saved, model, path, options, data.dataset)
+    checkpoint.load_trained_state(model, weights, path)
+    elsewhere = not released and not restore.is_of(saved, data.dataset)
     texts = data.captions.texts(data.test) if data.captions else None
     scores = engine.score(model, data.test, options, data.captions)
     drawn = report.resample(scores, data.truth, data.dataset)
@@ -51,9 +51,10 @@ def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> T
         "selected_on": selected,
         "sample": options.sample,
         "features": features_of(options, saved.get("features"), projects(model)),
-        **published(data.dataset, options.model, drawn, len(report.timed(scores, data.truth)) < len(scores)),
+        **published(data.dataset, options.model, drawn, len(report.timed(scores, data.truth)) < len(scores), elsewhere),
         "official_videos": None if options.sample else official_videos(scores, data.dataset),
         "trained_on": sorted(scores.keys() & set(saved.get("trained_on", ()))),
+        **({"trained_for": trained_for(saved, data.dataset)} if elsewhere else {}),
         **({"init": {key: saved["init"][key] for key in ("path", "taken", "left")}} if "init" in saved else {}),
         **report.evaluate(scores, data.truth, data.dataset, drawn),
         "command": options.command,
@@ -92,10 +93,16 @@ def keep_truth(folder: Path, result: dict, scores: dict, truth: dict, gt_path: s
         write_ground_truth(folder / TRUTH, {name: truth[name] for name in sorted(scores)})
 
 
-def published(dataset: Dataset, model: str, drawn: dict, by_video: bool = False) -> dict:
+def trained_for(saved: dict, dataset: Dataset) -> dict:
+    """What a report says of a checkpoint that was trained for other classes: what and which they were, and how many are tested."""
+    return {"data": restore.origin_of(saved), "classes": saved["classes"], "tested": len(dataset.names)}
+
+
+def published(dataset: Dataset, model: str, drawn: dict, by_video: bool = False, elsewhere: bool = False) -> dict:
     """What a report takes from the system's paper: `paper`, its figures by name and the rule that selected its checkpoint; `headline`, the
     figure that it reports, of the other score where the model has not that one, and Ano-AUC beside an AUC, AVG mAP beside an AP (without
     class scores Ano-AUC). Where ground truth does not say when, it is the figure by video, with AP beside AUC or the other way round.
+    elsewhere: the model was trained for other classes, of which no paper reports.
     """
     part, metric = dataset.headline_of(model)
     if not {(part, metric), ("video", part, metric)} & drawn.keys():
@@ -104,7 +111,7 @@ def published(dataset: Dataset, model: str, drawn: dict, by_video: bool = False)
     headline = [[part, metric], list(mean if metric == "ap" and mean in drawn else (part, "ano_auc"))]
     if by_video:
         headline = [["video", part, metric], ["video", part, "ap" if metric == "auc" else "auc"]]
-    figures = dataset.papers.get(model, {}).get("figures", {})
+    figures = {} if elsewhere else dataset.papers.get(model, {}).get("figures", {})
     return {"headline": headline, "paper": {"rule": SYSTEMS[model].rule, "figures": figures}}
 
 

@@ -92,6 +92,7 @@ def train(model, data: Data, options, seed: int, folder: Path | None = None) -> 
     names = {video.name for video, *_ in data.train.samples} | {video.name for video in data.held_out}
     names |= set(best["init"]["trained_on"]) if "init" in best else set()
     best["trained_on"] = sorted(names | data.same)  # tested, these say nothing about unseen videos
+    best["title"] = data.dataset.title
     checkpoint.save(folder / "best.pt", best)
     runs.remember(folder, run, held_out=[video.name for video in data.held_out])
     lines = read_json_lines(folder / "log.jsonl", "--output", engine.Epoch)

@@ -342,6 +342,8 @@ def heading(report: dict) -> list[str]:
             f"{len(seen)} of the {report['videos']} test videos were trained on ({', '.join(seen[:3])}{', …' * (len(seen) > 3)}): these "
             f"figures do not tell how unseen videos are scored"
         )
+    if made := report.get("trained_for"):
+        lines.append(f"trained on {made['data']}, tested on {name}'s {made['tested']}")
     if init := report.get("init"):
         lines.append(f"training began from {init['path']}: {len(init['taken'])} of {len(init['taken']) + len(init['left'])} weights taken")
     if report["features"] in FEATURES and (report["features"] != "other" or report["official_videos"]):  # no paper, nothing to compare
