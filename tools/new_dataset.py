@@ -68,9 +68,9 @@ def find_lengths(videos: dict[str, Listed], feature_root: Path | None, workers: 
         counted, rows = feature_lengths(feature_root)
     absent = [name for name, entry in videos.items() if entry.file is None and name not in rows]
     if absent and (feature_root or len(absent) < len(videos)):
-        first = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
-        where = "neither videos nor features" if feature_root else "no video"
-        raise BadInput(f"{where} of {len(absent)} of the {len(videos)} listed ({first}); add them, drop their rows, or check VIDEOS")
+        where = "neither a video nor features" if feature_root else "no video"
+        count = f"{len(absent)} of the {len(videos)} listed have none"
+        raise BadInput(f"{videos[absent[0]].place}: {where} of {absent[0]} ({count}); add them, drop their rows, or check VIDEOS")
     for name, entry in videos.items():
         if entry.frames is None and name in counted:
             entry.frames, entry.fps = counted[name]
@@ -250,7 +250,8 @@ def make(options) -> None:
     videos = read(options, root)
     parts = {"separator": options.separator, "placeholder": options.placeholder}
     labels = Counter(part for entry in videos.values() for part in parts_of(entry.label, **parts))
-    classes = find_classes(labels, options.normal, dict(word.split("=", 1) for word in options.words))
+    words = dict(word.split("=", 1) for word in options.words)
+    classes = find_classes(labels, options.normal, words, options.list[0] if options.list else root)
     title = options.title or Path(os.path.abspath(output)).name
     dataset = Dataset(key=options.name or "", title=title, fps=1, labels=tuple(classes), names=tuple(classes.values()), **parts)
     parse_dataset(toml_of(dataset, "", [], False, ""), output / FILE, "see --title, --name, --words, --normal and --separator")
