@@ -57,6 +57,24 @@ def read_list(path: Path) -> None:
     dataset.read_list(path, path.parent, UCF)
 
 
+def read_own(path: Path) -> None:
+    from utils.labels import load_dataset
+
+    load_dataset(path)
+
+
+def read_new(path: Path) -> None:
+    """Lists of one's own: what is made of them is read again."""
+    from tools import new_dataset
+    from utils.labels import load_dataset
+
+    home, output = path.parent, path.parents[1] / "new"
+    given = ["--list", str(home / "clips.csv"), "--feature-root", str(home), "--unit", "seconds", "--fps", "25", "--test-share", "0.5"]
+    for words in (given, [*given, "--intervals", str(home / "events.csv")]):
+        new_dataset.main([*words, "--output", str(output), "--overwrite"])
+        load_dataset(output)
+
+
 def read_truth(path: Path) -> None:
     from utils.evaluation.ground_truth import load_ground_truth
 
@@ -286,6 +304,7 @@ def command_lines() -> dict:
         extract_features,
         make_gt,
         make_list,
+        new_dataset,
         rewrite_captions,
     )
 
@@ -296,7 +315,7 @@ def command_lines() -> dict:
             f"xd {system}": (xd_option.parse_args, ["--model", system]),
         }
     found["test"] = (lambda words: xd_option.parse_args(words, testing=True), [])
-    more = {extract_features: [], caption_videos: ["--captioner", "x"], embed_captions: ["--encoder", "x"]}
+    more = {extract_features: [], new_dataset: [], caption_videos: ["--captioner", "x"], embed_captions: ["--encoder", "x"]}
     more |= {rewrite_captions: ["--llm", "x"]}
     for tool, words in more.items():
         found[tool.__name__] = (tool.parse, ["x", "--output", "x", *words])
@@ -390,6 +409,17 @@ FRACTIONS = {"a/coarse": array(np.ones(4)), "a/fine": array(np.ones((4, 2))), "c
 NUMBERED = [["v", "pred"], ["0", "0.5"], ["1", "1"]]
 OFFICIAL = "Abuse/Abuse001_x264.mp4\nTraining_Normal_Videos_Anomaly/N1.mp4\n"
 
+
+def new_files() -> dict:
+    return {"clips.csv": CLIPS, "events.csv": EVENTS} | {f"{name}.npy": FEATURES for name in "abc"}
+
+
+OWN = 'title = "Mine"\nfps = 25\nseparator = "-"\n\n[classes]\nNormal = "normal"\nFire = "fire"\n"a.b" = "smoke"\n'
+CLIPS = [["path", "label", "source", "start", "end", "class"], ["a.mp4", "Normal", "1", "", "", ""]]
+CLIPS += [["b.mp4", "Fire", "1", "0:00", "0:01.5", "Fire"], ["b.mp4", "Fire", "1", "1", "1.8", ""], ["c", "Normal", "2", "", "", ""]]
+EVENTS = [["path", "start", "end"], ["b", "0.5", "1"], ["x/b.mp4", "0:00:00", "0:00:01,5"]]
+
+
 READERS = {
     "features": Reader(1800, lambda: {"x.npy": FEATURES}, read_features),
     "list": Reader(1600, lambda: {"l.csv": LIST, "Abuse028_x264.npy": FEATURES, "n.npy": FEATURES}, read_list),
@@ -412,6 +442,8 @@ READERS = {
     "pairs": Reader(400, lambda: {"pairs.txt": "# pool\na b => c d\ne => f\ng => h\n"}, read_pool),
     "annotations": Reader(400, lambda: {"annotations.txt": "Abuse028_x264.mp4  Abuse  165  240  -1  -1\n"}, read_official),
     "official list": Reader(400, lambda: {"Anomaly_Train.txt": OFFICIAL}, read_official),
+    "dataset.toml": Reader(600, lambda: {"dataset.toml": OWN}, read_own),
+    "new data set": Reader(600, new_files, read_new, True),
     "frames": Reader(300, lambda: {"frames.json": {"a.mp4": 30, "b": {"frames": 40}}}, read_frames),
     "extract.json": Reader(500, lambda: {"extract.json": MANIFEST}, read_manifests),
     "embed.json": Reader(200, lambda: {"embed.json": {"seed": 0, "encoder_digest": "x", "captions": {"a": "b"}}}, read_manifests),

@@ -49,7 +49,6 @@ from utils.listing import (
     read_folder,
     read_list,
 )
-from utils.video.folder import feature_lengths
 from utils.video.frames import BrokenVideo
 from utils.video.lengths import measure_all
 
@@ -62,12 +61,16 @@ def find_lengths(videos: dict[str, Listed], feature_root: Path | None, workers: 
 
     Raises BadInput where some of the videos are there, and others are not.
     """
-    counted, rows = feature_lengths(feature_root) if feature_root else ({}, {})
+    counted, rows = {}, {}
+    if feature_root:
+        from utils.video.folder import feature_lengths  # takes PyTorch along
+
+        counted, rows = feature_lengths(feature_root)
     absent = [name for name, entry in videos.items() if entry.file is None and name not in rows]
     if absent and (feature_root or len(absent) < len(videos)):
-        first = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
-        where = "neither videos nor features" if feature_root else "no video"
-        raise BadInput(f"{where} of {len(absent)} of the {len(videos)} listed ({first}); add them, drop their rows, or check VIDEOS")
+        where = "neither a video nor features" if feature_root else "no video"
+        count = f"{len(absent)} of the {len(videos)} listed have none"
+        raise BadInput(f"{videos[absent[0]].place}: {where} of {absent[0]} ({count}); add them, drop their rows, or check VIDEOS")
     for name, entry in videos.items():
         if entry.frames is None and name in counted:
             entry.frames, entry.fps = counted[name]
@@ -83,6 +86,7 @@ def find_lengths(videos: dict[str, Listed], feature_root: Path | None, workers: 
                 videos[name].frames, videos[name].fps = found
     for name, entry in videos.items():
         entry.frames = entry.frames or rows.get(name)
+        entry.fps = entry.fps and round(entry.fps, 3)
     if not videos:
         raise BadInput(f"{broken[0]} ({len(broken)} videos, all of them broken)")
     return broken
@@ -90,7 +94,7 @@ def find_lengths(videos: dict[str, Listed], feature_root: Path | None, workers: 
 
 def find_rate(videos: dict[str, Listed], given: float | None) -> float:
     """Frames per second of most videos; those that do not say get the `given` one. Raises BadInput where that is needed, and not given."""
-    told = Counter(round(entry.fps, 3) for entry in videos.values() if entry.fps)
+    told = Counter(entry.fps for entry in videos.values() if entry.fps)
     silent = [name for name, entry in videos.items() if entry.fps is None and (entry.frames or entry.intervals or not told)]
     if silent and given is None and (not told or any(entry.intervals for entry in videos.values())):
         raise BadInput(f"frames per second of {len(silent)} videos are not known (first: {silent[0]}); say them: --fps N")
@@ -246,7 +250,8 @@ def make(options) -> None:
     videos = read(options, root)
     parts = {"separator": options.separator, "placeholder": options.placeholder}
     labels = Counter(part for entry in videos.values() for part in parts_of(entry.label, **parts))
-    classes = find_classes(labels, options.normal, dict(word.split("=", 1) for word in options.words))
+    words = dict(word.split("=", 1) for word in options.words)
+    classes = find_classes(labels, options.normal, words, options.list[0] if options.list else root)
     title = options.title or Path(os.path.abspath(output)).name
     dataset = Dataset(key=options.name or "", title=title, fps=1, labels=tuple(classes), names=tuple(classes.values()), **parts)
     parse_dataset(toml_of(dataset, "", [], False, ""), output / FILE, "see --title, --name, --words, --normal and --separator")

@@ -188,8 +188,8 @@ def _add(videos: dict[str, Listed], entry: Listed) -> None:
 # What is made of it
 
 
-def find_classes(labels: Counter, normal: str | None, words: dict[str, str]) -> dict[str, str]:
-    """Label -> words for the prompt, the normal class first, from the number of videos of each label.
+def find_classes(labels: Counter, normal: str | None, words: dict[str, str], place: Path) -> dict[str, str]:
+    """Label -> words for the prompt, the normal class first, from the number of videos of each label; place: where they come from.
 
     Raises BadInput where none is known to be the normal one, there is no other, two differ only in case or have the same words, and where
     `words` has a label that is not there.
@@ -198,13 +198,13 @@ def find_classes(labels: Counter, normal: str | None, words: dict[str, str]) -> 
     for label in labels:
         if (other := seen.setdefault(label.casefold(), label)) != label:
             both = f"{other!r} ({labels[other]} videos) and {label!r} ({labels[label]})"
-            raise BadInput(f"labels {both} differ only in case; expected one of them; correct the list, or rename the folder")
+            raise BadInput(f"{place}: labels {both} differ only in case; expected one of them; correct the list, or rename the folder")
     known = ", ".join(sorted(labels))
     normal = normal or seen.get("normal")
     if normal not in labels:
         raise BadInput(f"--normal{f' {normal}' if normal else ''}: the labels are {known}; expected that of normal videos; --normal LABEL")
     if len(labels) < 2:
-        raise BadInput(f"all videos are {normal}; expected another class beside it; add videos in which something happens")
+        raise BadInput(f"{place}: all videos are {normal}; expected another class beside it; add videos in which something happens")
     if unknown := [label for label in words if label not in labels]:
         raise BadInput(f"--words {unknown[0]}=…: no such label; expected one of {known}")
     classes = {label: words.get(label) or words_of(label) for label in (normal, *sorted(labels.keys() - {normal}))}
@@ -212,7 +212,7 @@ def find_classes(labels: Counter, normal: str | None, words: dict[str, str]) -> 
         classes[normal] = "normal"
     for label, said in classes.items():
         if (other := next(one for one in classes if classes[one] == said)) != label:
-            raise BadInput(f"{other} and {label} are both {said!r} in prompts; say how they differ: --words {label}='…'")
+            raise BadInput(f"{place}: {other} and {label} are both {said!r} in prompts; say how they differ: --words {label}='…'")
     return classes
 
 
@@ -237,7 +237,9 @@ def deal(videos: dict[str, Listed], share: float, seed: int, dataset: Dataset) -
         known = [name for name, entry in videos.items() if getattr(entry, what) is not None]
         if known and len(known) < len(videos):
             other = next(name for name in videos if name not in known)
-            raise BadInput(f"{known[0]} has a {value}, {other} has none; expected one for every video, or for none; correct the list")
+            raise BadInput(
+                f"{videos[other].place}: {other} has no {value}, {known[0]} has one; expected one for every video, or for none; correct the list"
+            )
     entries = list(videos.values())
     if entries[0].side is not None:
         return

@@ -256,7 +256,7 @@ def refused(world, *words, said, **more):
         ("path,label\nn0,Normal\nf0,normal\n", "'Normal' (1 videos) and 'normal' (1) differ only in case"),
         ("path,label\nn0,OK\nf0,Fire\n", "--normal: the labels are Fire, OK; expected that of normal videos"),
         ("path,label\nn0,Normal\nf0,People_fall\nf1,PeopleFall\n", "are both 'people fall' in prompts"),
-        ("path,label\nn0,Normal\nzz,Fire\n", "neither videos nor features of 1 of the 2 listed (zz)"),
+        ("path,label\nn0,Normal\nzz,Fire\n", "line 3: neither a video nor features of zz (1 of the 2 listed have none)"),
         ("path,label,start,end\nn0,Normal,,\nf0,Fire,0:05,\n", "line 3: ''; expected a time"),
         ("path,label,start,end\nn0,Normal,,\nf0,Fire,5,6\n", "line 3: '5' may be seconds or frames"),
         ("path,label,start,end\nn0,Normal,0:01,0:02\nf0,Fire,,\n", "line 2: n0 is Normal, the normal class"),
