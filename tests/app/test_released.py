@@ -89,7 +89,7 @@ def test_the_authors_file_gives_the_scores_of_the_test_script(system, tmp_path, 
     assert found["threshold_from"].startswith("the checkpoint knows none for 1 % of normal snippets")
     assert "The checkpoint does not say what made its features; clip.pt was taken." in found["notes"]
     printed = capsys.readouterr().err
-    assert "model_ucf.pth, named by --checkpoint" in printed
+    assert f"model_ucf.pth ({system}, trained on ucf), named by --checkpoint" in printed
     assert "threshold 0.500: the checkpoint knows none" in printed
     with pytest.raises(BadInput, match=r"model_ucf\.pth: frame_position_embeddings\.weight has shape .*options it was trained with"):
         demo.main([str(video), *shared, "--data", "ucf", *said, "--visual-length", "16"])
