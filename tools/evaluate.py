@@ -184,6 +184,8 @@ def main(argv=None) -> None:
             f"{report.resampled_over(result)}{over}"
         )
         print("".join(f"{line}\n" for line in report.not_known(result)), end="")
+        if result["online"]:
+            print(report.ONLINE)
         print(f"per class: how many videos show it; no interval where fewer than {report.FEW} do")
         cells = [(label(path), report.percent(row), str(row.get("videos", ""))) for path, row in report.figures(result).items()]
         print("\n".join(report.aligned([("figure (%)", "value", "videos"), *cells])))

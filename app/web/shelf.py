@@ -37,9 +37,9 @@ class Shelf:
 
     def room(self, size: int = 0) -> bool:
         """Whether so many bytes more may come. Counts, and makes room, where it is time to."""
-        if self._is_due(size) and self._counting.acquire(blocking=not self.fits(size)):  # one counts; who finds room does not wait
+        if self.is_due(size) and self._counting.acquire(blocking=not self.fits(size)):  # one counts; who finds room does not wait
             try:
-                if self._is_due(size):  # still
+                if self.is_due(size):  # still
                     self._count()
                     if not self.fits(size):
                         self._make_room(size)
@@ -47,7 +47,8 @@ class Shelf:
                 self._counting.release()
         return self.fits(size)
 
-    def _is_due(self, size: int) -> bool:
+    def is_due(self, size: int) -> bool:
+        """Whether `room` would count, which takes a while."""
         since = time.monotonic() - self._counted
         return since >= 10 * self.pause or (since >= self.pause and not self.fits(size))
 

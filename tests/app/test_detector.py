@@ -194,6 +194,14 @@ def test_the_encoder_of_the_features_is_taken_without_being_told(run, tmp_path, 
     assert load_detector(tmp_path / "best.pt", rate=0.05, encoder=str(tmp_path / "other.pt")).encoder.digest() == digest
 
 
+def test_the_classes_are_the_checkpoint_s_wherever_its_data_set_is(run, tmp_path):
+    saved = checkpoint.load(run[0] / "best.pt")
+    checkpoint.save(tmp_path / "best.pt", saved | {"dataset": "my-cameras", "classes": ["calm", *saved["classes"][1:]]})
+    found = load_detector(tmp_path / "best.pt", rate=0.05)
+    assert found.classes[:2] == ("calm", "fighting")
+    assert found.about["dataset"] == "my-cameras"
+
+
 def test_training_records_what_made_the_features(small_sample, tmp_path):
     words = small_sample("xd")
     root = tmp_path / "features"

@@ -89,7 +89,7 @@ def test_the_authors_file_gives_the_scores_of_the_test_script(system, tmp_path, 
     assert found["threshold_from"].startswith("the checkpoint knows none for 1 % of normal snippets")
     assert "The checkpoint does not say what made its features; clip.pt was taken." in found["notes"]
     printed = capsys.readouterr().err
-    assert "model_ucf.pth, named by --checkpoint" in printed
+    assert f"model_ucf.pth ({system}, trained on ucf), named by --checkpoint" in printed
     assert "threshold 0.500: the checkpoint knows none" in printed
     with pytest.raises(BadInput, match=r"model_ucf\.pth: frame_position_embeddings\.weight has shape .*options it was trained with"):
         demo.main([str(video), *shared, "--data", "ucf", *said, "--visual-length", "16"])
@@ -166,10 +166,22 @@ def test_captions_of_a_video_of_another_length_are_told(spoken, tmp_path):
     words = [str(video), "--checkpoint", str(run / "best.pt"), "--captions", str(said), "--threshold", "0.5", "--device", "cpu"]
     demo.main([*words, "--no-video", "--output", str(tmp_path / "out")])
     notes = json.loads((tmp_path / "out" / f"{name}.json").read_text())["notes"]
-    assert (
-        f"Its captions are of a video of {16 * rows[name]:,} frames, this one has {16 * rows[name] + 400:,}: they may be another's."
-        in notes
-    )
+    was, now = 16 * rows[name], 16 * rows[name] + 400
+    assert f"Its captions are of a video of {was:,} frames, this one has {now:,}: they may be another's." in notes
+
+
+def test_the_page_gets_the_captions(spoken, tmp_path, monkeypatch):
+    run, said, _, rows = spoken
+    got = []
+    monkeypatch.setattr("app.web.page.serve", lambda detector, **more: got.append((detector, more["captions"])))
+    words = [str(tmp_path), "--web", "--checkpoint", str(run / "best.pt"), "--threshold", "0.5", "--device", "cpu"]
+    demo.main([*words, "--captions", str(said)])
+    [(detector, captions)] = got
+    assert captions.keys() >= rows.keys()
+    name = min(rows, key=rows.get)
+    video = make_video(tmp_path / "upload.mp4", frames=16 * rows[name], picture=grey)
+    found = detector.analyse(video, captions=captions[name])  # as the page does
+    assert np.abs(found.anomaly - load_scores(run / "scores.npz")[0][name].coarse).max() < 1e-3
 
 
 def test_a_sentence_encoder_that_is_not_the_training_s(spoken, tmp_path):

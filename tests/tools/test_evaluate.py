@@ -11,6 +11,7 @@ from benchmarks import UCF, XD
 from golden import REAL, SHARED
 from tools.evaluate import main
 from utils.errors import BadInput, exit_code
+from utils.evaluation import report
 from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
 from utils.evaluation.scores import Scores, save_scores
 from utils.files import ROOT
@@ -199,6 +200,7 @@ def test_a_system_with_an_online_score_and_no_classes(world, capsys):
     assert difference["online"]["auc"]["value"] == 0
     shown = capsys.readouterr().out
     assert f"online auc {100 * content['online']['auc']['value']:.2f}" in " ".join(shown.split())
+    assert report.ONLINE in shown
     assert "\nonline auc: " in shown
     assert "fine" not in shown
 
