@@ -238,7 +238,7 @@ def deal(videos: dict[str, Listed], share: float, seed: int, dataset: Dataset) -
         if known and len(known) < len(videos):
             other = next(name for name in videos if name not in known)
             raise BadInput(
-                f"{videos[other].place}: {other} has no {value}, {known[0]} has one; expected one for every video, or for none; correct the list"
+                f"{videos[other].place}: {other} has no {value}, {known[0]} has one; expected one for each video, or for none; correct the list"
             )
     entries = list(videos.values())
     if entries[0].side is not None:
