@@ -9,6 +9,8 @@ import custom_test
 import custom_train
 import ucf_train
 from benchmarks import DATASETS, UCF
+from tools import evaluate
+from utils.errors import BadInput
 from utils.evaluation import report
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.evaluation.scores import load_scores
@@ -83,3 +85,54 @@ def test_the_files_of_list_say_what_the_code_said(small_sample, key, trained):
 def test_one_of_list_may_be_named(tmp_path):
     assert load_dataset("ucf") == UCF
     assert load_dataset(UCF.path) == UCF
+
+
+@pytest.fixture
+def fights(tmp_path):
+    """A data set of two classes without ground truth: 8 videos to train on, 6 to test, features (3, 8) whose first column tells fights."""
+    random, lists = np.random.default_rng(0), {"train": range(8), "test": range(8, 14)}
+    (tmp_path / "features").mkdir()
+    for kind, numbers in lists.items():
+        rows = [f"v{number:02d},{('Normal', 'Fighting')[number % 2]}" for number in numbers]
+        (tmp_path / f"{kind}.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+        for number in numbers:
+            np.save(tmp_path / f"features/v{number:02d}.npy", (random.normal(size=(3, 8)) + 4 * (number % 2)).astype(np.float32))
+    keys = 'title = "Fights"\nfps = 25\ntrain_list = "train.csv"\ntest_list = "test.csv"\nfeature_root = "features"\n'
+    (tmp_path / "dataset.toml").write_text(f'{keys}[classes]\nNormal = "normal"\nFighting = "fighting"\n')
+    return tmp_path
+
+
+def test_any_amount_of_test_labels(fights, capsys):
+    words = ["--model", "deepmil", "--visual-width", "8", "--batch-size", "4", "--max-epoch", "2", "--device", "cpu", "--val-share", "0.3"]
+    custom_train.main(["--data", str(fights), *words, "--output", str(fights / "run")])
+    none = json.loads((fights / "run/report.json").read_text())
+    assert (none["coarse"], none["timed"], none["truth"]) == (None, 0, "none was given")
+    assert none["headline"] == [["video", "coarse", "auc"], ["video", "coarse", "ap"]]
+    assert none["video"]["coarse"]["auc"]["low"] <= none["video"]["coarse"]["auc"]["value"] == 1
+    assert none["video"]["per_class"]["coarse"]["fighting"]["auc"]["videos"] == 3
+    assert "no frame figures: no test video has intervals (ground truth: none was given)" in capsys.readouterr().out
+    assert {path.name for path in (fights / "run/seed-1/plots").iterdir()} == {"training.png", *(f"v{n:02d}.png" for n in range(8, 14))}
+
+    def tested(truth):
+        entries = {name: {"frames": 48, "fps": 25, "segments": spans} for name, spans in truth.items()}
+        (fights / "gt.json").write_text(json.dumps(entries))
+        more = ["--checkpoint", str(fights / "run/seed-1/best.pt"), "--gt-path", str(fights / "gt.json")]
+        custom_test.main(["--data", str(fights), *more, "--device", "cpu"])
+        return json.loads((fights / "run/seed-1/test/report.json").read_text())
+
+    some = tested({"v09": [[0, 16, "Fighting"]], "v11": []})
+    assert (some["timed"], some["video"]) == (4, none["video"])  # v09 and the normal ones; v11's list says that it is abnormal
+    assert some["coarse"]["auc"]["value"] is not None
+    assert "frame figures on 4 of 6 videos with intervals" in capsys.readouterr().out
+    scores = str(fights / "run/seed-1/test/scores.npz")
+    evaluate.main(["--data", str(fights), "--scores", scores, "--json", str(fights / "anew.json")])
+    anew = json.loads((fights / "anew.json").read_text())
+    assert {key: anew[key] for key in ("video", "coarse", "per_class", "timed")} == {
+        key: some[key] for key in ("video", "coarse", "per_class", "timed")
+    }
+    whole = tested({f"v{number:02d}": [[0, 16, "Fighting"]] for number in (9, 11, 13)})
+    assert not {"video", "timed", "truth"} & whole.keys()
+    assert not (fights / "run/seed-1/test/truth.json").exists()
+    assert whole["headline"][0] == ["coarse", "auc"]
+    with pytest.raises(BadInput, match="the 6 test videos are not in the ground truth"):
+        tested({"other": []})

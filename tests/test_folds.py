@@ -15,7 +15,7 @@ import ucf_train
 from benchmarks import UCF
 from dataset import Video
 from golden import REAL
-from tools import evaluate
+from tools import ablate, evaluate
 from utils import engine, folds, training
 from utils.errors import BadInput
 from utils.evaluation.scores import load_scores
@@ -93,6 +93,9 @@ def test_every_video_is_scored_once_by_a_model_that_never_saw_its_source(clips, 
     evaluate.main(["--dataset", "ucf", "--scores", *paths, "--json", str(clips.parent / "anew.json")])
     assert json.loads((clips.parent / "anew.json").read_text())["video"]["coarse"]["auc"] == auc
     assert "intervals over 6 sources" in capsys.readouterr().out
+
+    row = [ablate.Run("row", seed, [], output) for seed in (1, 2)]
+    assert ablate.measure(row, UCF)[0]["video"]["coarse"]["auc"] == auc
 
     fold = output / "seed-2" / "fold-2"
     ucf_test.main(["--checkpoint", str(fold / "best.pt"), "--device", "cpu"])  # a run like any other

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from utils.errors import BadInput
+from utils.evaluation.ground_truth import TRUTH
 from utils.files import ROOT, locked, make_folder, write_json
 from utils.labels import benchmarks, script_of
 from utils.options import declared, read_options
@@ -214,6 +215,7 @@ def test_folder(options, checkpoint: Path) -> Iterator[tuple[Path, Path]]:
             yield Path(new), folder
         except BrokenPipeError as error:  # whoever read along has seen enough; the table is printed last
             unread = error
+        (folder / TRUTH).unlink(missing_ok=True)  # which not every test leaves
         for path in Path(new).iterdir():
             if (folder / path.name).is_dir():
                 shutil.rmtree(folder / path.name)

@@ -91,6 +91,8 @@ def keep_truth(folder: Path, result: dict, scores: dict, truth: dict, gt_path: s
         result["truth"] = str(gt_path or "none was given")
     if result.keys() & {"timed", "sources", "folds"}:
         write_ground_truth(folder / TRUTH, {name: truth[name] for name in sorted(scores)})
+    else:
+        (folder / TRUTH).unlink(missing_ok=True)  # of an earlier test
 
 
 def trained_for(saved: dict, dataset: Dataset) -> dict:
