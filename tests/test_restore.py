@@ -2,6 +2,7 @@
 
 import json
 import re
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ def test_a_training_starts_from_the_weights_that_fit(earlier, small_sample, tmp_
         train(words, "--overwrite", "--init", tmp_path / "run" / "seed-1" / "best.pt")
 
 
-def test_class_features_and_prompts_of_another_encoder_are_not_taken(small_clip, small_distilbert, earlier):
+def test_class_features_and_prompts_of_another_encoder_are_not_taken(small_clip, small_distilbert, tmp_path, capsys):
     sizes = {"visual_length": 32, "visual_width": 64, "prompt_prefix": 2, "prompt_postfix": 2}
     model = build_model("reflip", XD.names, torch.randn(7, 64), **sizes)
     own = model.prompt.features.clone()
@@ -76,6 +77,10 @@ def test_class_features_and_prompts_of_another_encoder_are_not_taken(small_clip,
     taken, left = checkpoint.take_fitting(model, checkpoint.trained_state(model), "x.pt", ("prompt.",))
     assert {*left.values()} == {"of another frozen encoder"}
     assert not any(key.startswith("prompt.") for key in taken)
+    torch.save({f"module.{key}": value for key, value in checkpoint.trained_state(model).items()}, tmp_path / "released.pth")
+    init = restore.start_from(model, Namespace(init=str(tmp_path / "released.pth")))
+    assert (init["left"], init["trained_on"]) == ({}, [])
+    assert f"init: {tmp_path / 'released.pth'} (a released state dict): {len(init['taken'])} of" in capsys.readouterr().out
 
 
 def test_an_init_that_does_not_fit_is_one_line(earlier, small_sample, tmp_path):
@@ -170,9 +175,8 @@ def test_a_checkpoint_is_tested_on_other_classes(earlier, own_data, small_sample
     features = torch.from_numpy(np.load(file)[:32]).float()
     fine = model(features[None], torch.tensor([len(features)])).alignment[0].softmax(-1).detach()
     assert np.allclose(fine, scores[name].fine[:32], atol=1e-4)
-    with pytest.raises(
-        BadInput, match=r"trained on ucf with 14 classes, expected xd with 7; use ucf_test\.py, or .*custom_test\.py --data xd"
-    ):
+    told = "trained on ucf with 14 classes, expected xd with 7; use ucf_test.py, or, for these classes, custom_test.py --data xd"
+    with pytest.raises(BadInput, match=re.escape(told)):
         xd_test.main(["--checkpoint", str(earlier)])
 
 
@@ -190,8 +194,7 @@ def test_class_text_features_are_those_of_the_tested_classes(own_data, small_sam
     with pytest.raises(BadInput, match="trained with other class text features; give those that it was trained with"):
         ucf_test.main([*small_sample("ucf", True), *path, *given("other")])
     own = own_data(XD.labels, WORDS)
-    told = "trained on ucf with 14 classes, expected xd with 7; use ucf_test.py, or, for these classes, custom_test.py --data xd"
-    with pytest.raises(BadInput, match=re.escape(told)):
+    with pytest.raises(BadInput, match=r"--text-features: shape \(14, 64\), expected 7 rows, one per class"):
         custom_test.main([*own, *path])
     custom_test.main([*own, *path, *given("own")])
     assert json.loads((tmp_path / "tested/report.json").read_text())["fine"]["auc"]["value"] is not None
