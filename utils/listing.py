@@ -237,9 +237,8 @@ def deal(videos: dict[str, Listed], share: float, seed: int, dataset: Dataset) -
         known = [name for name, entry in videos.items() if getattr(entry, what) is not None]
         if known and len(known) < len(videos):
             other = next(name for name in videos if name not in known)
-            raise BadInput(
-                f"{videos[other].place}: {other} has no {value}, {known[0]} has one; expected one for each video, or for none; correct the list"
-            )
+            found = f"{other} has no {value}, {known[0]} has one"
+            raise BadInput(f"{videos[other].place}: {found}; expected one for every video, or for none; correct the list")
     entries = list(videos.values())
     if entries[0].side is not None:
         return

@@ -8,13 +8,16 @@ import tomllib
 import numpy as np
 import pytest
 
+from benchmarks import UCF, XD
 from clips import make_video, sound
-from golden import REAL
+from golden import REAL, SHARED
 from tools.new_dataset import main
 from utils.errors import BadInput, exit_code
 from utils.evaluation.ground_truth import GroundTruth, load_ground_truth
 from utils.labels import load_dataset
 from utils.listing import words_of
+
+OFFICIAL = SHARED / "annotations"
 
 
 class World:
@@ -368,3 +371,21 @@ def test_msad(world, capsys):
     assert "(features of these videos, by whatever made them, below" in capsys.readouterr().out
     assert len(truth) == len(given) == len(world.rows("test")) - 1 == 240
     assert all([list(segment) for segment in truth[name].segments] == given[name]["segments"] for name in given)
+
+
+@pytest.mark.skipif(not OFFICIAL.exists(), reason="../shared/annotations is not here")
+def test_the_benchmarks_come_out_as_they_are(world, capsys):
+    """From the official lists: the lists and ground truth of list/, to the byte."""
+    lists = [OFFICIAL / "Anomaly_Train.txt", OFFICIAL / "Anomaly_Test.txt"]
+    dataset = world.run("--list", *lists, "--intervals", UCF.gt_path, folder=False, fps=None)
+    assert dataset.gt_path.read_bytes() == UCF.gt_path.read_bytes()
+    assert set(dataset.labels) == set(UCF.labels)
+    for side, path in (("train", UCF.train_list), ("test", UCF.test_list)):
+        ours = [(path.replace(".mp4", ".npy").rpartition("/")[2], label) for path, label in world.rows(side)]
+        assert ours == [(path.rpartition("/")[2], label) for path, label in csv.reader(path.open())]
+    words = ["--normal", "A", "--separator", "-", "--placeholder", "0", "--words", *(f"{label}={XD.name(label)}" for label in XD.labels)]
+    lists = [OFFICIAL / "xd_train_videos.txt", OFFICIAL / "xd_CLIP_rgbtest.csv"]
+    dataset = world.run("--list", *lists, "--intervals", XD.gt_path, *words, "--overwrite", folder=False, fps=None)
+    assert (dataset.labels, dataset.names, dataset.gt_path.read_bytes()) == (XD.labels, XD.names, XD.gt_path.read_bytes())
+    assert len(world.rows("train")) - 1 == 3954
+    assert "looks wrong: Ip.Man.2008__#01-40-37_01-42-07_label_B4-0-0 is B4-0-0, and has intervals of B1" in capsys.readouterr().out
