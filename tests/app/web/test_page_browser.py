@@ -260,13 +260,15 @@ def test_what_the_browser_cannot_play_is_shown_as_the_annotated_copy(visit, vide
     assert tab.evaluate("document.querySelector('#player video').videoWidth") > 0
 
 
-def test_a_name_is_text_never_markup_or_template(visit, videos):
+def test_a_name_or_caption_is_text_never_markup_or_template(visit, videos):
     tab = visit()
     choose(tab, "onerror")
     wait_for_text(tab, "2 segments")
     for place in ("#status", "#player .name"):
         assert MARKUP in tab.inner_text(place)
         assert tab.query_selector(f"{place} img") is None
+    assert [cell.inner_text() for cell in tab.query_selector_all("#segments tbody td:last-child")] == [MARKUP, MARKUP]  # its caption
+    assert tab.query_selector("#segments img") is None
     assert tab.title() == "Anomalies in a video"
     assert "Explosion <b>&</b>" in tab.text_content("#player .classes")
 
