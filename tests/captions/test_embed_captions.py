@@ -215,7 +215,7 @@ def test_goes_on_after_an_interruption(run, monkeypatch):
     assert os.stat(folder / "Abuse/Abuse001_x264.npy").st_mtime_ns == first
 
 
-@pytest.mark.parametrize(("change", "said"), [(["--fill", "nearest"], "fill zeros, not nearest"), (["--fps", "25"], "fps 30, not 25.0")])
+@pytest.mark.parametrize(("change", "said"), [(["--fill", "nearest"], "fill zeros, not nearest"), (["--fps", "25"], "fps 30.0, not 25.0")])
 def test_a_folder_of_other_settings_is_refused(run, change, said):
     before = contents(run())
     with pytest.raises(BadInput, match=said + r".*--output"):
