@@ -198,7 +198,7 @@ def released_options(options):
     """
     from importlib import import_module
 
-    from utils.labels import command_of, load_dataset
+    from utils.datasets import command_of, load_dataset
     from utils.options import declared
 
     script, *words = command_of(load_dataset(options.data), "option")

@@ -20,10 +20,11 @@ from utils import checkpoint, engine, loading, restore
 from utils.captions.embedding import caption_features, embed
 from utils.captions.formats import VideoCaptions
 from utils.captions.tree import FILLS
+from utils.datasets import load_dataset
 from utils.errors import BadInput
 from utils.evaluation.scores import Scores
 from utils.evaluation.segments import RATE, anomaly_score, known_threshold, unknown_threshold
-from utils.labels import SNIPPET, load_dataset, video_name
+from utils.labels import SNIPPET, video_name
 from utils.options import Resolved
 from utils.text import CLIPText, SentenceText, load_sentence_text
 from utils.video.crops import UNNAMED, Recipe

@@ -1,6 +1,6 @@
 """The data sets of list/, as tests want them."""
 
-from utils.labels import load_dataset
+from utils.datasets import load_dataset
 
 DATASETS = {key: load_dataset(key) for key in ("ucf", "xd")}
 UCF, XD = DATASETS.values()

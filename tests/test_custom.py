@@ -10,11 +10,12 @@ import custom_train
 import ucf_train
 from benchmarks import DATASETS, UCF
 from tools import evaluate
+from utils.datasets import load_dataset
 from utils.errors import BadInput
 from utils.evaluation import report
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.evaluation.scores import load_scores
-from utils.labels import Dataset, load_dataset
+from utils.labels import Dataset
 
 # As they stood in the code before they were files.
 BEFORE = {

@@ -58,7 +58,7 @@ def read_list(path: Path) -> None:
 
 
 def read_own(path: Path) -> None:
-    from utils.labels import load_dataset
+    from utils.datasets import load_dataset
 
     load_dataset(path)
 
@@ -66,7 +66,7 @@ def read_own(path: Path) -> None:
 def read_new(path: Path) -> None:
     """Lists of one's own: what is made of them is read again."""
     from tools import new_dataset
-    from utils.labels import load_dataset
+    from utils.datasets import load_dataset
 
     home, output = path.parent, path.parents[1] / "new"
     given = ["--list", str(home / "clips.csv"), "--feature-root", str(home), "--unit", "seconds", "--fps", "25", "--test-share", "0.5"]

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from utils.datasets import load_dataset
 from utils.errors import BadInput
-from utils.labels import class_indices, load_dataset
+from utils.labels import class_indices
 
 BASE = {"title": "My cameras", "fps": 25, "train_list": "train.csv", "classes": {"Normal": "normal", "Fighting": "two people fighting"}}
 

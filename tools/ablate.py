@@ -28,13 +28,14 @@ from typing_extensions import TypedDict
 from model import SYSTEMS
 from tools.evaluate import compare, label
 from utils import testing
+from utils.datasets import benchmarks, command_of, load_dataset
 from utils.distributed import share
 from utils.errors import COUNT, SEED, BadInput, Parser, exit_code, printable
 from utils.evaluation import report
 from utils.evaluation.ground_truth import TRUTH, load_ground_truth
 from utils.evaluation.scores import load_scores
 from utils.files import ROOT, make_folder, replacing, write_json
-from utils.labels import Dataset, benchmarks, command_of, load_dataset
+from utils.labels import Dataset
 from utils.reading import OPEN, Plain, Text, read_json, read_json_lines, real, whole
 from utils.runs import fold_folders
 

@@ -23,10 +23,11 @@ from tqdm import tqdm
 
 from dataset import Video, check_crops, match_list, same_content, tested_file
 from utils import loading
+from utils.datasets import benchmarks, command_of, load_dataset, script_of
 from utils.errors import COUNT, BadInput, Parser, bounded, exit_code, printable, some
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.evaluation.scores import length_gap
-from utils.labels import SNIPPET, Dataset, benchmarks, command_of, load_dataset, script_of, video_name
+from utils.labels import SNIPPET, Dataset, video_name
 from utils.survey import Header, crop_count, made_by, read_headers, read_norms, uneven, wanted_scale
 
 SHOWN = 3  # lengths that are off, from the smallest on

@@ -34,10 +34,11 @@ from tools.make_list import read_videos
 from utils.captions.embedding import caption_features, embed
 from utils.captions.formats import VideoCaptions, caption_files, read_captions, write_captions
 from utils.captions.tree import FILLS, MANIFEST
+from utils.datasets import benchmarks, load_dataset
 from utils.errors import COUNT, POSITIVE, BadInput, Parser, exit_code, printable
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.files import make_folder, only_writer, replacing, write_json
-from utils.labels import SNIPPET, Dataset, benchmarks, load_dataset
+from utils.labels import SNIPPET, Dataset
 from utils.reading import ROWS, open_array, read_bytes, read_json
 from utils.text import POOLING, SentenceText, load_sentence_text
 

@@ -19,6 +19,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from utils.datasets import benchmarks, load_dataset
 from utils.errors import BadInput, Parser, bounded, exit_code, some
 from utils.evaluation import report
 from utils.evaluation.ground_truth import TRUTH, load_ground_truth
@@ -26,7 +27,7 @@ from utils.evaluation.intervals import RESAMPLES, difference, interval, over_see
 from utils.evaluation.report import label
 from utils.evaluation.scores import check_lengths, load_scores
 from utils.files import write_json
-from utils.labels import Dataset, benchmarks, load_dataset
+from utils.labels import Dataset
 from utils.reading import read_json
 from utils.runs import has_results
 

@@ -14,9 +14,10 @@ import sys
 from pathlib import Path, PurePosixPath
 
 from dataset import index_features, read_rows
+from utils.datasets import benchmarks, load_dataset
 from utils.errors import BadInput, Parser, exit_code, some
 from utils.files import replacing
-from utils.labels import Dataset, benchmarks, class_indices, load_dataset, video_name
+from utils.labels import Dataset, class_indices, video_name
 from utils.reading import read_json, read_text
 
 

@@ -7,9 +7,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from utils.datasets import benchmarks
 from utils.errors import SEED, Parser, exit_code
 from utils.files import ROOT, locked
-from utils.labels import benchmarks
 from utils.sample.builder import make_sample
 
 

@@ -32,10 +32,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from utils.datasets import FILE, parse_dataset
 from utils.errors import SEED, BadInput, Parser, bounded, exit_code, printable
 from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
 from utils.files import irregular, make_folder, only_writer, replacing
-from utils.labels import FILE, Dataset, parse_dataset
+from utils.labels import Dataset
 from utils.listing import (
     SIDES,
     Listed,

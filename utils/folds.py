@@ -17,10 +17,11 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from dataset import Video, check_features, read_list, read_rows
 from utils import loading, runs, testing, training
+from utils.datasets import load_dataset
 from utils.errors import BadInput
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.files import make_folder, replacing
-from utils.labels import Dataset, class_indices, load_dataset, multi_hot, video_name
+from utils.labels import Dataset, class_indices, multi_hot, video_name
 from utils.reading import read_text
 
 

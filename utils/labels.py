@@ -1,25 +1,14 @@
-"""What lists, features, captions, ground truth and scores share: a video's name, its snippets and crops, and the data set: a file of
-list/ or somebody's dataset.toml, with the classes in order, class 0 being normal.
+"""What lists, features, captions, ground truth and scores share: a video's name, its snippets and crops, and the classes of a data set in
+order, class 0 being normal.
 """
 
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NotRequired
 
 import numpy as np
-from pydantic import ConfigDict
-from typing_extensions import TypedDict
 
 from utils.errors import BadInput
-from utils.files import ROOT, irregular
-from utils.reading import Text, parse_toml, read_text, real, shown, whole
-
-FILE = "dataset.toml"  # what a data set's file is called in its folder
-LONGEST = 2**20  # bytes of that file
-CLASSES = 1000  # at most
-Headline = Literal["coarse auc", "coarse ap", "fine auc", "fine ap"]
-CLOSED = ConfigDict(extra="forbid")
 
 VIDEO_SUFFIXES = {
     ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".f4v", ".avi", ".mkv", ".webm", ".ogv", ".flv", ".wmv", ".asf", ".mxf", ".mpg", ".mpeg",
@@ -27,49 +16,6 @@ VIDEO_SUFFIXES = {
 }  # fmt: skip  # in any case
 SNIPPET = 16  # frames that a row of features or scores stands for
 CROPS = 10  # of a frame, in VadCLIP's published order: centre, four corners, and these five mirrored
-
-
-class Paper(TypedDict):
-    """What a system's paper reports on a data set: its headline where that is not the data set's, and figures in percent by their names in
-    reports.
-    """
-
-    __pydantic_config__ = CLOSED
-
-    headline: NotRequired[Headline]
-    figures: NotRequired[dict[Text, Text]]
-
-
-class Simulated(TypedDict):
-    """The built-in sample of a data set: its stream of random numbers, and how far an event stands out."""
-
-    __pydantic_config__ = CLOSED
-
-    stream: whole(0, 1000)
-    strength: real(0)
-
-
-class File(TypedDict):
-    """A dataset.toml. docs/own-data.md explains the keys."""
-
-    __pydantic_config__ = CLOSED
-
-    title: Text
-    fps: real(0, 10_000, gt=0)
-    classes: dict[Text, Text]
-    name: NotRequired[Text]
-    headline: NotRequired[Headline]
-    separator: NotRequired[Text]
-    placeholder: NotRequired[Text]
-    label_in: NotRequired[Literal["folder", "name"]]
-    test_crop: NotRequired[whole(0, 9)]
-    train_list: NotRequired[Text]
-    test_list: NotRequired[Text]
-    ground_truth: NotRequired[Text]
-    feature_root: NotRequired[Text]
-    paper: NotRequired[dict[Text, Paper]]
-    tables: NotRequired[dict[Text, dict[Text, Text]]]
-    sample: NotRequired[Simulated]
 
 
 @dataclass(frozen=True)
@@ -95,9 +41,9 @@ class Dataset:
     test_list: Path | None = None
     gt_path: Path | None = None
     feature_root: Path | None = None
-    papers: dict[str, Paper] = field(default_factory=dict)
+    papers: dict[str, dict] = field(default_factory=dict)
     tables: dict[str, dict[str, str]] = field(default_factory=dict)
-    sample: Simulated | None = None
+    sample: dict | None = None
 
     def name(self, label: str) -> str:
         """The name of one label's class: `B1` -> `fighting`."""
@@ -107,108 +53,6 @@ class Dataset:
         """Part and metric of the figure that is reported for a system: its paper's on this data set, else the data set's."""
         headline = self.papers.get(system, {}).get("headline")
         return tuple(headline.split()) if headline else self.headline
-
-
-def benchmarks() -> list[str]:
-    """The data sets of list/, by name."""
-    return sorted(path.stem for path in (ROOT / "list").glob("*.toml"))
-
-
-def script_of(key: str, kind: str) -> str:
-    """The script (`kind`: train, test or option) of a data set: its own where there is one, else custom_….py."""
-    own = f"{key}_{kind}.py"
-    return own if (ROOT / own).exists() else f"custom_{kind}.py"
-
-
-def command_of(dataset: Dataset, kind: str) -> list[str]:
-    """That script as it is typed."""
-    script = script_of(dataset.key, kind)
-    return [script] if script.startswith(dataset.key) else [script, "--data", str(dataset.path)]
-
-
-def load_dataset(place: Path | str, option: str = "--data") -> Dataset:
-    """The data set called `place`: the name of a file of list/ (without .toml), a .toml file, or a folder with a dataset.toml.
-
-    Raises BadInput naming file and key where it cannot be read or is not as `File` declares, where the first class is not the normal one,
-    a class stands there twice, or a list is missing.
-    """
-    path = ROOT / "list" / f"{place}.toml" if str(place) in benchmarks() else Path(place)
-    fault = irregular(path)
-    if fault == "a folder":
-        path = path / FILE
-        fault = irregular(path)
-    if fault:
-        found = f"{path}: {fault}" if path != Path(place) else fault.replace("no such file", "no such data set")
-        known = f"{', '.join(benchmarks())}, a folder with {FILE}, or that file"
-        raise BadInput(f"{option} {place}: {found}; expected {known}; tools.new_dataset writes one")
-    return parse_dataset(read_text(path, option, LONGEST), path, f"correct the file, or name another with {option}")
-
-
-def parse_dataset(text: str, path: Path, todo: str) -> Dataset:
-    """The data set that the text of a file `path` describes; load_dataset. todo: what to do where it is none."""
-    known = parse_toml(text, str(path), todo, File)
-
-    def wrong(key: str, value, expected: str) -> BadInput:
-        return BadInput(f"{path}: {key} = {shown(value)}; expected {expected}; {todo}")
-
-    labels, names = tuple(known["classes"]), tuple(known["classes"].values())
-    title, separator, placeholder = known["title"].strip(), known.get("separator"), known.get("placeholder")
-    key = known.get("name", re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-"))
-    if not title or not title.isprintable() or len(title) > 100:
-        raise wrong("title", title, "1 to 100 printable characters")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,49}", key):
-        raise wrong("name", key, "1 to 50 of a-z, 0-9 and -, for folders; it is the title's unless you give one")
-    if key in benchmarks() and path.parent.resolve() != ROOT / "list":
-        which = "name" if "name" in known else "title"
-        raise wrong(which, known[which], f"another one than list/ has: {', '.join(benchmarks())}")
-    if not 2 <= len(labels) <= CLASSES:
-        expected = 'the normal class and at least one other, as label = "words"' if len(labels) < 2 else f"at most {CLASSES:,}"
-        raise wrong("classes", list(labels), expected)
-    if separator == "":
-        raise wrong("separator", separator, "at least one character, or no such line where a video has one label")
-    if placeholder is not None and not separator:
-        raise wrong("placeholder", placeholder, "a separator beside it")
-    if placeholder is not None and (placeholder in labels or separator in placeholder):
-        raise wrong("placeholder", placeholder, f"what is no label, without the separator {separator!r}")
-    said: dict[str, str] = {}
-    for label, words in known["classes"].items():
-        if not all(text and text.isprintable() and text == text.strip() for text in (label, words)):
-            raise wrong(f"classes.{shown(label)}", words, "printable label and words, no blanks round them")
-        if (other := said.setdefault(words.casefold(), label)) != label:
-            raise wrong(f"classes.{label}", words, f"words of its own: {other} has the same")
-        if separator and separator in label:
-            raise wrong(f"classes.{label}", words, f"a label without the separator {separator!r}")
-    if not any("normal" in word.lower() for word in (labels[0], names[0])):
-        raise wrong(f"classes.{labels[0]}", names[0], 'the normal class first, with "normal" in its words')
-    files = {name: path.parent / known[name] for name in ("train_list", "test_list", "ground_truth", "feature_root") if name in known}
-    for name, file in files.items():
-        fault, what = irregular(file), "file"
-        if name == "feature_root":
-            fault, what = fault if "\0" in known[name] else None, "folder"  # which may be made later
-        if fault:
-            raise BadInput(
-                f"{path}: {name} = {shown(known[name])}: {fault}; expected a {what}, relative to {path.parent} or in full; {todo}"
-            )
-    return Dataset(
-        key=key,
-        title=title,
-        fps=known["fps"],
-        labels=labels,
-        names=names,
-        headline=tuple(known.get("headline", "coarse auc").split()),
-        separator=separator,
-        placeholder=placeholder,
-        label_in=known.get("label_in", "folder"),
-        test_crop=known.get("test_crop", 0),
-        path=path,
-        train_list=files.get("train_list"),
-        test_list=files.get("test_list"),
-        gt_path=files.get("ground_truth"),
-        feature_root=files.get("feature_root"),
-        papers=known.get("paper", {}),
-        tables=known.get("tables", {}),
-        sample=known.get("sample"),
-    )
 
 
 def class_indices(label: str, dataset: Dataset) -> list[int]:

@@ -12,10 +12,11 @@ from model import SYSTEMS, build_model, options_of
 from utils import engine, text
 from utils.batches import BalancedBatches, DrawnVersions, ShuffledBatches
 from utils.captions.tree import SOURCE, CaptionTree
+from utils.datasets import load_dataset
 from utils.errors import BadInput, printable, some
 from utils.evaluation.ground_truth import GroundTruth, load_ground_truth
 from utils.evaluation.scores import check_lengths
-from utils.labels import SNIPPET, Dataset, load_dataset
+from utils.labels import SNIPPET, Dataset
 from utils.reading import open_array
 
 

@@ -16,9 +16,9 @@ from typing import get_args, get_origin, get_type_hints
 from typing_extensions import TypedDict
 
 from model import SYSTEMS
+from utils.datasets import benchmarks, load_dataset
 from utils.errors import BadInput, Parser
 from utils.files import ROOT
-from utils.labels import benchmarks, load_dataset
 from utils.reading import OPEN, Flag, Text, read_json
 from utils.systems.base import option
 

@@ -8,8 +8,9 @@ import torch
 from model import SYSTEMS
 from utils import checkpoint
 from utils.captions.tree import source_folder
+from utils.datasets import benchmarks, load_dataset, script_of
 from utils.errors import BadInput, printable
-from utils.labels import Dataset, benchmarks, load_dataset, script_of
+from utils.labels import Dataset
 from utils.options import Resolved, check_options, check_system, declared, options_class, read_options
 
 

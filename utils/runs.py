@@ -9,10 +9,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from utils.datasets import benchmarks, script_of
 from utils.errors import BadInput
 from utils.evaluation.ground_truth import TRUTH
 from utils.files import ROOT, locked, make_folder, write_json
-from utils.labels import benchmarks, script_of
 from utils.options import declared, read_options
 from utils.reading import read_json, read_text
 

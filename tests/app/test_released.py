@@ -18,9 +18,9 @@ from model import build_model
 from tools import embed_captions, extract_features
 from utils import checkpoint
 from utils.captions.formats import Caption, VideoCaptions, write_captions
+from utils.datasets import load_dataset
 from utils.errors import BadInput
 from utils.evaluation.scores import load_scores
-from utils.labels import load_dataset
 from utils.text import load_sentence_text
 
 WORDS = ("a", "man", "walks", "runs", "falls", "car", "burns")

@@ -12,9 +12,9 @@ from benchmarks import UCF, XD
 from clips import make_video, sound
 from golden import REAL, SHARED
 from tools.new_dataset import main
+from utils.datasets import load_dataset
 from utils.errors import BadInput, exit_code
 from utils.evaluation.ground_truth import GroundTruth, load_ground_truth
-from utils.labels import load_dataset
 from utils.listing import words_of
 
 OFFICIAL = SHARED / "annotations"

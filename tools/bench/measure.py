@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from utils.datasets import load_dataset
 from utils.files import ROOT
-from utils.labels import load_dataset
 
 UCF = load_dataset(ROOT / "list/ucf.toml")
 

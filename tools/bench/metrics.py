@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from tools.bench.measure import seconds
+from utils.datasets import benchmarks, load_dataset
 from utils.errors import BadInput
 from utils.evaluation import report
 from utils.evaluation.ground_truth import load_ground_truth
@@ -15,7 +16,7 @@ from utils.evaluation.intervals import RESAMPLES, draws, resampled
 from utils.evaluation.metrics import IOUS, PROTOCOLS, WHOLE_VIDEO, frame_figures, segment_map
 from utils.evaluation.scores import Scores
 from utils.files import ROOT
-from utils.labels import SNIPPET, benchmarks, load_dataset
+from utils.labels import SNIPPET
 
 
 def literal_map(probs, segments, labels, classes) -> list[float]:

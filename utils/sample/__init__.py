@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from model import SYSTEMS
+from utils.datasets import load_dataset, script_of
 from utils.files import ROOT, locked
-from utils.labels import load_dataset, script_of
 from utils.options import sample_files
 
 

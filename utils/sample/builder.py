@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.datasets import load_dataset
 from utils.errors import BadInput
 from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
 from utils.files import make_folder, write_json
-from utils.labels import CROPS, SNIPPET, Dataset, load_dataset
+from utils.labels import CROPS, SNIPPET, Dataset
 from utils.reading import read_json
 from utils.sample import captions as sample_captions
 from utils.text import openai_clip
