@@ -203,7 +203,8 @@ def main(argv=None) -> None:
     train, test = videos.values()
     headers, width, scale = check_files(list(dict.fromkeys(file for video in train + test for file in video.files)), options, typed, faults)
     for name, found in videos.items():
-        check_videos(flag(name), found, headers, faults)
+        if found:
+            check_videos(flag(name), found, headers, faults)
     if refused(check_crops, train):
         faults["training videos that lack crops which others have"] = False
     crop = options.test_crop
@@ -214,7 +215,8 @@ def main(argv=None) -> None:
         gap = check_truth(near(options.gt_path), dataset, test, rows, options.allow_length_mismatch, faults)
     elif test:
         print("no ground truth: figures are by video")
-    check_both(train, test, typed, faults)
+    if test:
+        check_both(train, test, typed, faults)
     if not faults and not typed.headers:
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # its notes are above
