@@ -65,10 +65,9 @@ def cross_validate(options, seed: int) -> testing.Tested:
     if options.shuffle_labels:
         videos = shuffled(videos, seed, dataset)
     truth = loading.known_truth(videos, check_features(videos, options.visual_width), given, dataset)
-    folder, tested = Path(options.output) / f"seed-{seed}", []
+    folder, ready, tested = Path(options.output) / f"seed-{seed}", [], []
     for number, names in enumerate(deal(videos, options.folds, of, seed, dataset), 1):
         place = make_folder(folder / f"fold-{number}")
-        print(f"fold {number} of {options.folds}, seed {seed}: {len(names)} videos, tested by a model trained on the others")
         rows = {"train": [], "test": []}
         by_name = {video.name: video for video in videos}
         for row, *_ in read_rows(options.train_list, "--train-list"):
@@ -80,7 +79,13 @@ def cross_validate(options, seed: int) -> testing.Tested:
             **{"train_list": str(place / "train.csv"), "test_list": str(place / "test.csv")},
             **{"gt_path": options.gt_path if given.keys() & names else None, "folds": None, "shuffle_labels": False},
         }
-        tested.append(run(replace(options, **own), seed, place))
+        own = replace(options, **own)
+        ready.append((place, own, loading.load_data(own, seed)))  # what is wrong with the last one is known before the first is trained
+    for number, (place, own, data) in enumerate(ready, 1):
+        print(f"fold {number} of {options.folds}, seed {seed}: {len(data.test)} videos, tested by a model trained on the others")
+        model = loading.load_model(own, seed)
+        best = training.train(model, data, own, seed, place)  # of a finished one what it left, where the options are the same
+        tested.append(testing.test(model, best, data, own, place, place))
     about = {"count": options.folds, "of": of, "shuffled": options.shuffle_labels}
     return testing.pool(tested, truth, dataset, options, folder, about)
 
@@ -93,13 +98,3 @@ def write_list(path: Path, rows: list[list[str]]) -> None:
         raise BadInput(f"{path}: the training list, or how it is dealt, has changed since; give the same, or another --output")
     with replacing(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
-
-
-def run(options, seed: int, place: Path) -> testing.Tested:
-    """One fold: its run, or what it left if it is finished."""
-    data = loading.load_data(options, seed)
-    if (place / "report.json").exists():
-        return testing.reread(place, data.truth, data.dataset)
-    model = loading.load_model(options, seed)
-    best = training.train(model, data, options, seed, place)
-    return testing.test(model, best, data, options, place, place)
