@@ -25,6 +25,11 @@ from utils.labels import Dataset, class_indices, multi_hot, video_name
 from utils.reading import read_text
 
 
+def unit(videos: Sequence[Video], options) -> str:
+    """What is dealt to folds, "sources" or "videos": what `--folds-of` says, videos where the list has no sources."""
+    return "videos" if any(video.source is None for video in videos) else options.folds_of
+
+
 def deal(videos: Sequence[Video], folds: int, of: str, seed: int, dataset: Dataset) -> list[set[str]]:
     """The names of each fold's videos, the folds as alike in classes (first labels) as they go. of: "sources", or "videos".
 
@@ -60,7 +65,7 @@ def cross_validate(options, seed: int) -> testing.Tested:
     """
     dataset = load_dataset(options.data)
     videos = read_list(options.train_list, options.feature_root, dataset, "--train-list")
-    of = "videos" if any(video.source is None for video in videos) else options.folds_of
+    of = unit(videos, options)
     given = {} if options.gt_path is None or options.shuffle_labels else load_ground_truth(options.gt_path, dataset)
     if options.shuffle_labels:
         videos = shuffled(videos, seed, dataset)
