@@ -1,6 +1,7 @@
 """A data set of one's own, through its three scripts; and the two of list/, which are such files now."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -137,3 +138,13 @@ def test_any_amount_of_test_labels(fights, capsys):
     assert whole["headline"][0] == ["coarse", "auc"]
     with pytest.raises(BadInput, match="the 6 test videos are not in the ground truth"):
         tested({"other": []})
+
+
+def test_of_two_data_sets_of_one_title_the_named_one_is_tested(fights):
+    words = ["--model", "deepmil", "--visual-width", "8", "--batch-size", "4", "--max-epoch", "1", "--device", "cpu", "--val-share", "0.3"]
+    custom_train.main(["--data", str(fights), *words, "--output", str(fights / "run")])
+    shutil.copytree(fights, fights / "later", ignore=shutil.ignore_patterns("run", "later"))
+    (fights / "later/test.csv").write_text("path,label\nv08,Normal\nv09,Fighting\n")
+    for folder, videos in ((fights, 6), (fights / "later", 2)):
+        custom_test.main(["--data", str(folder), "--checkpoint", str(fights / "run/seed-1/best.pt"), "--device", "cpu"])
+        assert json.loads((fights / "run/seed-1/test/report.json").read_text())["videos"] == videos

@@ -131,6 +131,9 @@ def test_unfinished_folds_are_gone_on_with(clips, monkeypatch):
     assert json.loads((output / "report.json").read_text())["video"] == whole["video"]
     with pytest.raises(BadInput, match=r"holds a finished run \(seed 1\)"):
         run(clips)
+    for more, said in ((["--lr", "0.5"], "trained with lr = .*, now it is 0.5"), (["--folds", "3"], "begun with --folds 2, found 3")):
+        with pytest.raises(BadInput, match=said):
+            ucf_train.main(["--resume", "--output", str(output), *more])
     clips.write_text(clips.read_text().replace("clip00.mp4,Normal,0", "clip00.mp4,Normal,5"))
     with pytest.raises(BadInput, match=r"train\.csv: the training list, or how it is dealt, has changed since"):
         ucf_train.main(["--resume", "--output", str(output)])
@@ -145,6 +148,29 @@ def test_intervals_of_the_training_list_give_figures_by_frame(clips):
     assert result["coarse"]["auc"]["value"] > 0.5
     assert result["headline"] == [["coarse", "auc"], ["coarse", "ano_auc"]]
     assert "sources stand on both sides" in (output / "report.md").read_text()
+
+
+def test_what_is_wrong_with_the_last_fold_is_told_before_the_first_is_trained(clips):
+    run(clips, "--max-epoch", "1")
+    [name, *_] = listed(clips.parent / "out/seed-1/fold-2/test.csv")
+    (clips.parent / "gt.json").write_text(json.dumps({name: {"frames": 4800, "fps": 30, "segments": []}}))
+    with pytest.raises(BadInput, match=f"{name}: 3 snippets of features or scores, 4800 frames"):
+        run(clips, "--max-epoch", "1", "--gt-path", str(clips.parent / "gt.json"), "--output", str(clips.parent / "other"))
+    assert not any((clips.parent / "other").rglob("*.pt"))
+
+
+def test_a_run_of_another_kind_is_not_made_folds_of(clips):
+    folder, lines = clips.parent, clips.read_text().splitlines()
+    for name, rows in (("half", lines[1:9]), ("rest", lines[9:])):
+        (folder / f"{name}.csv").write_text("\n".join([lines[0], *rows]) + "\n")
+    (folder / "gt.json").write_text(json.dumps({"clip08": {"frames": 48, "fps": 30, "segments": []}}))
+    files = {"feature-root": "features", "train-list": "half.csv", "test-list": "rest.csv", "gt-path": "gt.json", "output": "out"}
+    words = [word for name, file in files.items() for word in (f"--{name}", str(folder / file))]
+    ucf_train.main([*words, *WORDS[: WORDS.index("--folds")], "--select", "last", "--max-epoch", "1"])
+    before = (folder / "out/seed-1/report.json").read_bytes()
+    with pytest.raises(BadInput, match="was begun with --folds None, found 2; leave the option out"):
+        ucf_train.main(["--resume", "--folds", "2", "--output", str(folder / "out")])
+    assert (folder / "out/seed-1/report.json").read_bytes() == before
 
 
 @pytest.mark.slow

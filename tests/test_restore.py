@@ -54,7 +54,8 @@ def test_a_training_starts_from_the_weights_that_fit(earlier, small_sample, tmp_
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["init"] == {key: init[key] for key in ("path", "taken", "left")}
     assert "training began from" in (tmp_path / "run" / "report.md").read_text()
-    assert set(before["trained_on"]) < set(checkpoint.load(tmp_path / "run" / "seed-1" / "best.pt")["trained_on"])
+    for name in ("best.pt", "last.pt"):
+        assert set(before["trained_on"]) < set(checkpoint.load(tmp_path / "run" / "seed-1" / name)["trained_on"])
     (tmp_path / "copy.pt").unlink()
     resume = ["--resume", "--output", str(tmp_path / "run")]
     xd_train.main(resume)

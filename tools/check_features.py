@@ -22,7 +22,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dataset import Video, check_crops, match_list, same_content, tested_file
-from utils import loading
+from utils import folds, loading
 from utils.datasets import benchmarks, command_of, load_dataset, script_of
 from utils.errors import COUNT, BadInput, Parser, bounded, exit_code, printable, some
 from utils.evaluation.ground_truth import load_ground_truth
@@ -31,7 +31,7 @@ from utils.labels import SNIPPET, Dataset, video_name
 from utils.survey import Header, crop_count, made_by, read_headers, read_norms, uneven, wanted_scale
 
 SHOWN = 3  # lengths that are off, from the smallest on
-FOLDS = 5  # that are proposed where there is no test list
+FOLDS = 5  # that are proposed where there is no test list, or as many as the training list can be dealt to
 SLACK = 10  # snippets, up to which --allow-length-mismatch is proposed: more is another video, or another stride
 PASSED = ("feature_root", "train_list", "test_list", "gt_path", "test_crop", "visual_width", "allow_length_mismatch")
 
@@ -217,6 +217,10 @@ def main(argv=None) -> None:
         print("no ground truth: figures are by video")
     if test:
         check_both(train, test, typed, faults)
+    how = (folds.unit(train, options), options.seeds[0], dataset)
+    count = next((k for k in range(options.folds or 0, 1, -1) if not refused(folds.deal, train, k, *how)), None)
+    if options.folds and train and count is None:
+        faults[f"{len(train)} training videos cannot be dealt even to 2 folds with both kinds to train on"] = False
     if not faults and not typed.headers:
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # its notes are above
@@ -230,7 +234,7 @@ def main(argv=None) -> None:
     words |= {name: value for name, value in wanted.items() if value not in (usual[name], getattr(options, name))}
     train_words = [word for name, value in words.items() for word in (flag(name), f"{value:g}" if isinstance(value, float) else value)]
     commands.append(["python", *command_of(dataset, "train"), *train_words, *["--allow-overlap"] * typed.allow_overlap])
-    commands[-1] += ["--folds", FOLDS] if options.folds else []
+    commands[-1] += ["--folds", count or FOLDS] if options.folds else []
     print("to type next:" if all(faults.values()) else "to type next, where the rest is mended:")
     print(*("    " + shlex.join(map(str, command)) for command in commands), sep="\n")
     if faults:

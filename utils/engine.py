@@ -123,17 +123,20 @@ class Epoch(TypedDict):
     loss: real()
 
 
+BEGUN = ("title", "trained_on", "init")  # of a checkpoint (checkpoint.Best), what is known when a training begins
+
+
 class Training:
     """What a training run is made of between two epochs, and how it goes to and from last.pt. `best` is the selection figure so far."""
 
-    def __init__(self, model: nn.Module, options, classes, init: dict | None = None):
+    def __init__(self, model: nn.Module, options, classes, more: dict | None = None):
         self.model, self.options = model, options
         self.optimizer = make_optimizer(model, options)
         self.scheduler = make_scheduler(self.optimizer, options)
         self.epoch, self.best, self.log = 0, -math.inf, []
         encoders = {name: part.digest() for name, part in checkpoint.frozen_parts(model).items()}
         about = {"dataset": options.dataset, "classes": list(classes), "commit": checkpoint.commit(), "encoders": encoders}
-        self.about = {"options": saved_options(options), **about} | ({"init": init} if init else {})
+        self.about = {"options": saved_options(options), **about} | (more or {})
 
     def resume(self, folder: Path) -> None:
         """Go on from folder/last.pt. Raises BadInput where it is missing or was trained with other options."""
@@ -154,7 +157,7 @@ class Training:
         checkpoint.load_scheduler(self.scheduler, state["scheduler"], f"{path}: scheduler")
         checkpoint.set_random_state(state["random"], f"{path}: random")
         self.epoch, self.best = state["epoch"], state["best"]
-        self.about |= {"init": state["init"]} if "init" in state else {}
+        self.about |= {name: state[name] for name in BEGUN if name in state}
         self.log = [line for line in read_json_lines(folder / "log.jsonl", "--resume", Epoch) if line["epoch"] <= self.epoch]
 
     def finish_epoch(self, folder: Path, line: dict, figure) -> None:
@@ -179,17 +182,17 @@ class Training:
         checkpoint.save(folder / "last.pt", {**about, "best": self.best, **states})
 
 
-def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.device, classes, figure=None, begin=lambda: None) -> dict:
+def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.device, classes, figure=None, begin=dict) -> dict:
     """Train `model` on `train` (FeatureDataset) in `batches` (dataset.BalancedBatches, ShuffledBatches), keep last.pt and the selected
     best.pt in `folder`, return the latter.
 
-    figure(model) -> float is the selection figure, measured after each epoch; None selects the last epoch. begin() -> checkpoint.Init or
-    None: the start of a run that does not go on. A resumed run equals the uninterrupted one, to the bit on CPU. Raises BadInput where the
-    loss is not finite, naming the batch.
+    figure(model) -> float is the selection figure, measured after each epoch; None selects the last epoch. begin() starts a run that does
+    not go on, and gives what its checkpoints hold of that (BEGUN). A resumed run equals the uninterrupted one, to the bit on CPU. Raises
+    BadInput where the loss is not finite, naming the batch.
     """
     keep_freed_memory()
     goes_on = options.resume and (folder / "last.pt").exists()
-    run = Training(model, options, classes, None if goes_on else begin())
+    run = Training(model, options, classes, {} if goes_on else begin())
     if str(folder).encode(errors="replace").decode() != str(folder):
         raise BadInput(f"{folder}: is not UTF-8, and TensorBoard writes into no such folder; name another one with --output")
     if goes_on:

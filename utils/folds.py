@@ -25,6 +25,11 @@ from utils.labels import Dataset, class_indices, multi_hot, video_name
 from utils.reading import read_text
 
 
+def unit(videos: Sequence[Video], options) -> str:
+    """What is dealt to folds, "sources" or "videos": what `--folds-of` says, videos where the list has no sources."""
+    return "videos" if any(video.source is None for video in videos) else options.folds_of
+
+
 def deal(videos: Sequence[Video], folds: int, of: str, seed: int, dataset: Dataset) -> list[set[str]]:
     """The names of each fold's videos, the folds as alike in classes (first labels) as they go. of: "sources", or "videos".
 
@@ -60,15 +65,14 @@ def cross_validate(options, seed: int) -> testing.Tested:
     """
     dataset = load_dataset(options.data)
     videos = read_list(options.train_list, options.feature_root, dataset, "--train-list")
-    of = "videos" if any(video.source is None for video in videos) else options.folds_of
+    of = unit(videos, options)
     given = {} if options.gt_path is None or options.shuffle_labels else load_ground_truth(options.gt_path, dataset)
     if options.shuffle_labels:
         videos = shuffled(videos, seed, dataset)
     truth = loading.known_truth(videos, check_features(videos, options.visual_width), given, dataset)
-    folder, tested = Path(options.output) / f"seed-{seed}", []
+    folder, ready, tested = Path(options.output) / f"seed-{seed}", [], []
     for number, names in enumerate(deal(videos, options.folds, of, seed, dataset), 1):
         place = make_folder(folder / f"fold-{number}")
-        print(f"fold {number} of {options.folds}, seed {seed}: {len(names)} videos, tested by a model trained on the others")
         rows = {"train": [], "test": []}
         by_name = {video.name: video for video in videos}
         for row, *_ in read_rows(options.train_list, "--train-list"):
@@ -80,7 +84,13 @@ def cross_validate(options, seed: int) -> testing.Tested:
             **{"train_list": str(place / "train.csv"), "test_list": str(place / "test.csv")},
             **{"gt_path": options.gt_path if given.keys() & names else None, "folds": None, "shuffle_labels": False},
         }
-        tested.append(run(replace(options, **own), seed, place))
+        own = replace(options, **own)
+        ready.append((place, own, loading.load_data(own, seed)))  # what is wrong with the last one is known before the first is trained
+    for number, (place, own, data) in enumerate(ready, 1):
+        print(f"fold {number} of {options.folds}, seed {seed}: {len(data.test)} videos, tested by a model trained on the others")
+        model = loading.load_model(own, seed)
+        best = training.train(model, data, own, seed, place)  # of a finished one what it left, where the options are the same
+        tested.append(testing.test(model, best, data, own, place, place))
     about = {"count": options.folds, "of": of, "shuffled": options.shuffle_labels}
     return testing.pool(tested, truth, dataset, options, folder, about)
 
@@ -93,13 +103,3 @@ def write_list(path: Path, rows: list[list[str]]) -> None:
         raise BadInput(f"{path}: the training list, or how it is dealt, has changed since; give the same, or another --output")
     with replacing(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
-
-
-def run(options, seed: int, place: Path) -> testing.Tested:
-    """One fold: its run, or what it left if it is finished."""
-    data = loading.load_data(options, seed)
-    if (place / "report.json").exists():
-        return testing.reread(place, data.truth, data.dataset)
-    model = loading.load_model(options, seed)
-    best = training.train(model, data, options, seed, place)
-    return testing.test(model, best, data, options, place, place)

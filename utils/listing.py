@@ -107,7 +107,7 @@ def add_intervals(path: Path, videos: dict[str, Listed], unit: str | None, datas
     for name in (name for name in found if name in videos):
         entry, segments = videos[name], found[name]
         if suffix == ".json":
-            entry.frames, entry.fps, segments = found[name].frames, found[name].fps, found[name].segments
+            entry.frames, entry.fps, segments = found[name].frames, found[name].fps, found[name].segments or ()
         entry.intervals += [Interval(start, end, "frames", label, f"{path}: {name}") for start, end, label in segments]
     others = [name for name in found if name not in videos]
     if len(others) == len(found):

@@ -1,5 +1,6 @@
 """From a checkpoint back to what made it: which one is meant, whose data it is tested on, and whether it fits."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,7 +164,10 @@ def tested_options(options: Resolved, path: Path, saved: dict) -> Resolved:
         for name, value in {**files, **saved["options"]}.items()
         if name in own and name not in ("data", "device", "output", "seeds", *options.typed)
     }
-    if saved["dataset"] != options.dataset:
+    another = saved["dataset"] != options.dataset
+    if "data" in options.typed and options.dataset not in benchmarks() and files.get("data"):  # two may have one title
+        another |= os.path.realpath(files["data"]) != os.path.realpath(options.data)
+    if another:
         known = {name: value for name, value in known.items() if own[name].group != "data" and name != "caption_root"}
     sample = options.sample and saved["options"]["sample"]
     reads = SYSTEMS[options.model].inputs(replace(options, **known))

@@ -13,7 +13,7 @@ from utils.datasets import benchmarks, script_of
 from utils.errors import BadInput
 from utils.evaluation.ground_truth import TRUTH
 from utils.files import ROOT, locked, make_folder, write_json
-from utils.options import declared, read_options
+from utils.options import FOLDS, declared, read_options
 from utils.reading import read_json, read_text
 
 REPLACED = ".replaced"  # in OUTPUT: the run that --overwrite replaces, until the new one is finished
@@ -276,6 +276,10 @@ def resumed(parse_args: Callable, argv: list[str] | None):
         raise BadInput(
             f"--resume: {folder} was begun {f'from {begun}' if begun else 'without --init'}, found --init {options.init}; leave it out"
         )
+    for name in sorted(FOLDS & options.typed.keys()):
+        if (found := made.get(name, own[name].default)) != getattr(options, name):
+            what = f"--resume: {folder} was begun with {own[name].flag} {found}, found {getattr(options, name)}"
+            raise BadInput(f"{what}; leave the option out, or name another --output without --resume")
     known |= {name: getattr(options, name) for name in options.typed} | {"resume": True, "overwrite": False, "output": str(folder)}
     known["seeds"] = options.seeds if {"seed", "seeds"} & options.typed.keys() else sorted({*there, *made["seeds"]})
     print(f"going on with {folder}, seed{'s' if len(known['seeds']) > 1 else ''} {', '.join(map(str, known['seeds']))}")

@@ -69,7 +69,16 @@ def train(model, data: Data, options, seed: int, folder: Path | None = None) -> 
         if note := projection_note(model):
             print(note)
     run = replace(options, seed=seed)
-    best = engine.fit(
+    own = {*(video.name for video, *_ in data.train.samples), *(video.name for video in data.held_out), *data.same}
+    about = {"title": data.dataset.title, "trained_on": sorted(own)}  # tested, these say nothing about unseen videos
+
+    def begin() -> dict:
+        if not options.init:
+            return about
+        init = restore.start_from(model, options)
+        return {**about, "trained_on": sorted(own.union(init["trained_on"])), "init": init}
+
+    best = about | engine.fit(  # of a run that an earlier version began
         model,
         data.train,
         data.batches,
@@ -78,7 +87,7 @@ def train(model, data: Data, options, seed: int, folder: Path | None = None) -> 
         engine.pick_device(options.device),
         data.dataset.names,
         selection_figure(data, options),
-        lambda: restore.start_from(model, options) if options.init else None,
+        begin,
     )
     if data.held_out:  # where demo.py's threshold comes from
         checkpoint.load_trained_state(model, best["weights"], folder / "best.pt")
@@ -89,10 +98,6 @@ def train(model, data: Data, options, seed: int, folder: Path | None = None) -> 
         best["features"] = {key: made[key] for key in ("encoder", "recipe")}
     if data.captions and (embedded := data.captions.made):
         best["captions"] = embedded
-    names = {video.name for video, *_ in data.train.samples} | {video.name for video in data.held_out}
-    names |= set(best["init"]["trained_on"]) if "init" in best else set()
-    best["trained_on"] = sorted(names | data.same)  # tested, these say nothing about unseen videos
-    best["title"] = data.dataset.title
     checkpoint.save(folder / "best.pt", best)
     runs.remember(folder, run, held_out=[video.name for video in data.held_out])
     lines = read_json_lines(folder / "log.jsonl", "--output", engine.Epoch)

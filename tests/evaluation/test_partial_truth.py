@@ -12,6 +12,7 @@ from utils.evaluation.ground_truth import GroundTruth, load_ground_truth, write_
 from utils.evaluation.intervals import resampled
 from utils.evaluation.metrics import bag_score, video_figures
 from utils.evaluation.scores import Scores
+from utils.labels import Dataset
 
 NORMAL = GroundTruth(32, 30, ())
 TRUTH = {
@@ -146,3 +147,14 @@ def test_what_a_run_leaves_of_its_ground_truth_is_read_back(tmp_path):
         (tmp_path / "odd.json").write_text(json.dumps({"x": {"frames": 32, "fps": 30, **entry}}))
         with pytest.raises(BadInput, match=said):
             load_ground_truth(tmp_path / "odd.json", UCF)
+
+
+def test_a_class_called_as_the_released_ground_truth_calls_normal_videos_is_a_class_like_others():
+    found = []
+    for label in ("A", "Accident"):
+        dataset = Dataset("mine", "Mine", 30, ("Normal", label), ("normal", "accident"))
+        truth = {"calm": NORMAL, "crash": GroundTruth(32, 30, ((0, 16, label),))}
+        fine = {"calm": [[0.9, 0.1]] * 2, "crash": [[0.1, 0.9], [0.8, 0.2]]}
+        scores = {name: Scores(None, np.array(rows, np.float32)) for name, rows in fine.items()}
+        found.append(report.resample(scores, truth, dataset, 5))
+    assert found[0]["map", "official", "avg"][0] == found[1]["map", "official", "avg"][0] > 0

@@ -182,7 +182,9 @@ def test_without_ground_truth_or_test_list_training_starts_too(cameras, capsys):
     shown, ((_, *words),), error = checked(capsys)
     assert error is None
     assert "no test list: the training list is cross-validated" in shown
-    assert words[-2:] == ["--folds", "5"]
+    assert words[-2:] == ["--folds", "4"]  # four videos of each class
+    cameras.lists(train={name: kind for name, kind in TRAIN.items() if kind == "Normal" or name == "Fight0"})
+    assert "5 training videos cannot be dealt even to 2 folds" in checked(capsys)[2]
 
 
 def test_several_faults_are_one_line(cameras, capsys):

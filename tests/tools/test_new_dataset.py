@@ -178,14 +178,15 @@ def test_a_ground_truth_json_alone(world, capsys):
     """A list and a ground truth, without videos and features: lengths and times are those of the JSON."""
     clips = world.text("list.csv", "path,label\na.npy,Normal\nb.npy,Fire\nc.npy,Fire\n")
     truth = {"a": {"frames": 90, "fps": 30, "segments": []}, "b": {"frames": 60, "fps": 30, "segments": [[3, 9, "Fire"]]}}
-    events = world.text("gt.json", json.dumps(truth | {"other": truth["a"]}))
+    untimed = {"c": {"frames": 30, "fps": 30, "segments": None, "labels": ["Fire"]}}
+    events = world.text("gt.json", json.dumps(truth | untimed | {"other": truth["a"]}))
     dataset = world.run("--list", clips, "--intervals", events, "--test-share", 1, folder=False, fps=None)
     assert (dataset.fps, dataset.feature_root) == (30, world.output / "features")
     assert load_ground_truth(dataset.gt_path, dataset) == {"a": GroundTruth(90, 30, ()), "b": GroundTruth(60, 30, ((3, 9, "Fire"),))}
     said = capsys.readouterr().out
     assert "1 videos of" in said
-    assert "Fire           2        ?" in said
-    assert "without 1 videos whose length is not known" in said
+    assert "Fire           2        3" in said
+    assert "without 1 videos in which something happens, nobody says when" in said
 
 
 def test_videos(world, capsys):

@@ -10,7 +10,16 @@ import numpy as np
 from utils.errors import printable
 from utils.evaluation.ground_truth import GroundTruth
 from utils.evaluation.intervals import RESAMPLES, interval, over_seeds, resampled
-from utils.evaluation.metrics import PROTOCOLS, bag_score, class_figures, frame_figures, frame_metrics, segment_figures, video_figures
+from utils.evaluation.metrics import (
+    PROTOCOLS,
+    WHOLE_VIDEO,
+    bag_score,
+    class_figures,
+    frame_figures,
+    frame_metrics,
+    segment_figures,
+    video_figures,
+)
 from utils.evaluation.scores import Scores, by_frame, to_frames
 from utils.evaluation.segments import clock, shorten
 from utils.files import replacing, write_json
@@ -152,8 +161,10 @@ def add_frame_figures(add, scores: dict, truth: dict[str, GroundTruth], dataset:
         for protocol in PROTOCOLS:
             segments, names = [], []
             for name in scores:
-                # The released ground truth names a normal video's whole length a segment of class "A".
-                entries = truth[name].segments or ((0, truth[name].frames, "A"),) * (protocol == "official")
+                # The released ground truth names a normal video's whole length a segment of class "A": XD-Violence's normal one, and
+                # where that label is none, or of an anomaly, no class at all.
+                whole = protocol == "official" and dataset.labels[0] == WHOLE_VIDEO
+                entries = truth[name].segments or ((0, truth[name].frames, WHOLE_VIDEO),) * whole
                 segments.append([[start, end] for start, end, _ in entries])
                 names.append([label for _, _, label in entries])
             add(("map", protocol), segment_figures(probs, segments, names, dataset.labels, protocol), scores)
