@@ -6,11 +6,13 @@ import shutil
 import numpy as np
 import pytest
 
+import custom_option
 import custom_test
 import custom_train
 import ucf_train
 from benchmarks import DATASETS, UCF
 from tools import evaluate
+from utils import loading
 from utils.datasets import load_dataset
 from utils.errors import BadInput
 from utils.evaluation import report
@@ -148,3 +150,11 @@ def test_of_two_data_sets_of_one_title_the_named_one_is_tested(fights):
     for folder, videos in ((fights, 6), (fights / "later", 2)):
         custom_test.main(["--data", str(folder), "--checkpoint", str(fights / "run/seed-1/best.pt"), "--device", "cpu"])
         assert json.loads((fights / "run/seed-1/test/report.json").read_text())["videos"] == videos
+
+
+def test_a_normal_video_with_intervals_is_told(fights, capsys):
+    truth = {"v08": {"frames": 48, "fps": 25, "segments": [[0, 16, "Fighting"]]}}
+    (fights / "gt.json").write_text(json.dumps(truth))
+    words = ["--data", str(fights), "--gt-path", str(fights / "gt.json"), "--model", "deepmil", "--visual-width", "8"]
+    loading.load_data(custom_option.parse_args(words, testing=True, model="deepmil"), seed=None)
+    assert "note: 1 test videos are normal in the list, and tested as the ground truth has them, abnormal: v08" in capsys.readouterr().out

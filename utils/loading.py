@@ -129,6 +129,8 @@ def load_data(options, seed: int | None) -> Data:
         tested_file(video, options.test_crop)
     truth = known_truth(test, rows, given, dataset)
     check_lengths(rows, truth, options.allow_length_mismatch)
+    if odd := [video.name for video in test if not video.abnormal and truth[video.name].shows]:
+        print(f"note: {len(odd)} test videos are normal in the list, and tested as the ground truth has them, abnormal: {some(odd)}")
     captions = load_captions(options)
     if captions:
         captions.check(test, rows)

@@ -238,3 +238,5 @@ def test_a_papers_figures_stand_beside_the_whole_official_test_set_only(tmp_path
     for shown in (written(tmp_path, content), report.print_table(content)):
         assert ("99.99" in shown) == (said is None)
         assert "no benchmark result" not in shown if said is None else said in shown
+    folds = {"count": 5, "of": "videos", "shuffled": False}
+    assert "99.99" not in report.print_table(content | {"folds": folds})

@@ -307,9 +307,11 @@ def p_value(row: dict) -> str:
 
 
 def is_benchmark(report: dict) -> bool:
-    """Whether the official test set was tested, all of it and nothing else: only then may a paper's figures stand beside ours."""
+    """Whether the official test set was tested, all of it and nothing else, and no folds: only then may a paper's figures stand beside
+    ours.
+    """
     shared, official = report["official_videos"] or (0, 0)
-    return shared == official == report["videos"]
+    return "folds" not in report and shared == official == report["videos"]
 
 
 def headline(report: dict) -> str:
