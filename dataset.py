@@ -222,6 +222,8 @@ def open_features(path: Path | str, width: int | None, options: str = "--visual-
         fault = f"{array.dtype} values"
     elif array.shape[1:] not in ((width,), (CROPS, width)):
         fault = f"shape {array.shape}"
+        if array.ndim > 1 and array.shape[1:-1] in ((), (CROPS,)):
+            expected = expected.replace("--visual-width or", f"--visual-width {array.shape[-1]} or")
     elif not 0 < len(array) <= ROWS:
         fault = f"{len(array) or 'no'} rows"
     else:

@@ -316,6 +316,11 @@ def test_a_bad_file_is_refused_on_reading_and_at_the_start(tmp_path, kind):
     assert refused(lambda: check_features([a_video_of(tmp_path / "ok.npy"), video], WIDTH)) == message
 
 
+def test_features_of_another_width_name_theirs(tmp_path):
+    assert "set --visual-width 5 or --feature-root" in refused(lambda: load_features(save(tmp_path / "f.npy", shape=(5,)), WIDTH))
+    assert "set --visual-width or --feature-root" in refused(lambda: load_features(save(tmp_path / "g.npy", shape=(3, WIDTH)), WIDTH))
+
+
 def a_video_of(path: Path) -> Video:
     return Video(path.stem, "Abuse", a_video("Abuse").target, (save(path),), None)
 

@@ -209,7 +209,7 @@ def test_folds_never_split_a_source_and_are_alike(data):
 @pytest.mark.parametrize(
     ("change", "more", "said"),
     [
-        (str, ["--folds", "9"], "--folds 9: "),
+        (str, ["--folds", "9"], "--folds 9: more than the largest class of the training list has videos, 6"),
         (str, ["--folds", "1"], "--folds 1: expected a value from 2"),
         (lambda text: text.replace("Normal,5", "Normal,"), [], "line 12 has no source"),
         (lambda text: text.replace("clip01.mp4", "../calm/clip00.mp4"), [], "clip00 is listed"),

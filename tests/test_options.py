@@ -178,6 +178,8 @@ def test_a_system_has_settings_and_options_of_its_own():
     published = ucf_option.parse_args(["--model", "vadclip", "--feature-root", "x"])
     assert (published.lr, published.batch_size, published.visual_layers, published.attn_window, published.seed) == (2e-5, 128, 2, 8, 234)
     assert published.output.endswith("ucf-vadclip")
+    folds = ["--model", "vadclip", "--feature-root", "f", "--folds", "3"]
+    assert ucf_option.parse_args(folds).output.endswith("ucf-vadclip-folds")  # beside a run without folds
     xd = xd_option.parse_args(["--model", "vadclip", "--feature-root", "x"])
     assert (xd.lr, xd.batch_size, xd.sampling, xd.visual_layers, xd.attn_window, xd.milestones) == (1e-5, 96, "shuffle", 1, 64, (3, 6, 10))
     assert ucf_option.parse_args(["--model", "vadclip", "--lr", "1"]).lr == 1

@@ -41,6 +41,7 @@ from utils.listing import (
     SIDES,
     Listed,
     add_intervals,
+    check_events,
     classes_of,
     deal,
     find_classes,
@@ -257,6 +258,7 @@ def make(options) -> None:
     dataset = Dataset(key=options.name or "", title=title, fps=1, labels=tuple(classes), names=tuple(classes.values()), **parts)
     parse_dataset(toml_of(dataset, "", [], False, ""), output / FILE, "see --title, --name, --words, --normal and --separator")
     others = add_intervals(options.intervals, videos, options.unit, dataset) if options.intervals else 0
+    check_events(videos, dataset)
     feature_root = options.feature_root or (None if any(entry.file for entry in videos.values()) or options.list else root)
     broken = find_lengths(videos, feature_root, options.workers or min(8, os.cpu_count() or 1))
     dataset = replace(dataset, fps=find_rate(videos, options.fps))
@@ -276,7 +278,7 @@ def make(options) -> None:
         print(f"gt.json: {len(truth)} videos, {sum(len(one.segments) for one in truth.values())} intervals")
         without = Counter("abnormal" if entry.frames else "unmeasured" for name, entry in videos.items() if name not in truth)
         if without["abnormal"]:
-            print(f"  without {without['abnormal']} videos in which something happens, nobody says when: figures by frame leave them out")
+            print(f"  without {without['abnormal']} abnormal videos of which nobody says when it happens: figures by frame leave them out")
         if without["unmeasured"]:
             print(f"  without {without['unmeasured']} videos whose length is not known")
     else:

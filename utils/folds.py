@@ -42,8 +42,9 @@ def deal(videos: Sequence[Video], folds: int, of: str, seed: int, dataset: Datas
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a class of fewer videos than folds
             dealt = list(dealer(folds, shuffle=True, random_state=seed).split(kinds, kinds, sources))
-    except ValueError as error:
-        raise BadInput(f"--folds {folds}: {error}; take fewer") from None
+    except ValueError:  # more folds than any class has videos
+        most = np.bincount(kinds).max()
+        raise BadInput(f"--folds {folds}: more than the largest class of the training list has videos, {most}; take fewer") from None
     for train, test in dealt:
         if not len(test) or len(np.unique(kinds[train] > 0)) < 2:
             what = f"{len(videos)} videos" if sources is None else f"{len(set(sources))} sources"

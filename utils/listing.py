@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from utils.errors import BadInput
-from utils.evaluation.annotations import Interval, read_annotations, read_interval, segments_of
+from utils.evaluation.annotations import Interval, event_of, read_annotations, read_interval, segments_of
 from utils.evaluation.ground_truth import GroundTruth, load_ground_truth
 from utils.files import files_below, irregular
 from utils.labels import Dataset, class_indices, is_video, video_name
@@ -229,6 +229,13 @@ def parts_of(label: str, separator: str | None, placeholder: str | None) -> list
 def classes_of(entry: Listed, dataset: Dataset) -> list[str]:
     """The labels of a video's classes."""
     return [dataset.labels[number] for number in class_indices(entry.label, dataset)]
+
+
+def check_events(videos: dict[str, Listed], dataset: Dataset) -> None:
+    """Raises BadInput where an interval's class is none of its video's data set: before lengths are read, which takes long."""
+    for name, entry in videos.items():
+        for interval in entry.intervals:
+            event_of(name, interval, classes_of(entry, dataset), dataset)
 
 
 def deal(videos: dict[str, Listed], share: float, seed: int, dataset: Dataset) -> None:

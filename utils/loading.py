@@ -158,7 +158,7 @@ def load_data(options, seed: int | None) -> Data:
         if len({video.abnormal for video in held_out}) < 2:
             raise BadInput(
                 f"--select val: the {len(held_out)} held-out videos are all of one kind; "
-                f"raise --val-share {options.val_share}, or --select last"
+                f"expected normal and abnormal ones; raise --val-share (it is {options.val_share}), or take --select last"
             )
     train = FeatureDataset(videos, length=options.visual_length, width=options.visual_width, captions=captions)
     batches = {"balanced": BalancedBatches, "shuffle": ShuffledBatches}[options.sampling](train.abnormal, options.batch_size, seed)

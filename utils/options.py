@@ -104,7 +104,9 @@ class Shared:
     )
     shuffle_labels: bool = option(False, "with --folds, a control: the labels are permuted, anew for each seed", group="evaluation")
     checkpoint: str | None = option(None, "checkpoint to test; without it the newest run of the dataset (test scripts)", group="evaluation")
-    output: str | None = option(None, "folder of the run (default: runs/DATASET-MODEL, of the sample runs/sample-…)", group="output")
+    output: str | None = option(
+        None, "folder of the run (default: runs/DATASET-MODEL, with --folds …-folds, of the sample runs/sample-…)", group="output"
+    )
     save_scores: str | None = option(None, "write the scores behind the figures to this .npz (test scripts)", group="output")
     json: str | None = option(None, "write the report to this file (test scripts)", group="output")
 
@@ -314,7 +316,8 @@ def parse(data: str | None, common: dict, systems: dict, sample: dict, argv, doc
         own = {key: getattr(dataset, key) for key in ("train_list", "test_list", "gt_path", "feature_root")}
         values |= {key: str(path) for key, path in own.items() if path and values[key] is None}
     values |= {key: value for key, value in typed.items() if key in known} | {"data": str(dataset.path)}
-    values["output"] = values["output"] or str(ROOT / "runs" / f"{'sample-' * use_sample}{dataset.key}-{values['model']}")
+    folder = f"{'sample-' * use_sample}{dataset.key}-{values['model']}{'-folds' * bool(values.get('folds'))}"
+    values["output"] = values["output"] or str(ROOT / "runs" / folder)
     wanted = () if testing else ("feature_root", "train_list", *(() if values["folds"] else ("test_list",)))
     for key in wanted:  # of a test the checkpoint's run has them, too
         if values[key] is None:

@@ -128,7 +128,7 @@ def test_a_csv_with_sources_and_intervals(ten, capsys):
     assert sorted(map(sorted, sides)) == [[("Normal", "1"), ("TwoFight", "1")], [("Normal", "2"), ("TwoFight", "2")]]
     assert ten.rows("train")[0] == ["path", "label", "source"]
     said = capsys.readouterr().out
-    assert "gt.json: 4 videos, 2 intervals\n  without 1 videos in which something happens" in said
+    assert "gt.json: 4 videos, 2 intervals\n  without 1 abnormal videos of which nobody says when it happens" in said
     assert "looks wrong: TwoFight has 2 videos" in said
 
 
@@ -286,6 +286,11 @@ def test_bad_lists(ten, text, said):
 )
 def test_bad_interval_tables(ten, text, said):
     refused(ten, "--intervals", ten.text("events.csv", text), said=(str(ten.place / "events.csv"), said))
+
+
+def test_a_wrong_class_is_said_before_lengths_are_read(ten, monkeypatch):
+    monkeypatch.setattr("tools.new_dataset.find_lengths", lambda *_: pytest.fail("read lengths first"))
+    refused(ten, "--intervals", ten.text("events.csv", "path,start,end,class\nf0,0:01,0:02,Fire\n"), said="line 2: class 'Fire'")
 
 
 def test_bad_official_files(ten):

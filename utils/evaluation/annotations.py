@@ -56,25 +56,32 @@ def _time(text: str, unit: str | None, place: str) -> tuple[float, str]:
     return float(text.replace(",", ".")), unit
 
 
+def event_of(name: str, interval: Interval, classes: list[str], dataset: Dataset) -> str:
+    """What happens in the interval: its own class, or the video's. Raises BadInput naming its place for any other."""
+    events = [one for one in classes if one != dataset.labels[0]]
+    if not events:
+        raise BadInput(
+            f"{interval.place}: {name} is {classes[0]}, the normal class; expected no interval; correct its label, or drop the row"
+        )
+    if interval.label is None and len(events) > 1:
+        raise BadInput(f"{interval.place}: no class, and {name} has {', '.join(events)}; expected one of them in a column 'class'")
+    label = interval.label or events[0]
+    if label not in dataset.labels[1:]:
+        raise BadInput(f"{interval.place}: class {label!r}; expected {', '.join(dataset.labels[1:])}; correct the row")
+    return label
+
+
 def segments_of(
     name: str, intervals: list[Interval], classes: list[str], frames: int, fps: float, dataset: Dataset
 ) -> tuple[tuple[tuple[int, int, str], ...], int]:
     """The intervals of a video of `frames` frames as ground truth has them: ((start, end, label) in frames, half-open, …), and how many
     frames were cut off their ends: up to a second, or a snippet, which is more.
 
-    classes: the video's own labels. Raises BadInput naming the interval's place where it reaches further, has an unknown or no class, or
-    that of normal videos.
+    classes: the video's own labels. Raises BadInput naming the interval's place where it reaches further, and as event_of does.
     """
     segments, cut, slack = [], 0, max(SNIPPET, math.ceil(SLACK * fps))
-    for start, end, unit, label, place in intervals:
-        events = [one for one in classes if one != dataset.labels[0]]
-        if not events:
-            raise BadInput(f"{place}: {name} is {classes[0]}, the normal class; expected no interval; correct its label, or drop the row")
-        if label is None and len(events) > 1:
-            raise BadInput(f"{place}: no class, and {name} has {', '.join(events)}; expected one of them in a column 'class'")
-        label = label or events[0]
-        if label not in dataset.labels[1:]:
-            raise BadInput(f"{place}: class {label!r}; expected {', '.join(dataset.labels[1:])}; correct the row")
+    for interval in intervals:
+        label, (start, end, unit, _, place) = event_of(name, interval, classes, dataset), interval
         scale = fps if unit == "seconds" else 1
         first, last = round(start * scale), max(round(end * scale), round(start * scale) + 1)
         if first >= frames or last > frames + slack:
