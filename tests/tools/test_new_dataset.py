@@ -186,7 +186,7 @@ def test_a_ground_truth_json_alone(world, capsys):
     said = capsys.readouterr().out
     assert "1 videos of" in said
     assert "Fire           2        3" in said
-    assert "without 1 videos in which something happens, nobody says when" in said
+    assert "without 1 abnormal videos of which nobody says when it happens" in said
 
 
 def test_videos(world, capsys):
