@@ -164,7 +164,7 @@ def prepare(sample: Path, plots: bool = True) -> None:
     (sample / "one_crop.csv").write_text((sample / "train.csv").read_text().replace(".npy,", "__0.npy,"))
     os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
     torch.set_num_threads(1)
-    report.resample.__defaults__ = (10,)
+    report.resample.__defaults__ = (10, *report.resample.__defaults__[1:])
     loading.load_model(ucf_option.parse_args(words(sample, "reflip", "val", 0, sample)), 1)
     if not plots:
         for name in ("plot_curves", "plot_confusion", "plot_alignment", "plot_scores", "plot_training"):

@@ -34,7 +34,16 @@ def test_real_clip_features_with_class_texts_from_a_file(tmp_path):
     (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]) + "\n")
     (tmp_path / "gt.json").write_text(json.dumps(truth))
     files = ["--train-list", tmp_path / "list.csv", "--test-list", tmp_path / "list.csv", "--gt-path", tmp_path / "gt.json"]
-    words = ["--feature-root", root, *files, "--text-features", REAL / "clip_text" / "ucf-prompt.npy", "--select", "last"]
+    words = [
+        "--feature-root",
+        root,
+        *files,
+        "--text-features",
+        REAL / "clip_text" / "ucf-prompt.npy",
+        "--select",
+        "last",
+        "--allow-overlap",
+    ]
     ucf_train.main([*map(str, words), "--max-epoch", "12", "--visual-length", "128", "--output", str(tmp_path / "run")])
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["videos"] == 10
