@@ -160,3 +160,18 @@ def test_a_mistyped_option_of_a_tool_is_told():
     parser.add_argument("--feature-root")
     with pytest.raises(BadInput, match=r"--featur_root x; did you mean --feature-root\?; see tool --help"):
         parser.parse_args(["--featur_root", "x"])
+
+
+def test_what_fails_because_it_is_interrupted_is_an_interruption(capsys):
+    """An archive that is cut off in the middle cannot be closed, and says so in place of the interruption."""
+
+    def main():
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise ValueError("Can't close the ZIP file while there is an open writing handle on it")
+
+    assert exit_code(main) == 130
+    assert capsys.readouterr().err == "interrupted: everything finished so far is saved\n"
+    with pytest.raises(ValueError, match="a bug"):
+        exit_code(lambda: (_ for _ in ()).throw(ValueError("a bug")))

@@ -98,6 +98,20 @@ def _told_later(args) -> None:
         threading.__excepthook__(args)
 
 
+@contextlib.contextmanager
+def _interruptions():
+    """What fails because it is interrupted, as a half-written archive that cannot be closed, is an interruption."""
+    try:
+        yield
+    except Exception as error:
+        met = error.__context__
+        while met is not None:
+            if isinstance(met, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            met = met.__context__
+        raise
+
+
 def exit_code(main, go_on: str = "") -> int:
     """Run `main()` as a script does: 0 done, 2 bad input, 130 interrupted, by Ctrl-C or by SIGTERM, which says how to `go_on`, 141 nobody
     reads its output any more. Any other exception is a bug and keeps its traceback.
@@ -108,8 +122,9 @@ def exit_code(main, go_on: str = "") -> int:
     with contextlib.suppress(AttributeError):  # a test's or notebook's own stream
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name that the terminal's encoding lacks is no reason to die
     try:
-        main()
-        sys.stdout.flush()
+        with _interruptions():
+            main()
+            sys.stdout.flush()
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

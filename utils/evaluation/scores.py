@@ -3,6 +3,7 @@
 Scores of a test set are {NAME: Scores}, T rows of 16 frames each, or one row a frame.
 """
 
+import io
 import itertools
 from array import array
 from pathlib import Path, PurePosixPath
@@ -91,8 +92,10 @@ def save_scores(path: Path | str, scores: dict, class_names) -> None:
     arrays = {"classes": np.array(list(class_names))}
     for name, parts in scores.items():
         arrays |= {f"{name}/{part}": value for part, value in parts._asdict().items() if value is not None}
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+    packed = io.BytesIO()  # interrupted on the way into a file, an archive complains that it is closed
+    np.savez(packed, **arrays)
+    with replacing(path) as temporary:
+        temporary.write_bytes(packed.getbuffer())
 
 
 def load_scores(path: Path | str, names: Path | str | None = None) -> tuple[dict, tuple[str, ...] | None]:
