@@ -28,7 +28,7 @@ from typing_extensions import TypedDict
 from utils.captions.captioner import DTYPES, Captioner
 from utils.captions.formats import Caption, VideoCaptions, caption_line, read_caption_file, write_captions
 from utils.distributed import share, wait_for_others
-from utils.errors import COUNT, SEED, BadInput, Parser, bounded, exit_code, printable
+from utils.errors import COUNT, SEED, BadInput, Parser, bounded, exit_code, printable, some
 from utils.files import make_folder, only_writer
 from utils.labels import SNIPPET
 from utils.reading import FRAMES, OPEN, Plain, Text, opened, parse_json, read_bytes, real, whole
@@ -235,8 +235,7 @@ def caption(options, number: int, count: int) -> None:
     warn_of_empty(target for path, target in videos.items() if path not in broken)
     wait_for_others(options.shard)
     if broken:
-        names = ", ".join(str(path) for path in broken[:5]) + (", …" if len(broken) > 5 else "")
-        raise BadInput(f"{len(broken)} of {len(videos)} videos are broken ({names}), why see above; the others are captioned")
+        raise BadInput(f"{len(broken)} of {len(videos)} videos are broken ({some(broken)}), why see above; the others are captioned")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from utils.captions.embedding import caption_features, embed
 from utils.captions.formats import VideoCaptions, caption_files, read_captions, write_captions
 from utils.captions.tree import FILLS, MANIFEST
 from utils.datasets import benchmarks, load_dataset
-from utils.errors import COUNT, POSITIVE, BadInput, Parser, exit_code, printable
+from utils.errors import COUNT, POSITIVE, BadInput, Parser, exit_code, some
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.files import make_folder, only_writer, replacing, write_json
 from utils.labels import SNIPPET, Dataset
@@ -217,10 +217,6 @@ def embed_all(options, dataset: Dataset | None, argv: list[str]) -> None:
         print(f"no captions: {len(without)} of {len(wanted)} {'listed ' if options.list else ''}videos ({some(without)})")
     if unpaired:
         print(f"skipped, no features below {options.feature_root}: {len(unpaired)} videos with captions ({some(unpaired)})")
-
-
-def some(names: list[str]) -> str:
-    return printable(", ".join(names[:5])) + (", …" if len(names) > 5 else "")
 
 
 if __name__ == "__main__":

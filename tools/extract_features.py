@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from utils.distributed import share, wait_for_others
 from utils.engine import pick_device
-from utils.errors import COUNT, POSITIVE, BadInput, Parser, bounded, exit_code
+from utils.errors import COUNT, POSITIVE, BadInput, Parser, bounded, exit_code, some
 from utils.files import only_writer
 from utils.video.crops import COUNTS, RESIZES, Recipe
 from utils.video.decoder import LIMITS, Limits
@@ -116,8 +116,7 @@ def extract_share(options, number: int, count: int) -> None:
     print(f"{options.output}: {len(todo) - len(broken)} videos extracted, {len(mine) - len(todo)} were there")
     wait_for_others(options.shard)
     if broken:
-        names = ", ".join(map(str, broken[:5])) + (", …" if len(broken) > 5 else "")
-        raise BadInput(f"{len(broken)} of {len(mine)} videos are broken ({names}), why see above; the others are extracted")
+        raise BadInput(f"{len(broken)} of {len(mine)} videos are broken ({some(broken)}), why see above; the others are extracted")
 
 
 if __name__ == "__main__":

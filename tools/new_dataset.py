@@ -33,7 +33,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils.datasets import FILE, parse_dataset
-from utils.errors import SEED, BadInput, Parser, bounded, exit_code, printable
+from utils.errors import SEED, BadInput, Parser, bounded, exit_code, printable, some
 from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
 from utils.files import irregular, make_folder, only_writer, replacing
 from utils.labels import Dataset
@@ -197,7 +197,7 @@ def doubts(videos: dict[str, Listed], dataset: Dataset) -> list[str]:
     for side in SIDES:
         both = both & {entry.source for entry in entries if entry.side == side}
     if named := sorted(both - {None}):
-        found.append(f"sources in both lists: {', '.join(named[:5])} ({len(named)}); figures may tell how well scenes are recognised")
+        found.append(f"sources in both lists: {some(named)} ({len(named)}); figures may tell how well scenes are recognised")
     for name, entry in videos.items():
         if others := {one.label for one in entry.intervals} - {None, *classes_of(entry, dataset)}:
             found.append(f"{name} is {entry.label}, and has intervals of {', '.join(sorted(others))}")

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from dataset import Video, index_features, load_features, open_features
 from utils.captions.formats import Caption, read_caption_file
-from utils.errors import BadInput
+from utils.errors import BadInput, some
 from utils.labels import SNIPPET
 from utils.reading import OPEN, Text, read_json
 
@@ -104,9 +104,8 @@ class CaptionTree:
         rows: T of each video. Raises BadInput naming the videos without captions, and the file that is misshapen or of another length.
         """
         if without := [video.name for video in videos if any(self.find(video, crop) is None for crop in video.crops or (None,))]:
-            names = ", ".join(without[:5]) + (", …" if len(without) > 5 else "")
             raise BadInput(
-                f"{self.root}: no captions of {len(without)} of {len(videos)} videos ({names}); caption them (tools.caption_videos, "
+                f"{self.root}: no captions of {len(without)} of {len(videos)} videos ({some(without)}); write them (tools.caption_videos, "
                 f"tools.embed_captions), or list only those that have some (tools.make_list --feature-root {source_folder(self.root)})"
             )
         for video in videos:
