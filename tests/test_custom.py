@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,12 +14,13 @@ import ucf_train
 from benchmarks import DATASETS, UCF
 from tools import evaluate
 from utils import loading
-from utils.datasets import load_dataset
+from utils.datasets import command_of, load_dataset
 from utils.errors import BadInput
 from utils.evaluation import report
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.evaluation.scores import load_scores
 from utils.labels import Dataset
+from utils.testing import official_videos
 
 # As they stood in the code before they were files.
 BEFORE = {
@@ -158,3 +160,17 @@ def test_a_normal_video_with_intervals_is_told(fights, capsys):
     words = ["--data", str(fights), "--gt-path", str(fights / "gt.json"), "--model", "deepmil", "--visual-width", "8"]
     loading.load_data(custom_option.parse_args(words, testing=True, model="deepmil"), seed=None)
     assert "note: 1 test videos are normal in the list, and tested as the ground truth has them, abnormal: v08" in capsys.readouterr().out
+
+
+def test_what_is_typed_for_a_data_set(tmp_path):
+    (tmp_path / "dataset.toml").write_text('title = "Custom"\nfps = 25\n[classes]\nNormal = "normal"\nFire = "fire"')
+    assert command_of(UCF, "train") == ["ucf_train.py"]
+    assert command_of(load_dataset(tmp_path), "train") == ["custom_train.py", "--data", str(tmp_path / "dataset.toml")]
+
+
+@pytest.mark.parametrize("key", ["ucf", "xd"])
+def test_the_official_test_set_is_counted(key):
+    dataset = DATASETS[key]
+    names = load_ground_truth(dataset.gt_path, dataset).keys()
+    assert official_videos(dict.fromkeys([*names, "mine"]), dataset) == [len(names)] * 2
+    assert official_videos({}, replace(dataset, test_list=None, gt_path=None)) is None

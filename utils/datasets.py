@@ -76,7 +76,7 @@ def script_of(key: str, kind: str) -> str:
 def command_of(dataset: Dataset, kind: str) -> list[str]:
     """That script as it is typed."""
     script = script_of(dataset.key, kind)
-    return [script] if script.startswith(dataset.key) else [script, "--data", str(dataset.path)]
+    return [script] if dataset.key in benchmarks() else [script, "--data", str(dataset.path)]
 
 
 def load_dataset(place: Path | str, option: str = "--data") -> Dataset:
