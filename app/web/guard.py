@@ -39,7 +39,9 @@ WRITE = re.compile(r"/gradio_api/(upload|queue/join|run/predict|cancel|reset)/?"
 FILE, UPLOAD = "/gradio_api/file=", "/gradio_api/upload"
 MAX_EVENT = 64 << 10  # bytes of what a button or slider sends
 MULTIPART = 64 << 10  # bytes around the file in an upload
-POLL = 0.1  # seconds after which Gradio looks for work again; its own 0.001 takes 4 % of a core with nobody there
+POLL = (
+    0.1  # seconds after which Gradio looks for work, and for news of it, again; its own 0.001 and 0.01 take 5 % of a core with nobody there
+)
 IDLE = 30  # seconds for which an upload, or an event, may bring nothing
 NAME = re.compile(r"[0-9A-Za-z_-]{1,64}")  # of a visitor, an event, an upload: the browser draws them
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:[0-9]{1,5})?", re.ASCII)
@@ -73,7 +75,7 @@ def open_server(page: gradio.Blocks, *, shelf: Shelf, folder: Path | None, host:
     """
     inputs = {number: [type(one) for one in function.inputs] for number, function in page.fns.items()}
     waits = page._queue.pending_messages_per_session.__contains__
-    page._queue.sleep_when_free = POLL
+    page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = POLL
     limits = {"shelf": shelf, "max_bytes": max_bytes, "host": host, "inputs": inputs, "waits": waits}
     closed = [place for place in (Path.home(), ROOT, folder) if place and not shelf.folder.is_relative_to(place)]
     theme = gradio.themes.Default(primary_hue="blue", spacing_size="sm", **FONTS).set(
