@@ -37,6 +37,14 @@ def weights(folder, name="best.pt"):
     return checkpoint.load(folder / "seed-1" / name)["weights"]
 
 
+def test_held_out_videos_that_the_checkpoint_saw_are_told(earlier, small_sample, tmp_path, capsys):
+    words = [*small_sample("ucf"), "--max-epoch", "1", "--val-share", "0.4", "--output", str(tmp_path / "run")]
+    ucf_train.main([*words, "--select", "val", "--init", str(earlier)])
+    held_out = len(json.loads((tmp_path / "run" / "seed-1" / "options.json").read_text())["held_out"])
+    assert held_out > 0
+    assert f"note: --init was trained on {held_out} of the {held_out} videos held out here: " in capsys.readouterr().out
+
+
 def test_a_training_starts_from_the_weights_that_fit(earlier, small_sample, tmp_path, capsys):
     """Of other classes and of another prompt; the run remembers where it began, whatever becomes of the file."""
     words = [*small_sample("xd"), "--prompt", "learnable", "--output", str(tmp_path / "run"), "--lr", "1e-12"]

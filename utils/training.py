@@ -76,6 +76,9 @@ def train(model, data: Data, options, seed: int, folder: Path | None = None) -> 
         if not options.init:
             return about
         init = restore.start_from(model, options)
+        if seen := {video.name for video in data.held_out} & set(init["trained_on"]):
+            of = f"{len(seen)} of the {len(data.held_out)} videos held out here"
+            print(f"note: --init was trained on {of}: thresholds, and what --select val chooses, are of seen videos")
         return {**about, "trained_on": sorted(own.union(init["trained_on"])), "init": init}
 
     best = about | engine.fit(  # of a run that an earlier version began
