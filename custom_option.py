@@ -2,7 +2,7 @@
 
     python -m tools.new_dataset …                           writes the data set's folder (docs/own-data.md)
     python custom_train.py --data FOLDER                    its lists, ground truth, classes and features
-    python custom_train.py --data FOLDER --model vadclip    another system: trclip, vadclip, hlnet, deepmil
+    python custom_train.py --data FOLDER --model vadclip    another system: trclip, vadclip, dsanet, hlnet, deepmil
 
 Values are those of UCF-Crime. A line that you delete falls back to the default of the code, and the first line printed names it; an
 option typed wins over what stands here.
@@ -12,7 +12,7 @@ from utils.options import parse
 
 # For every system.
 COMMON = dict(
-    model="reflip",  # where --model is not typed: reflip vadclip trclip hlnet deepmil
+    model="reflip",  # where --model is not typed: reflip vadclip dsanet trclip hlnet deepmil
     data=None,  # a folder with dataset.toml, where --data is not typed
     select="val",  # val last test: which checkpoint is tested
     val_share=0.1,  # of the training videos, held out with select="val"
@@ -65,6 +65,17 @@ SYSTEMS = dict(
     # Neural Networks 2026, doi 10.1016/j.neunet.2026.108951; what it takes on UCF-Crime. Captions:
     # --caption-root DIR.
     trclip=dict(visual_layers=2, attn_window=8, lr=7e-5, batch_size=128, milestones=(4, 8), lambda_text=0.1),
+    # AAAI 2026; what it takes on UCF-Crime.
+    dsanet=dict(
+        visual_layers=2,
+        attn_window=8,
+        lr=7e-5,
+        batch_size=128,
+        lambda_align=1.1,  # λ
+        text_adapt_until=3,  # L, of CLIP's text blocks
+        t_w=0.1,  # w
+        temp=5.0,  # β
+    ),
     # ECCV 2020 (XDVioDet).
     hlnet=dict(),
     # CVPR 2018 (Sultani et al.).

@@ -2,7 +2,7 @@
 
     python xd_train.py                          the built-in sample, about two minutes on 2 cores
     python xd_train.py --feature-root DIR       your CLIP features, the official lists
-    python xd_train.py --model vadclip          another system: trclip, vadclip, hlnet, deepmil
+    python xd_train.py --model vadclip          another system: trclip, vadclip, dsanet, hlnet, deepmil
 
 Reported in the paper (best epoch on the test set): frame AP 85.81 with CLIP features, AVG mAP 27.36.
 A line that you delete falls back to the default of the code, and the first line printed names it; an option typed wins over what
@@ -13,7 +13,7 @@ from utils.options import parse
 
 # For every system.
 COMMON = dict(
-    model="reflip",  # where --model is not typed: reflip vadclip trclip hlnet deepmil
+    model="reflip",  # where --model is not typed: reflip vadclip dsanet trclip hlnet deepmil
     feature_root=None,  # your features; None: the built-in sample
     test_crop=0,  # 0 = centre
     select="val",  # val last test: which checkpoint is tested
@@ -67,6 +67,18 @@ SYSTEMS = dict(
     # Neural Networks 2026, doi 10.1016/j.neunet.2026.108951; reported: frame AP 86.38 (coarse score, best on the test set). Captions:
     # --caption-root DIR.
     trclip=dict(visual_layers=1, attn_window=64, lr=5e-6, batch_size=96, sampling="shuffle", milestones=(3, 6, 10), lambda_text=1e-4),
+    # AAAI 2026; reported: frame AP 86.95 (coarse score, best epoch on the test set, crop 0), AVG mAP 28.87.
+    dsanet=dict(
+        visual_layers=1,
+        attn_window=64,
+        lr=1e-5,
+        batch_size=96,
+        sampling="shuffle",
+        lambda_align=5.0,  # λ
+        text_adapt_until=1,  # L, of CLIP's text blocks
+        t_w=0.6,  # w
+        temp=1.0,  # β
+    ),
     # ECCV 2020 (XDVioDet); reported: frame AP 78.64 on I3D and audio.
     hlnet=dict(),
     # CVPR 2018 (Sultani et al.).
@@ -80,6 +92,7 @@ SAMPLE = dict(
     max_epoch=5,
     reflip=dict(visual_length=256, batch_size=64, lr=1e-3),
     vadclip=dict(batch_size=64, lr=1e-3),
+    dsanet=dict(batch_size=64, lr=1e-3),
     trclip=dict(visual_length=128, batch_size=64, lr=1e-3, caption_width=64, caption_scale=10, d_state=4),
     hlnet=dict(batch_size=32, lr=1e-3),
     deepmil=dict(max_epoch=20),

@@ -169,7 +169,7 @@ def small_training(path: Path):
 
     options = ucf_option.parse_args([*WORDS, "--output", str(path)])
     model = loading.load_model(options, 0)
-    run = engine.Training(model, options, UCF.names)
+    run = engine.Training(model, options, UCF.names, steps=1)
     model(torch.zeros(1, 4, WIDTH), torch.tensor([4])).coarse.sum().backward()
     run.optimizer.step()
     run.scheduler.step()

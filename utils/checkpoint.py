@@ -94,6 +94,7 @@ class Last(Best):
     best: float
     optimizer: dict
     scheduler: dict
+    second: NotRequired[dict]  # the same of System.second
     random: dict
 
 
@@ -188,7 +189,8 @@ def check_alike(found, own, place: str) -> None:
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, place: str) -> None:
     """Load what `optimizer.state_dict()` gave. Raises BadInput naming `place` and the part that does not fit; nothing is changed then."""
     check_alike(state, optimizer.state_dict() | {"state": {}}, place)
-    names = {"Adagrad": {"step", "sum"}}.get(type(optimizer).__name__, {"step", "exp_avg", "exp_avg_sq"})
+    names = {"step", "exp_avg", "exp_avg_sq"}
+    names = {"Adagrad": {"step", "sum"}, "StableAdamW": names | {"max_exp_avg_sq"}}.get(type(optimizer).__name__, names)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, values in state["state"].items():
         if type(index) is not int or not 0 <= index < len(parameters):
@@ -203,6 +205,18 @@ def load_scheduler(scheduler, state: dict, place: str) -> None:
     own = scheduler.state_dict()
     check_alike(state, own, place)
     scheduler.load_state_dict({name: state[name] for name in own})
+
+
+def steps_state(optimizer: torch.optim.Optimizer, scheduler) -> dict:
+    """The states of an optimizer and of its learning rate."""
+    return {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+
+
+def load_steps(optimizer: torch.optim.Optimizer, scheduler, state: dict, place: str) -> None:
+    """Load what `steps_state` gave. Raises BadInput as load_optimizer does."""
+    check_alike(state, {"optimizer": {}, "scheduler": {}}, place)
+    load_optimizer(optimizer, state["optimizer"], f"{place}: optimizer")
+    load_scheduler(scheduler, state["scheduler"], f"{place}: scheduler")
 
 
 def random_state() -> dict:

@@ -90,9 +90,9 @@ def make_scheduler(optimizer: torch.optim.Optimizer, options):
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
 
 
-def step(model: nn.Module, batch, optimizer, options, device: torch.device) -> dict[str, float]:
+def step(model: nn.Module, batch, optimizer, options, device: torch.device, second=()) -> dict[str, float]:
     """One step of training on (features, lengths, labels), or with captions behind; the value of each loss. Nothing is changed if the loss
-    is not finite.
+    is not finite. second: what System.second gives.
     """
     features, lengths, labels, *captions = (part.to(device, non_blocking=True) for part in batch)
     with autocast(device, options.precision):
@@ -103,11 +103,12 @@ def step(model: nn.Module, batch, optimizer, options, device: torch.device) -> d
         raise BadInput(f"--freeze {options.freeze}: no loss depends on what is left to train; name fewer parts")
     values = {f"loss_{name}": value.item() for name, value in losses.items()} | {"loss": total.item()}
     if math.isfinite(values["loss"]):
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         total.backward()
         if options.grad_clip:
             nn.utils.clip_grad_norm_(model.parameters(), options.grad_clip)
-        optimizer.step()
+        for one in (optimizer, *second):
+            one.step()
     return values
 
 
@@ -127,12 +128,15 @@ BEGUN = ("title", "trained_on", "init")  # of a checkpoint (checkpoint.Best), wh
 
 
 class Training:
-    """What a training run is made of between two epochs, and how it goes to and from last.pt. `best` is the selection figure so far."""
+    """What a training run is made of between two epochs, and how it goes to and from last.pt. `best` is the selection figure so far;
+    steps: those of an epoch.
+    """
 
-    def __init__(self, model: nn.Module, options, classes, more: dict | None = None):
+    def __init__(self, model: nn.Module, options, classes, steps: int, more: dict | None = None):
         self.model, self.options = model, options
         self.optimizer = make_optimizer(model, options)
         self.scheduler = make_scheduler(self.optimizer, options)
+        self.second = SYSTEMS[options.model].second(model, options, steps)
         self.epoch, self.best, self.log = 0, -math.inf, []
         encoders = {name: part.digest() for name, part in checkpoint.frozen_parts(model).items()}
         about = {"dataset": options.dataset, "classes": list(classes), "commit": checkpoint.commit(), "encoders": encoders}
@@ -153,8 +157,9 @@ class Training:
                 f"--resume: {folder / 'last.pt'} was trained with --ema, which this version does not have; train anew without --resume"
             )
         checkpoint.load_trained_state(self.model, state["weights"], folder / "last.pt")
-        checkpoint.load_optimizer(self.optimizer, state["optimizer"], f"{path}: optimizer")
-        checkpoint.load_scheduler(self.scheduler, state["scheduler"], f"{path}: scheduler")
+        checkpoint.load_steps(self.optimizer, self.scheduler, state, str(path))
+        if self.second:
+            checkpoint.load_steps(*self.second, state.get("second", {}), f"{path}: second")
         checkpoint.set_random_state(state["random"], f"{path}: random")
         self.epoch, self.best = state["epoch"], state["best"]
         self.about |= {name: state[name] for name in BEGUN if name in state}
@@ -171,11 +176,9 @@ class Training:
         if figure is None or line["val"] > self.best:
             self.best = line.get("val", self.best)
             checkpoint.save(folder / "best.pt", {**about, "figure": line.get("val")})
-        states = {
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "random": checkpoint.random_state(),
-        }
+        states = checkpoint.steps_state(self.optimizer, self.scheduler) | {"random": checkpoint.random_state()}
+        if self.second:
+            states["second"] = checkpoint.steps_state(*self.second)
         self.log.append({"epoch": self.epoch, **line})
         with replacing(folder / "log.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in self.log))
@@ -192,7 +195,7 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
     """
     keep_freed_memory()
     goes_on = options.resume and (folder / "last.pt").exists()
-    run = Training(model, options, classes, {} if goes_on else begin())
+    run = Training(model, options, classes, len(batches), {} if goes_on else begin())
     if str(folder).encode(errors="replace").decode() != str(folder):
         raise BadInput(f"{folder}: is not UTF-8, and TensorBoard writes into no such folder; name another one with --output")
     if goes_on:
@@ -220,7 +223,7 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
                 leave=False,
             )
             for number, (indices, batch) in enumerate(bar, 1):
-                values = step(model, batch, run.optimizer, options, device)
+                values = step(model, batch, run.optimizer, options, device, run.second)
                 if not math.isfinite(values["loss"]):
                     raise BadInput(not_finite(values, epoch, number, [train.name(index) for index in indices]))
                 sums.update(values)
@@ -294,7 +297,9 @@ def predict(
             features, *captions = (nn.utils.rnn.pad_sequence(column, batch_first=True).to(device) for column in columns)
             with autocast(device, options.precision):
                 out = model(features, lengths, *captions, text=text)
-            fine = None if out.alignment is None else out.alignment.float().softmax(-1)
+            fine = out.probs
+            if fine is None and out.alignment is not None:
+                fine = out.alignment.float().softmax(-1)
             found = [part if part is None else part.float().cpu().numpy() for part in (out.coarse, fine, out.online)]
             for row, (name, position, (valid, *_)) in enumerate(batch):
                 scores[name][position] = [part if part is None else part[row, : len(valid)] for part in found]

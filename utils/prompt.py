@@ -118,10 +118,14 @@ class ClassPrompts(TextSide):
 
     def encode(self, before: Tensor, after: list[Tensor]) -> Tensor:
         """before (n, W) for all classes, after (m, W) for each class -> (C+1, E), unnormalised as the encoder gives them."""
+        return self.text(*self.prompts(before, after))
+
+    def prompts(self, before: Tensor, after: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The prompts that `encode` encodes, (C+1, L, W), zeros behind the end of each, and their lengths (C+1,)."""
         names = self.names.split(self.sizes)
         prompts = [torch.cat([self.start, before, name, rest, self.end]) for name, rest in zip(names, after, strict=True)]
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=before.device)
-        return self.text(nn.utils.rnn.pad_sequence(prompts, batch_first=True), lengths)
+        return nn.utils.rnn.pad_sequence(prompts, batch_first=True), lengths
 
 
 class PromptEncoder(ClassPrompts):

@@ -6,6 +6,7 @@ K prompts of at most L tokens, token embeddings of width W, text features of wid
 import hashlib
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,15 +63,18 @@ class CLIPText(Frozen):
 
     def forward(self, prompts: Tensor, lengths: Tensor) -> Tensor:
         """prompts (K, L, W) float, lengths (K,) int: tokens up to and with [EOS] -> (K, D) unnormalised, pooled at [EOS]."""
+        return self.last(prompts, lengths) @ self.module.text_projection
+
+    def last(self, prompts: Tensor, lengths: Tensor, behind: Callable = lambda block, x: x) -> Tensor:
+        """As `forward`, before the projection: (K, W). behind(i, x (L, K, W)) -> (L, K, W) stands behind the i-th block."""
         x = prompts + self.module.positional_embedding[: prompts.shape[1]]
         mask = self.module.transformer.resblocks[0].attn_mask[: prompts.shape[1], : prompts.shape[1]].to(x)
         x = x.transpose(0, 1)  # (L, K, W), as openai-clip's blocks expect
-        for block in self.module.transformer.resblocks:
+        for number, block in enumerate(self.module.transformer.resblocks):
             y = block.ln_1(x)
             x = x + block.attn(y, y, y, need_weights=False, attn_mask=mask)[0]
-            x = x + block.mlp(block.ln_2(x))
-        end = self.module.ln_final(x[lengths - 1, torch.arange(len(lengths), device=x.device)])
-        return end @ self.module.text_projection
+            x = behind(number, x + block.mlp(block.ln_2(x)))
+        return self.module.ln_final(x[lengths - 1, torch.arange(len(lengths), device=x.device)])
 
 
 class Pipeline(NamedTuple):

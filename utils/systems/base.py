@@ -23,6 +23,8 @@ class Output(NamedTuple):
     online: Tensor | None = None  # (B, T) in [0, 1], a score that looks at no later row of features
     coarse_logits: Tensor | None = None  # (B, T) before the sigmoid
     online_logits: Tensor | None = None  # (B, T) before the sigmoid
+    probs: Tensor | None = None  # (B, T, C+1) class probabilities that are tested, where they are not the softmax of the alignment map
+    parts: tuple | None = None  # what only the system's own losses read
 
 
 def option(default, help: str, *, group: str = "model", choices: tuple | None = None, tried: str = "", low=None, high=None, above=None):
@@ -64,14 +66,20 @@ class PaddingSettings:
 
 
 @dataclass(kw_only=True)
-class PromptSettings:
+class AlignmentSettings:
+    """Of systems with an alignment map."""
+
+    temperature: float = option(0.07, "τ of the alignment map", above=0, tried="0.01 0.03 0.05 0.07 0.09 0.1")
+    lambda_align: float = option(0.01, "λ1, weight of MIL-Align", group="training", low=0)
+    lambda_text: float = option(0.1, "weight of class-embedding separation (VadCLIP's: 0.1 on UCF, 1e-4 on XD)", group="training", low=0)
+
+
+@dataclass(kw_only=True)
+class PromptSettings(AlignmentSettings):
     """Of systems with learnable prompts and an alignment map."""
 
     prompt_prefix: int = option(12, "prompt tokens before the class name; N = prefix + postfix", low=0, tried="N = 8 16 20 24 32")
     prompt_postfix: int = option(12, "prompt tokens after the class name", low=0)
-    temperature: float = option(0.07, "τ of the alignment map", above=0, tried="0.01 0.03 0.05 0.07 0.09 0.1")
-    lambda_align: float = option(0.01, "λ1, weight of MIL-Align", group="training", low=0)
-    lambda_text: float = option(0.1, "weight of class-embedding separation (VadCLIP's: 0.1 on UCF, 1e-4 on XD)", group="training", low=0)
 
 
 @dataclass(kw_only=True)
@@ -112,7 +120,8 @@ class System(NamedTuple):
     losses(output, labels (B, C+1) multi-hot, lengths (B,), options) -> {name: scalar, weighted}; their sum is minimised.
     settings: the dataclass of its hyperparameters. defaults: what its paper sets on every dataset, training included; an option file wins.
     rule: by which rule the paper's checkpoint was selected; what it reports on a data set stands in that one's file (list/). encoder,
-    widths: what its features were made with.
+    widths: what its features were made with. second: a further torch.optim.Optimizer and an LRScheduler for it that is stepped with it;
+    `steps` are those of an epoch. `--optimizer` and `--scheduler` then are of the rest (`parameter_groups(lr)` of the network).
     """
 
     build: Callable
@@ -127,6 +136,7 @@ class System(NamedTuple):
     inputs: Callable = lambda options: ("features",)  # what it reads of a video: "features", "captions" or both
     whole: bool = False  # tested one whole video at a time, not in chunks of --visual-length
     note: Callable = lambda options, device: None  # a line that training prints at its start
+    second: Callable = lambda model, options, steps: ()  # or (optimizer, its rate by step) of what `parameter_groups` leaves out
     budget: tuple[tuple[str, ...], str] = ((), "")  # parts whose size is printed (none: all), and the paper's figures for them
 
 

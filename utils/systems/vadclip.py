@@ -39,6 +39,7 @@ class VadCLIP(Published, LocalGraph):
     """
 
     ignored = ("clipmodel.",)
+    text_side = "text_prompt_embeddings"  # under which name `prompts` stand in the authors' checkpoints
 
     def __init__(
         self,
@@ -58,17 +59,23 @@ class VadCLIP(Published, LocalGraph):
             width, length=length, layers=layers, heads=heads, attn_window=attn_window, dropout=dropout, mask_padding=mask_padding
         )
         self.length, self.temperature, self.feature_scale = length, temperature, feature_scale
-        self.text_prompt_embeddings = prompts
+        setattr(self, self.text_side, prompts)
         self.mlp1, self.mlp2 = (FeedForward(width, 4 * width, QuickGELU(), dropout) for _ in range(2))
         self.classifier = nn.Linear(width, 1)
         self.disAdj = nn.ParameterDict({"sigma": torch.full((1,), 0.1)})  # in the authors' checkpoints, used nowhere
 
     def text_features(self) -> Tensor:
         """(C+1, D), the same for every video: encode once, pass to `forward` when testing."""
-        return self.text_prompt_embeddings()
+        return self.get_submodule(self.text_side)()
 
     def forward(self, features: Tensor, lengths: Tensor, text: Tensor | None = None) -> Output:
         """features (B, T, D) float with T <= `length`, rows from `lengths` (B,) int on are padding and taken as zeros -> Output."""
+        return self.look(features, lengths, text)[0]
+
+    def look(self, features: Tensor, lengths: Tensor, text: Tensor | None) -> tuple[Output, Tensor, Tensor, Tensor]:
+        """As `forward`, and with the rows that the bags are filled up with: visual (B, L, D), logits (B, L), mask (B, L), L = T with
+        `mask_padding`, else `length`.
+        """
         snippets = features.shape[1]
         if snippets > self.length:
             raise ValueError(f"{snippets} snippets, expected at most {self.length}, one per position; cut the video into chunks")
@@ -84,8 +91,9 @@ class VadCLIP(Published, LocalGraph):
         embeddings = text + prompt
         embeddings = embeddings + self.mlp1(embeddings)
         alignment = cosine(visual[:, :snippets], embeddings) / self.temperature
-        logits = logits[:, :snippets]
-        return Output(logits.sigmoid(), alignment, visual[:, :snippets], embeddings, text, coarse_logits=logits)
+        shown = logits[:, :snippets]
+        out = Output(shown.sigmoid(), alignment, visual[:, :snippets], embeddings, text, coarse_logits=shown)
+        return out, visual, logits, mask
 
 
 def losses(out: Output, labels: Tensor, lengths: Tensor, options) -> dict[str, Tensor]:
