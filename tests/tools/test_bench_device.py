@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from model import options_of
 from tools.bench.device import STEPS, bench_device
 from utils.errors import BadInput
 
@@ -10,9 +11,10 @@ from utils.errors import BadInput
 @pytest.mark.slow
 def test_the_bench_from_end_to_end(small_clip, capsys, monkeypatch):
     monkeypatch.setattr("tools.bench.device.STEPS", dict.fromkeys(STEPS, 1))
-    words = ["--visual-width", "64", "--visual-length", "16", "--batch-size", "4", "--prompt-prefix", "2", "--prompt-postfix", "2"]
+    words = ["--visual-width", "64", "--visual-length", "16", "--batch-size", "4"]
     for name in STEPS:
         more = ["--caption-width", "64", "--d-state", "4"] if name == "trclip" else []
+        more += ["--prompt-prefix", "2", "--prompt-postfix", "2"] if "prompt_prefix" in options_of(name) else []
         monkeypatch.setattr("tools.bench.device.STEPS", {name: 1})
         bench_device([*words, *more], small_clip, torch.device("cpu"))
     lines = [line for line in capsys.readouterr().out.splitlines() if line != "cpu"]

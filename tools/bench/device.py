@@ -11,7 +11,7 @@ from utils import engine
 from utils.errors import BadInput
 from utils.text import openai_clip
 
-STEPS = {"reflip": 8, "vadclip": 8, "trclip": 3}  # timed, after one that warms up
+STEPS = {"reflip": 8, "vadclip": 8, "dsanet": 8, "trclip": 3}  # timed, after one that warms up
 
 
 def step_times(options, clip_model, device: torch.device, steps: int) -> tuple[list[float], float]:
@@ -27,10 +27,11 @@ def step_times(options, clip_model, device: torch.device, steps: int) -> tuple[l
     if "captions" in SYSTEMS[options.model].inputs(options):
         batch += (torch.randn(options.batch_size, options.visual_length, options.caption_width),)
     batch = tuple(part.to(device) for part in batch)
-    optimizer, times, losses = engine.make_optimizer(model, options), [], []
+    optimizer, second = engine.make_optimizer(model, options), SYSTEMS[options.model].second(model, options, 1)
+    times, losses = [], []
     for _ in range(1 + steps):
         start = time.perf_counter()
-        losses.append(engine.step(model, batch, optimizer, options, device)["loss"])  # ends with a copy to the host
+        losses.append(engine.step(model, batch, optimizer, options, device, second)["loss"])  # ends with a copy to the host
         times.append(time.perf_counter() - start)
     return times, losses[0]
 

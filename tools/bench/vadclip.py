@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from dataset import chunk
-from model import build_model, options_of
+from model import SYSTEMS, build_model, options_of
 from tools.bench.measure import UCF, elapsed, matmul_rate, random_batch, random_features, restart_peak
 from ucf_option import parse_args
 from utils import engine
@@ -106,8 +106,8 @@ def graph_convolution(w, name: str, x: Tensor, adjacency: Tensor) -> Tensor:
     return out + F.conv1d(x.permute(0, 2, 1), w[f"{name}.residual.weight"], w[f"{name}.residual.bias"], padding=2).permute(0, 2, 1)
 
 
-def literal_forward(w, clip_model, names, features: Tensor, lengths: Tensor, options) -> tuple[Tensor, Tensor, Tensor]:
-    """features (B, T, D), zeros behind `lengths` (B,) -> text features (C+1, D), coarse logits (B, T), fine logits (B, T, C+1)."""
+def literal_visual(w, features: Tensor, lengths: Tensor, options) -> tuple[Tensor, Tensor]:
+    """features (B, T, D), zeros behind `lengths` (B,) -> what the temporal network gives (B, T, D), coarse logits (B, T, 1)."""
     x = features.permute(1, 0, 2) + w["frame_position_embeddings.weight"][:, None]
     x = local_transformer(w, x, options).permute(1, 0, 2)
     near, far = literal_similarity(x, lengths), literal_distance(*x.shape[:2])
@@ -116,14 +116,23 @@ def literal_forward(w, clip_model, names, features: Tensor, lengths: Tensor, opt
     x1 = quick_gelu(graph_convolution(w, "gc2", x1, near))
     x2 = quick_gelu(graph_convolution(w, "gc4", x2, far))
     visual = linear(w, "linear", torch.cat([x1, x2], 2))
-    coarse = linear(w, "classifier", visual + mlp(w, "mlp2", visual))  # (B, T, 1)
-    text = literal_text(w, clip_model, names, options)
+    return visual, linear(w, "classifier", visual + mlp(w, "mlp2", visual))
+
+
+def literal_fine(w, visual: Tensor, coarse: Tensor, text: Tensor, options) -> Tensor:
+    """visual (B, T, D), coarse logits (B, T, 1), text features (C+1, D) -> fine logits (B, T, C+1)."""
     prompt = coarse.permute(0, 2, 1) @ visual  # (B, 1, D), the V-prompt
     classes = text + prompt / prompt.norm(dim=-1, keepdim=True)  # (B, C+1, D)
     classes = classes + mlp(w, "mlp1", classes)
     unit = visual / visual.norm(dim=-1, keepdim=True)
-    fine = unit @ (classes / classes.norm(dim=-1, keepdim=True)).permute(0, 2, 1) / options.temperature
-    return text, coarse[..., 0], fine
+    return unit @ (classes / classes.norm(dim=-1, keepdim=True)).permute(0, 2, 1) / options.temperature
+
+
+def literal_forward(w, clip_model, names, features: Tensor, lengths: Tensor, options) -> tuple[Tensor, Tensor, Tensor]:
+    """features (B, T, D), zeros behind `lengths` (B,) -> text features (C+1, D), coarse logits (B, T), fine logits (B, T, C+1)."""
+    visual, coarse = literal_visual(w, features, lengths, options)
+    text = literal_text(w, clip_model, names, options)
+    return text, coarse[..., 0], literal_fine(w, visual, coarse, text, options)
 
 
 def literal_losses(text: Tensor, coarse: Tensor, fine: Tensor, labels: Tensor, lengths: Tensor, options) -> dict[str, Tensor]:
@@ -144,14 +153,21 @@ def literal_losses(text: Tensor, coarse: Tensor, fine: Tensor, labels: Tensor, l
     }
 
 
-def literal_step(w, clip_model, batch, optimizer, options) -> dict[str, float]:
-    """One training step; the value of each loss."""
+def literal_terms(w, clip_model, batch, options) -> dict[str, Tensor]:
+    """The losses of a training batch."""
     features, lengths, labels = batch
-    losses = literal_losses(*literal_forward(w, clip_model, UCF.names, features, lengths, options), labels, lengths, options)
+    return literal_losses(*literal_forward(w, clip_model, UCF.names, features, lengths, options), labels, lengths, options)
+
+
+def literal_step(w, clip_model, batch, stepped, options, terms=literal_terms) -> dict[str, float]:
+    """One training step, at whose end each of `stepped` is stepped; the value of each loss."""
+    losses = terms(w, clip_model, batch, options)
     total = sum(losses.values())
-    optimizer.zero_grad()
+    for weight in w.values():
+        weight.grad = None
     total.backward()
-    optimizer.step()
+    for one in stepped:
+        one.step()
     return {f"loss_{name}": value.item() for name, value in losses.items()} | {"loss": total.item()}
 
 
@@ -163,8 +179,8 @@ def literal_scores(w, clip_model, features: Tensor, options) -> tuple[Tensor, Te
     return coarse.sigmoid().flatten()[: len(features)], fine.softmax(-1).flatten(0, 1)[: len(features)]
 
 
-def bench_training(model, clip_model, options) -> None:
-    """One step: forward, losses, backward, AdamW; each version from the same weights on the same batch.
+def bench_training(model, clip_model, options, terms=literal_terms) -> None:
+    """One step: forward, losses, backward, optimizer; each version from the same weights on the same batch. terms: the literal losses.
 
     The literal version runs under torch's defaults, and once more, as in `bench_test`, under what utils/engine.fit sets for ours.
     """
@@ -179,14 +195,14 @@ def bench_training(model, clip_model, options) -> None:
         model.load_state_dict(state)
         model.train()
         options.precision = "bf16" if name == "ours, bf16" else "fp32"
-        optimizer = engine.make_optimizer(model, options)
+        optimizer, second = engine.make_optimizer(model, options), SYSTEMS[options.model].second(model, options, 1)
         restart_peak()
         steps = []
         for _ in range(1 + REPEATS):
             if name.startswith("literal"):
-                steps.append(elapsed(literal_step, w, clip_model, batch, optimizer, options))
+                steps.append(elapsed(literal_step, w, clip_model, batch, (optimizer, *second), options, terms))
             else:
-                steps.append(elapsed(engine.step, model, batch, optimizer, options, cpu))
+                steps.append(elapsed(engine.step, model, batch, optimizer, options, cpu, second))
         times[name], losses[name] = min(seconds for seconds, _ in steps[1:]), [values for _, values in steps]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         rate = matmul_rate(torch.bfloat16 if name == "ours, bf16" else torch.float32)
