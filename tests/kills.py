@@ -1,6 +1,6 @@
 """A training that is killed at any moment, and goes on, must end as the undisturbed one: best.pt, scores and report, byte for byte.
 
-    python -m tests.kills FOLDER --moments 50 --jobs 2      five systems × val, last, test × workers 0, 2 × SIGKILL, SIGINT, SIGTERM
+    python -m tests.kills FOLDER --moments 50 --jobs 2      six systems × val, last, test × workers 0, 2 × SIGKILL, SIGINT, SIGTERM
 
 What a shell does is done by forks of a process that has imported everything, because the import takes longer than the training.
 """

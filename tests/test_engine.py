@@ -94,6 +94,7 @@ DECAY = ["--dropout", "0.3", "--scheduler", "multistep", "--milestones", "1"]
         ("reflip", 1, []),
         pytest.param("reflip", 2, DECAY, marks=pytest.mark.slow),
         pytest.param("vadclip", 1, DECAY, marks=pytest.mark.slow),
+        pytest.param("dsanet", 1, ["--dropout", "0.3"], marks=pytest.mark.slow),
         pytest.param("hlnet", 2, DECAY, marks=pytest.mark.slow),
         pytest.param("deepmil", 1, DECAY, marks=pytest.mark.slow),
     ],

@@ -68,7 +68,7 @@ def test_a_sentence_encoder_for_features_of_any_width(minilm, small_distilbert):
     assert not projects(build("reflip", text, 384, distilbert=small_distilbert))  # widths agree: off unless asked
 
 
-@pytest.mark.parametrize("name", ["reflip", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vadclip", "trclip"))])
+@pytest.mark.parametrize("name", ["reflip", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vadclip", "dsanet", "trclip"))])
 def test_class_features_of_another_width_train_and_test(name, small_sample, tmp_path, capsys):
     np.save(tmp_path / "text.npy", np.random.default_rng(0).standard_normal((7, 40)).astype(np.float32))
     words = ["--text-features", str(tmp_path / "text.npy")]

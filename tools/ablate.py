@@ -119,6 +119,13 @@ TABLES = {
         "no-mamba-no-mtn": "--model trclip --stack none --no-mtn",
         "all": "--model trclip",
     }),
+    "dsanet": Table("Parts of DSANet, beside VadCLIP (DSANet's paper)", "all", {
+        "vadclip": "--model vadclip",
+        "adapter": "--model dsanet --lambda-event 0 --lambda-background 0 --lambda-consistency 0 --lambda-gather 0",
+        "adapter-sg-nm": "--model dsanet --lambda-event 0 --lambda-background 0",
+        "adapter-dcsa": "--model dsanet --lambda-consistency 0 --lambda-gather 0",
+        "all": "--model dsanet",
+    }),
     "losses": Table("Losses of ReFLIP-VAD (ours; the paper has no such table)", "all", {
         "coarse": "--blocks cls --no-v-prompt --lambda-magnitude 0",
         "fine": "--blocks vta --no-v-prompt --lambda-magnitude 0 --lambda-text 0",
@@ -130,6 +137,7 @@ TABLES = {
         "deepmil": "--model deepmil",
         "hlnet": "--model hlnet",
         "vadclip": "--model vadclip",
+        "dsanet": "--model dsanet",
         "reflip": "--model reflip",
     }),
 }  # fmt: skip

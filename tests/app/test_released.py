@@ -24,7 +24,11 @@ from utils.evaluation.scores import load_scores
 from utils.text import load_sentence_text
 
 WORDS = ("a", "man", "walks", "runs", "falls", "car", "burns")
-SIZES = {"vadclip": "--visual-length 48", "trclip": "--visual-length 32 --d-state 16 --caption-width 96"}
+SIZES = {
+    "vadclip": "--visual-length 48",
+    "dsanet": "--visual-length 48 --decoder-depth 2 --text-adapt-until 2",
+    "trclip": "--visual-length 32 --d-state 16 --caption-width 96",
+}
 
 
 def sentence_encoder(folder, width):

@@ -96,6 +96,8 @@ def test_figures_of_a_class_count_its_videos_and_few_have_no_interval(tmp_path):
         ("vadclip", "ucf", "coarse auc", "88.02 (CLIP)", "best on test"),
         ("vadclip", "xd", "fine ap", "84.51 (CLIP)", "best on test"),
         ("vadclip", "xd", "mAP official avg", "24.70 (CLIP)", "best on test"),
+        ("dsanet", "ucf", "coarse auc", "89.44 (CLIP)", "best on test"),
+        ("dsanet", "xd", "coarse ap", "86.95 (CLIP)", "best on test"),
         ("deepmil", "ucf", "coarse auc", "75.41 (C3D)", "selection not stated"),
         ("trclip", "ucf", "coarse auc", "88.59 (CLIP and captions)", "best on test"),
         ("trclip", "xd", "coarse ap", "86.38 (CLIP and captions)", "best on test"),

@@ -113,7 +113,7 @@ def test_the_papers_own_setting_is_its_best():
         for name, published in dataset.tables.items():
             assert published.keys() <= TABLES[name].rows.keys()
             figures = {row: float(re.match(r"[\d.]+", figure).group()) for row, figure in published.items()}
-            assert max(figures, key=figures.get) == TABLES[name].reference
+            assert max(figures, key=figures.get) == TABLES[name].reference or name == "systems"  # of several papers
 
 
 def test_dry_run_prints_the_commands_and_touches_nothing(tmp_path, monkeypatch, capsys):
