@@ -111,10 +111,8 @@ class ClassPrompts(TextSide):
         self.sizes = [len(body) for _, body, _ in pieces]
         longest = 2 + max(self.sizes) + learned
         if longest > text.max_length:
-            raise BadInput(
-                f"--prompt-prefix, --prompt-postfix: {longest} tokens with the longest class name, "
-                f"the text encoder takes {text.max_length}; lower them"
-            )
+            found = f"{longest} tokens with the longest class name, the text encoder takes {text.max_length}"
+            raise BadInput(f"--prompt-prefix, --prompt-postfix: {found}; lower them" if learned else f"classes: {found}; shorten it")
 
     def encode(self, before: Tensor, after: list[Tensor]) -> Tensor:
         """before (n, W) for all classes, after (m, W) for each class -> (C+1, E), unnormalised as the encoder gives them."""

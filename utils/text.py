@@ -52,8 +52,11 @@ class CLIPText(Frozen):
         self.max_length = clip_model.positional_embedding.shape[0]
 
     def tokens(self, text: str) -> tuple[list[int], list[int], list[int]]:
-        """`text` as CLIP token numbers: ([SOS], body, [EOS])."""
-        ids = openai_clip().tokenize(text)[0].tolist()
+        """`text` as CLIP token numbers: ([SOS], body, [EOS]). Raises BadInput where they are more than CLIP takes."""
+        try:
+            ids = openai_clip().tokenize(text)[0].tolist()
+        except RuntimeError:
+            raise BadInput(f"class {text[:60]!r}…: more tokens than the {self.max_length} that CLIP takes; shorten it") from None
         end = max(range(len(ids)), key=ids.__getitem__)
         return ids[:1], ids[1:end], [ids[end]]
 

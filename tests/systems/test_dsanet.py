@@ -292,3 +292,10 @@ def test_the_second_optimizers_state_is_checked_as_it_is_read(small_clip):
     for spoiled, place in ((state, "last.pt: second: optimizer.state.0"), ({}, "last.pt: second")):
         with pytest.raises(BadInput, match=f"{place} is not what this version"):
             checkpoint.load_steps(*fresh, spoiled, "last.pt: second")
+
+
+def test_a_class_name_of_more_tokens_than_the_text_side_takes(small_clip, minilm):
+    with pytest.raises(BadInput, match=r"class 'fire fire .*'…: more tokens than the 77 that CLIP takes; shorten it"):
+        build_model("dsanet", ["normal", "fire " * 90], small_clip, visual_width=64)
+    with pytest.raises(BadInput, match="classes: 602 tokens with the longest class name, the text encoder takes 512; shorten it"):
+        build_model("dsanet", ["normal", "fire " * 600], load_sentence_text(minilm), visual_width=64)

@@ -198,13 +198,13 @@ class Refiner(nn.Module):
         """visual (B, L, D), logits (B, L), mask (B, L), None: all rows count -> the fields of Parts from `rebuilt` on, of which that has
         the first `snippets` rows.
         """
-        length = visual.shape[1]
-        counts = torch.full((len(visual),), length, device=visual.device) if mask is None else mask.sum(1)
         with torch.no_grad():
             scores = logits if mask is None else logits.masked_fill(~mask, torch.inf)
-            rows = scores.topk(max(int(self.ratio * length), 1), dim=1, largest=False).indices
+            rows = scores.topk(max(int(self.ratio * visual.shape[1]), 1), dim=1, largest=False).indices
             normal = visual.gather(1, rows[..., None].expand(-1, -1, visual.shape[2]))
-            chosen = torch.arange(rows.shape[1], device=rows.device) < (self.ratio * counts).int().clamp(min=1)[:, None]
+            chosen = torch.ones_like(rows, dtype=torch.bool)
+            if mask is not None:
+                chosen = torch.arange(rows.shape[1], device=rows.device) < (self.ratio * mask.sum(1, keepdim=True)).int().clamp(min=1)
         prototypes = self.video_prototypes.expand(len(visual), -1, -1)
         for block in self.dnp_extractor:
             prototypes = block(prototypes, normal, None if mask is None else chosen)
