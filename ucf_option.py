@@ -93,7 +93,7 @@ SAMPLE = dict(
     max_epoch=5,
     reflip=dict(visual_length=256, batch_size=64, lr=1e-3),
     vadclip=dict(batch_size=64, lr=1e-3),
-    dsanet=dict(batch_size=64, lr=1e-3),
+    dsanet=dict(visual_length=128, batch_size=64, lr=1e-3),
     trclip=dict(visual_length=128, batch_size=64, lr=1e-3, caption_width=64, caption_scale=10, d_state=4),
     hlnet=dict(batch_size=32, lr=1e-3),
     deepmil=dict(max_epoch=20),

@@ -119,7 +119,7 @@ TABLES = {
         "no-mamba-no-mtn": "--model trclip --stack none --no-mtn",
         "all": "--model trclip",
     }),
-    "dsanet": Table("Parts of DSANet, beside VadCLIP (DSANet's paper)", "all", {
+    "dsanet": Table("Parts of DSANet, beside VadCLIP (DSANet's paper; its code drops λ, too, where SG-NM is off)", "all", {
         "vadclip": "--model vadclip",
         "adapter": "--model dsanet --lambda-event 0 --lambda-background 0 --lambda-consistency 0 --lambda-gather 0",
         "adapter-sg-nm": "--model dsanet --lambda-event 0 --lambda-background 0",
