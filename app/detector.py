@@ -174,7 +174,7 @@ class Detector:
             raise BadInput("--captions: every caption is empty, and the checkpoint reads them; write them anew (tools.caption_videos)")
         vectors = dict(zip(texts, embed(texts, self.caption_encoder, batch_size=256), strict=True))
         width = self.caption_encoder.output_width
-        return torch.from_numpy(caption_features(captions.captions, vectors, length=rows, width=width, fill=self.fill)[0]).float()
+        return torch.from_numpy(caption_features(captions.captions, vectors, length=rows, width=width, fill=self.fill)).float()
 
 
 def of_another(captions: VideoCaptions | None, frames: int) -> list[str]:

@@ -11,7 +11,8 @@ from dataset import FeatureDataset, Video, check_crops, check_features, hold_out
 from model import SYSTEMS, build_model, options_of
 from utils import engine, text
 from utils.batches import BalancedBatches, DrawnVersions, ShuffledBatches
-from utils.captions.tree import SOURCE, CaptionTree
+from utils.captions.embedding import covered_rows
+from utils.captions.tree import SOURCE, CaptionTree, texts_beside
 from utils.datasets import load_dataset
 from utils.errors import BadInput, printable, some
 from utils.evaluation.ground_truth import GroundTruth, load_ground_truth
@@ -64,7 +65,8 @@ def load_model(options, seed: int, classes: Sequence[str] = ()) -> torch.nn.Modu
 
 class Data(NamedTuple):
     """The data of one run. Videos are lists of dataset.Video; train and batches are None for a test script, captions for a system that
-    reads none. same: the test videos of which a training video has the features, byte for byte.
+    reads none. same: the test videos of which a training video has the features, byte for byte. covered: which rows of the test videos have
+    a sentence (T,) bool, None where it is not known of all.
     """
 
     dataset: Dataset
@@ -75,6 +77,7 @@ class Data(NamedTuple):
     truth: dict
     captions: CaptionTree | None = None
     same: frozenset[str] = frozenset()
+    covered: dict[str, np.ndarray] | None = None
 
 
 def load_captions(options) -> CaptionTree | None:
@@ -94,6 +97,14 @@ def training_versions(captions: CaptionTree, choice: str) -> tuple[str, ...]:
             f"tools.embed_captions --output {captions.root / choice}), or choose one of these"
         )
     return (choice,)
+
+
+def known_coverage(videos: Sequence[Video], rows: dict[str, int], captions: CaptionTree | None) -> dict[str, np.ndarray] | None:
+    """Which of a video's `rows` have a sentence of their own, (rows,) bool by name: from the NAME.jsonl beside its captions' features, else
+    its own. None where one has none.
+    """
+    texts = captions.texts(videos) if captions else texts_beside({video.name: video.files[0] for video in videos})
+    return {name: covered_rows(texts[name], rows[name]) for name in rows} if texts.keys() == rows.keys() else None
 
 
 def known_truth(videos: Sequence[Video], rows: dict[str, int], given: dict[str, GroundTruth], dataset: Dataset) -> dict[str, GroundTruth]:
@@ -134,8 +145,9 @@ def load_data(options, seed: int | None) -> Data:
     captions = load_captions(options)
     if captions:
         captions.check(test, rows)
+    covered = known_coverage(test, rows, captions)
     if seed is None:
-        return Data(dataset, None, None, [], test, truth, captions)
+        return Data(dataset, None, None, [], test, truth, captions, covered=covered)
     videos, held_out = read_list(options.train_list, options.feature_root, dataset, "--train-list"), []
     if both := sorted({video.name for video in videos} & {video.name for video in test}):
         if not options.allow_overlap:
@@ -164,4 +176,4 @@ def load_data(options, seed: int | None) -> Data:
     batches = {"balanced": BalancedBatches, "shuffle": ShuffledBatches}[options.sampling](train.abnormal, options.batch_size, seed)
     if captions:
         batches = DrawnVersions(batches, versions)
-    return Data(dataset, train, batches, held_out, test, truth, captions, frozenset(b for _, b in pairs))
+    return Data(dataset, train, batches, held_out, test, truth, captions, frozenset(b for _, b in pairs), covered)

@@ -17,12 +17,19 @@ def snippets(start: float, end: float, length: int) -> slice:
     return slice(min(row, length), min(max(math.ceil(last), row + 1), length))
 
 
-def caption_features(
-    captions: list[Caption], vectors: dict[str, np.ndarray], *, length: int, width: int, fill: str
-) -> tuple[np.ndarray, int]:
-    """Rows (length, width) float64 of a video, and how many of them a sentence covers.
+def covered_rows(captions: list[Caption], length: int) -> np.ndarray:
+    """(length,) bool: which rows of a video have a sentence of their own."""
+    covered = np.zeros(length, bool)
+    for start, end, text, _ in captions:
+        covered[snippets(start, end, length)] |= bool(text)
+    return covered
 
-    The others are zero, or that of the last covered snippet before (`previous`; zero before the first), or of the `nearest`.
+
+def caption_features(captions: list[Caption], vectors: dict[str, np.ndarray], *, length: int, width: int, fill: str) -> np.ndarray:
+    """Rows (length, width) float64 of a video.
+
+    Rows that no sentence covers are zero, or that of the last covered snippet before (`previous`; zero before the first), or of the
+    `nearest`.
     """
     total, count = np.zeros((length, width), np.float32), np.zeros(length, np.int64)
     for start, end, text, _ in captions:
@@ -40,7 +47,7 @@ def caption_features(
             features = features[before] * (before <= row)[:, None]
         else:
             features = features[np.where(np.abs(after - row) < np.abs(row - before), after, before)]
-    return features, len(covered)
+    return features
 
 
 @torch.inference_mode()

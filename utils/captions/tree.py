@@ -41,6 +41,14 @@ def source_folder(root: Path | str) -> Path:
     return Path(root, SOURCE) if Path(root, SOURCE).is_dir() else Path(root)
 
 
+def texts_beside(files: dict[str, Path]) -> dict[str, list[Caption]]:
+    """The captions of videos whose NAME.jsonl lies beside a file of their features, name -> file; the others are left out. Raises BadInput
+    as utils.captions.formats.read_caption_file does.
+    """
+    paths = {name: file.with_name(f"{name}.jsonl") for name, file in files.items()}
+    return {name: read_caption_file(path)[1].captions for name, path in paths.items() if path.is_file()}
+
+
 def split_published(name: str, number: int | None) -> tuple[str, int | None]:
     """`Abuse001_x264_emb_0` or (`Abuse001_x264_emb`, 0) -> (`Abuse001_x264`, 0); other names as they are."""
     match = re.fullmatch(r"(.+)_emb(?:_(\d))?", name)
@@ -135,9 +143,4 @@ class CaptionTree:
         """The captions of videos whose NAME.jsonl lies beside their source; the others are left out. Raises BadInput as
         utils.captions.formats.read_caption_file does.
         """
-        found = {}
-        for video in videos:
-            file = self.find(video, None)
-            if file is not None and (path := file.with_name(f"{video.name}.jsonl")).is_file():
-                found[video.name] = read_caption_file(path)[1].captions
-        return found
+        return texts_beside({video.name: file for video in videos if (file := self.find(video, None)) is not None})
