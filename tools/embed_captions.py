@@ -33,7 +33,7 @@ from dataset import index_features
 from tools.make_list import read_videos
 from utils.captions.embedding import caption_features, covered_rows, embed
 from utils.captions.formats import VideoCaptions, caption_files, read_captions, write_captions
-from utils.captions.tree import FILLS, MANIFEST
+from utils.captions.tree import FILLS, MANIFEST, check_alike
 from utils.datasets import benchmarks, load_dataset
 from utils.errors import COUNT, POSITIVE, BadInput, Parser, exit_code, some
 from utils.evaluation.ground_truth import load_ground_truth
@@ -107,7 +107,8 @@ def settings_of(options, encoder: SentenceText, lengths: dict[str, int]) -> dict
 
 
 def prepare_folder(folder: Path, settings: dict) -> None:
-    """Refuse a folder that holds features made otherwise. Raises BadInput naming what differs."""
+    """Refuse a folder that holds features made otherwise, or beside other versions that were. Raises BadInput naming what differs."""
+    check_alike(folder.absolute(), settings, "--output")
     make_folder(folder)
     if (folder / MANIFEST).exists():
         before = {"pooling": "mean", **read_json(folder / MANIFEST, "--output", dict)}  # earlier versions knew no other

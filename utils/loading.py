@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,12 +13,13 @@ from model import SYSTEMS, build_model, options_of
 from utils import engine, text
 from utils.batches import BalancedBatches, DrawnVersions, ShuffledBatches
 from utils.captions.embedding import covered_rows
-from utils.captions.tree import SOURCE, CaptionTree, texts_beside
+from utils.captions.tree import SOURCE, CaptionTree, embedded_by, texts_beside
 from utils.datasets import load_dataset
 from utils.errors import BadInput, printable, some
 from utils.evaluation.ground_truth import GroundTruth, load_ground_truth
 from utils.evaluation.scores import check_lengths
 from utils.labels import SNIPPET, Dataset
+from utils.prompt import projects
 from utils.reading import open_array
 
 
@@ -28,9 +30,9 @@ def load_text(options):
     if options.text_features:
         return read_text_features(options.text_features)
     if options.sentence_encoder:
-        encoder = text.load_sentence_text(options.sentence_encoder)
+        encoder = text.load_sentence_text(options.sentence_encoder, pooling=options.pooling)
         if encoder.note:
-            print(f"note: {encoder.note}")
+            print(f"note: {encoder.note}; --pooling chooses ({', '.join(text.POOLING)})")
         return encoder
     return text.load_clip(options.clip)
 
@@ -61,6 +63,19 @@ def load_model(options, seed: int, classes: Sequence[str] = ()) -> torch.nn.Modu
     model = build_model(options.model, classes or load_dataset(options.data).names, encoder, **sizes, **beside)
     engine.freeze_parts(model, options.freeze)
     return model.to(engine.pick_device(options.device))
+
+
+def check_space(model: torch.nn.Module, options) -> None:
+    """Raise BadInput where the features are of sentences and the text side, compared with them as it is, is another sentence encoder, or
+    one that pools otherwise.
+    """
+    made = None if options.sample else embedded_by(Path(options.feature_root), "--feature-root")
+    for part in model.modules():
+        if isinstance(part, text.SentenceText) and made and made["encoder_digest"] != part.digest() and not projects(model):
+            raise BadInput(
+                f"--sentence-encoder {options.sentence_encoder}: pooled by {'+'.join(part.pooling)}, it is not what made the features of "
+                f"{options.feature_root} ({made['encoder']}, {made['pooling']}); give that one and its --pooling, or --text-projection"
+            )
 
 
 class Data(NamedTuple):
