@@ -12,8 +12,9 @@ The encoder is any sentence encoder that `transformers` loads, by hub name or lo
 to unit length, as its own files say (modules.json, 1_Pooling/config.json). Where they say nothing the mean is taken, and a line tells so:
 --pooling chooses (SimCSE as its authors use it: --pooling pooler). What of a sentence the encoder cannot take is cut off. The mean over
 sentences is left as it is: how much shorter than 1 it is tells how much they differ. Beside each NAME.npy lies NAME.jsonl with the
-sentences. Started again, it goes on where it was; embed.json says how the features were made. Other batches (--batch-size, an interruption)
-may change the last bit of a float16.
+sentences. Started again, it goes on where it was; embed.json says how the features were made, and which share of the rows has a sentence
+of its own; the others are filled from the last that has one (--fill). Other batches (--batch-size, an interruption) may change the last bit
+of a float16.
 """
 
 import argparse
