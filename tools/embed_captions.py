@@ -32,8 +32,8 @@ from tqdm import tqdm
 
 from dataset import index_features
 from tools.make_list import read_videos
-from utils.captions.embedding import caption_features, covered_rows, embed
-from utils.captions.formats import VideoCaptions, caption_files, read_captions, write_captions
+from utils.captions.embedding import caption_features, embed
+from utils.captions.formats import VideoCaptions, caption_files, covered_rows, read_captions, write_captions
 from utils.captions.tree import FILLS, MANIFEST, check_alike
 from utils.datasets import benchmarks, load_dataset
 from utils.errors import COUNT, POSITIVE, BadInput, Parser, exit_code, some

@@ -12,7 +12,7 @@ from dataset import FeatureDataset, Video, check_crops, check_features, hold_out
 from model import SYSTEMS, build_model, options_of
 from utils import engine, text
 from utils.batches import BalancedBatches, DrawnVersions, ShuffledBatches
-from utils.captions.embedding import covered_rows
+from utils.captions.formats import covered_rows
 from utils.captions.tree import SOURCE, CaptionTree, embedded_by, texts_beside
 from utils.datasets import load_dataset
 from utils.errors import BadInput, printable, some

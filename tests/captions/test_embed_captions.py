@@ -14,8 +14,8 @@ from benchmarks import UCF
 from golden import REAL, SHARED
 from tools import embed_captions
 from tools.embed_captions import main
-from utils.captions.embedding import caption_features, covered_rows, embed, snippets
-from utils.captions.formats import Caption, VideoCaptions, read_captions, write_captions
+from utils.captions.embedding import caption_features, embed
+from utils.captions.formats import Caption, VideoCaptions, covered_rows, read_captions, snippets, write_captions
 from utils.errors import BadInput
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.evaluation.metrics import frame_metrics

@@ -1,28 +1,10 @@
 """Captions as features: one row per snippet, the mean of the embeddings of the sentences that overlap it in time. T rows, D columns."""
 
-import math
-
 import numpy as np
 import torch
 
-from utils.captions.formats import Caption
-from utils.labels import SNIPPET
+from utils.captions.formats import Caption, snippets
 from utils.text import SentenceText
-
-
-def snippets(start: float, end: float, length: int) -> slice:
-    """The rows that the frames [start, end) overlap: row t is frames [16t, 16t+16). A moment (start = end) falls into one row."""
-    first, last = (round(frame, 3) / SNIPPET for frame in (start, end))
-    row = math.floor(first)
-    return slice(min(row, length), min(max(math.ceil(last), row + 1), length))
-
-
-def covered_rows(captions: list[Caption], length: int) -> np.ndarray:
-    """(length,) bool: which rows of a video have a sentence of their own."""
-    covered = np.zeros(length, bool)
-    for start, end, text, _ in captions:
-        covered[snippets(start, end, length)] |= bool(text)
-    return covered
 
 
 def caption_features(captions: list[Caption], vectors: dict[str, np.ndarray], *, length: int, width: int, fill: str) -> np.ndarray:
