@@ -94,7 +94,7 @@ def parse(argv) -> argparse.Namespace:
         add(model, f"--{name}", metavar="NAME_OR_PATH", help="if it lies elsewhere than in training")
     add(model, "--captions", metavar="PATH", help="NAME.jsonl or a folder of them (tools.caption_videos): quoted with the segments")
     add(model, "--caption-encoder", metavar="NAME_OR_PATH", help="sentence encoder of a checkpoint that reads captions [as in training]")
-    add(model, "--caption-pooling", metavar="NAME", help="what tools.embed_captions --pooling was given [as the encoder's files say]")
+    add(model, "--caption-pooling", metavar="NAME", help="what tools.embed_captions --pooling was given [as in training]")
     add(model, "--crops", type=int, choices=(1, 5, 10), help="crops of a frame whose scores are averaged [1]")
     add(model, "--aspect", choices=("squash", "keep"), help="frames become 340 × 256, or keep their shape [as in training, else squash]")
     add(model, "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")

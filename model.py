@@ -179,6 +179,13 @@ class TemporalNetwork(nn.Module):
         return self.linear(x)
 
 
+def within_range(weights: Tensor) -> Tensor:
+    """Weights (B, T), each row times a power of two that brings its largest to [1, 2), as far as 2^66 does: what is normalised behind it
+    stays as it was, to the bit, but for videos whose scores all lie below 1e-15, which would be lost in the normalisation's eps.
+    """
+    return weights * torch.exp2(-weights.detach().amax(1, keepdim=True).clamp(min=1e-20).log2().floor())
+
+
 class ReFLIPVAD(nn.Module):
     """ReFLIP-VAD: temporal network, classification block (CLS), video-text alignment block (VTA) with prompts and V-prompt.
 
@@ -226,7 +233,7 @@ class ReFLIPVAD(nn.Module):
             text = self.text_features() if text is None else text
             embeddings = text
             if self.ffn_text is not None:
-                prompt = (coarse * mask)[:, None] @ visual.float()  # eq. 9: (B, 1, D), attention A over the valid snippets
+                prompt = within_range(coarse * mask)[:, None] @ visual.float()  # eq. 9: (B, 1, D), attention A over the valid snippets
                 embeddings = self.ffn_text(F.normalize(prompt, dim=-1) + text) + text  # eq. 10: (B, C+1, D)
             alignment = cosine(visual, embeddings) / self.temperature  # eq. 11
         return Output(coarse, alignment, visual, embeddings, text, coarse_logits=logits)

@@ -26,7 +26,7 @@ from utils.evaluation.scores import Scores
 from utils.evaluation.segments import RATE, anomaly_score, known_threshold, unknown_threshold
 from utils.labels import SNIPPET, video_name
 from utils.options import Resolved
-from utils.text import CLIPText, SentenceText, load_sentence_text
+from utils.text import POOLING, CLIPText, SentenceText, load_sentence_text
 from utils.video.crops import UNNAMED, Recipe
 from utils.video.decoder import Limits
 from utils.video.encoder import CLIPEncoder, ImageEncoder, load_encoder, short_name
@@ -174,7 +174,7 @@ class Detector:
             raise BadInput("--captions: every caption is empty, and the checkpoint reads them; write them anew (tools.caption_videos)")
         vectors = dict(zip(texts, embed(texts, self.caption_encoder, batch_size=256), strict=True))
         width = self.caption_encoder.output_width
-        return torch.from_numpy(caption_features(captions.captions, vectors, length=rows, width=width, fill=self.fill)[0]).float()
+        return torch.from_numpy(caption_features(captions.captions, vectors, length=rows, width=width, fill=self.fill)).float()
 
 
 def of_another(captions: VideoCaptions | None, frames: int) -> list[str]:
@@ -295,7 +295,8 @@ def caption_side(saved: dict, options, path: Path, name: str | None, pooling: st
     if name is None and made is None:
         raise BadInput(f"{path}: reads captions; name the sentence encoder of its caption features with --caption-encoder")
     try:
-        sentences = load_sentence_text(name or made["encoder"], "--caption-encoder", pooling)
+        known = (made or {}).get("pooling")  # several joined only an encoder's own files can say
+        sentences = load_sentence_text(name or made["encoder"], "--caption-encoder", pooling or (known if known in POOLING else None))
     except BadInput as error:
         if name:
             raise

@@ -81,6 +81,21 @@ def test_logits_give_the_loss_of_their_scores(normal_top1):
     assert found.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
+@pytest.mark.parametrize("normal_top1", [False, True])
+def test_logits_give_the_cross_entropy_of_a_literal_loop(normal_top1):
+    """The mean of the top-k sigmoids in float64, as far as it is told from 0 and 1 there."""
+    scores, labels, lengths = bags()
+    for reach in (1, 12, 30):
+        logits = reach * (2 * scores[..., 0] - 1)
+        expected = 0.0
+        for row, label, length in zip(logits.double(), labels, lengths.tolist(), strict=True):
+            k = 1 if normal_top1 and label[0] else length // 16 + 1
+            bag = row[:length].sigmoid().sort(descending=True).values[:k].mean()
+            expected += torch.nn.functional.binary_cross_entropy(bag, 1 - label[0].double()).item() / 6
+        found = mil_classification(logits, labels, lengths, normal_top1=normal_top1, logits=True)
+        assert found.item() == pytest.approx(expected, abs=1e-6, rel=1e-6)
+
+
 @pytest.mark.parametrize("level", [-200.0, -30.0, 20.0, 30.0, 200.0])
 def test_saturated_scores_keep_their_gradient(level):
     """Every score wrong or right by `level`: the loss of the wrong half is |level| each, and its gradient does not vanish."""
@@ -92,3 +107,5 @@ def test_saturated_scores_keep_their_gradient(level):
     wrong = labels[:, 0] > 0 if level > 0 else labels[:, 0] == 0
     assert logits.grad.sum(1)[wrong].abs().tolist() == pytest.approx([1 / 6] * 3, rel=1e-5)
     assert logits.grad.isfinite().all()
+    if abs(level) <= 30:  # of right bags, too
+        assert ((logits.grad != 0).sum(1) == top_k(labels, lengths, False)).all()

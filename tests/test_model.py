@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks import UCF, XD
-from model import TEMPORAL, build_model
+from model import TEMPORAL, build_model, within_range
 from utils.checkpoint import trained_state
 from utils.errors import BadInput
 from utils.prompt import PROMPTS
@@ -63,6 +63,25 @@ def test_alignment_and_v_prompt_by_their_equations(small_clip, small_distilbert)
         assert torch.allclose(out.class_embeddings[i], embeddings, atol=1e-5)
         expected = F.cosine_similarity(out.visual[i, :length, None], embeddings[None], dim=-1) / 0.07  # eq. 11
         assert torch.allclose(out.alignment[i, :length], expected, atol=1e-4)
+
+
+def test_the_v_prompt_of_a_quiet_video_keeps_its_gradient():
+    """Scores of 1e-18 lie below what a normalisation divides by; those of every other video change by no bit."""
+
+    def v_prompt(level, scaled):
+        torch.manual_seed(0)
+        logits, visual = (level + torch.randn(2, 8)).requires_grad_(), torch.randn(2, 8, 4)
+        scores = logits.sigmoid()
+        prompt = F.normalize((within_range(scores) if scaled else scores)[:, None] @ visual, dim=-1)
+        (prompt * torch.arange(4)).sum().backward()
+        return prompt.detach(), logits.grad
+
+    for level in (3, -1, -20):
+        assert all(map(torch.equal, v_prompt(level, True), v_prompt(level, False)))
+    for level in (-30, -40, -60):
+        for found, expected in zip(v_prompt(level, True), v_prompt(-20, True), strict=True):
+            assert torch.allclose(found, expected, atol=1e-4)
+    assert not v_prompt(-200, True)[1].any()  # no number: nothing is left, and nothing breaks
 
 
 def test_reparameterized_prompt_by_its_definition(small_clip, small_distilbert):

@@ -142,7 +142,7 @@ TABLES = {
     }),
 }  # fmt: skip
 FIGURES = (("coarse", "auc"), ("coarse", "ano_auc"), ("coarse", "ap"), ("fine", "auc"), ("fine", "ap"), ("map", "anomaly", "avg"))
-BY_VIDEO = (("video", "coarse", "auc"), ("video", "fine", "auc"))  # where a run has them
+WHERE_THERE = (*(("covered", *path) for path in FIGURES[:-1]), ("video", "coarse", "auc"), ("video", "fine", "auc"))
 EXIT = "exit code "  # how the log of a failed run ends
 
 
@@ -304,9 +304,10 @@ def measure(runs: list[Run], dataset: Dataset) -> tuple[dict, list[dict], float]
     return result, drawn, sum(line["seconds"] for line in epochs) / sum(line["steps"] for line in epochs)
 
 
-def compared(dataset: Dataset) -> list[tuple[str, str]]:
-    """The figures of which a row's difference to the reference is shown."""
-    return [(part, dataset.headline[1]) for part in ("coarse", "fine")]
+def compared(dataset: Dataset) -> list[tuple]:
+    """The figures of which a row's difference to the reference is shown, where a run has them."""
+    paths = [(part, dataset.headline[1]) for part in ("coarse", "fine")]
+    return [*paths, *(path for path in WHERE_THERE if path[0] == "video" or path[1:] in paths)]
 
 
 def fill(name: str, runs: list[Run], dataset: Dataset, reference: str) -> dict:
@@ -322,12 +323,13 @@ def fill(name: str, runs: list[Run], dataset: Dataset, reference: str) -> dict:
             result, drawn, seconds = measured[name]
             figures = report.figures(result)
             gaps = compare(drawn, measured[reference][1]) if name != reference and reference in measured else {}
-            entry["figures"] = {label(path): figures[path] for path in (*FIGURES, *BY_VIDEO) if path in figures}
-            entry["difference"] = {label(path): gaps[path] for path in (*compared(dataset), *BY_VIDEO) if path in gaps}
+            entry["figures"] = {label(path): figures[path] for path in (*FIGURES, *WHERE_THERE) if path in figures}
+            entry["difference"] = {label(path): gaps[path] for path in compared(dataset) if path in gaps}
             entry |= {"parameters": result["parameters"], "seconds_per_step": seconds}
         rows.append(entry)
     reports = [read_json(run.folder / "report.json", "--output", Report) for own in finished.values() for run in own]
     about = {key: reports[0][key] for key in ("features", "selected_on", "videos", "frames", "sources") if reports and key in reports[0]}
+    about |= next(({"coverage": result["coverage"]} for result, *_ in measured.values() if "coverage" in result), {})
     names = dict.fromkeys(name for result in reports for name in result["versions"])  # several of one where machines share a table
     versions = {name: list(dict.fromkeys(result["versions"].get(name) for result in reports)) for name in names}
     return {"title": table.title, "dataset": dataset.key, "reference": reference, **about, "versions": versions, "rows": rows}
@@ -342,6 +344,7 @@ def markdown(content: dict, dataset: Dataset, passed: list[str]) -> str:
         lines[0] += f": {content['videos']} videos, {content['frames']} frames, {features} features, checkpoint selected on {selected}"
     if features in report.FEATURES:
         lines.append(report.FEATURES[features].format(dataset.title))
+    lines += report.covered_lines(content)
     over = report.resampled_over(content)
     lines.append(f"Percent: mean ± std over seeds [95 % bootstrap interval over {over} and seeds]; parameters are the trained ones.")
     lines.append(f"Δ: the row minus {content['reference']}, paired on the same videos; p is not corrected for the number of rows.")
@@ -349,9 +352,9 @@ def markdown(content: dict, dataset: Dataset, passed: list[str]) -> str:
     lines.append(", ".join(f"{name} {' / '.join(map(str, values))}" for name, values in content["versions"].items()))
     theirs = f"paper: {'AP (AVG mAP)' if dataset.headline[1] == 'ap' else 'AUC'}, its features, best on test"
     theirs += "" if features == "visual" else "; not comparable"
-    by_video = [path for path in BY_VIDEO if any(label(path) in row.get("figures", {}) for row in content["rows"])]
-    gaps = [label(path) for path in (*compared(dataset), *by_video)]
-    names = [label(path) for path in (*FIGURES, *by_video)]
+    there = [path for path in WHERE_THERE if any(label(path) in row.get("figures", {}) for row in content["rows"])]
+    gaps = [label(path) for path in compared(dataset) if path in there or path not in WHERE_THERE]
+    names = [label(path) for path in (*FIGURES, *there)]
     cells = [["row", "options", "seeds", *names, *(f"Δ {gap}" for gap in gaps), theirs, "parameters", "seconds / step"]]
     for row in content["rows"]:
         seeds = ", ".join(f"{seed}" if state == "finished" else f"{seed} {state}" for seed, state in row["seeds"].items())

@@ -12,8 +12,9 @@ The encoder is any sentence encoder that `transformers` loads, by hub name or lo
 to unit length, as its own files say (modules.json, 1_Pooling/config.json). Where they say nothing the mean is taken, and a line tells so:
 --pooling chooses (SimCSE as its authors use it: --pooling pooler). What of a sentence the encoder cannot take is cut off. The mean over
 sentences is left as it is: how much shorter than 1 it is tells how much they differ. Beside each NAME.npy lies NAME.jsonl with the
-sentences. Started again, it goes on where it was; embed.json says how the features were made. Other batches (--batch-size, an interruption)
-may change the last bit of a float16.
+sentences. Started again, it goes on where it was; embed.json says how the features were made, and which share of the rows has a sentence
+of its own; the others are filled from the last that has one (--fill). Other batches (--batch-size, an interruption) may change the last bit
+of a float16.
 """
 
 import argparse
@@ -32,13 +33,14 @@ from tqdm import tqdm
 from dataset import index_features
 from tools.make_list import read_videos
 from utils.captions.embedding import caption_features, embed
-from utils.captions.formats import VideoCaptions, caption_files, read_captions, write_captions
-from utils.captions.tree import FILLS, MANIFEST
+from utils.captions.formats import VideoCaptions, caption_files, covered_rows, read_captions, write_captions
+from utils.captions.tree import FILLS, MANIFEST, check_alike
 from utils.datasets import benchmarks, load_dataset
 from utils.errors import COUNT, POSITIVE, BadInput, Parser, exit_code, some
 from utils.evaluation.ground_truth import load_ground_truth
+from utils.evaluation.report import coverage, coverage_line
 from utils.files import make_folder, only_writer, replacing, write_json
-from utils.labels import SNIPPET, Dataset
+from utils.labels import SNIPPET, Dataset, class_indices
 from utils.reading import ROWS, open_array, read_bytes, read_json
 from utils.text import POOLING, SentenceText, load_sentence_text
 
@@ -106,7 +108,8 @@ def settings_of(options, encoder: SentenceText, lengths: dict[str, int]) -> dict
 
 
 def prepare_folder(folder: Path, settings: dict) -> None:
-    """Refuse a folder that holds features made otherwise. Raises BadInput naming what differs."""
+    """Refuse a folder that holds features made otherwise, or beside other versions that were. Raises BadInput naming what differs."""
+    check_alike(folder.absolute(), settings, "--output")
     make_folder(folder)
     if (folder / MANIFEST).exists():
         before = {"pooling": "mean", **read_json(folder / MANIFEST, "--output", dict)}  # earlier versions knew no other
@@ -136,7 +139,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Dataset]:
     length.add_argument("--gt", metavar="JSON", help="ground truth: the lengths of its videos; others are as long as their captions say")
     length.add_argument("--feature-root", metavar="DIR", help="features to be paired with: their lengths, their folders, only their videos")
     parser.add_argument("--list", nargs="+", default=[], metavar="CSV", help="lists whose folders the features lie in (default: flat)")
-    parser.add_argument("--fill", choices=FILLS, default="zeros", help="rows that no sentence covers (default: %(default)s)")
+    parser.add_argument("--fill", choices=FILLS, default="previous", help="rows that no sentence covers (default: %(default)s)")
     parser.add_argument("--fps", type=POSITIVE, help="frames per second of captions in seconds (default: the dataset's)")
     parser.add_argument("--batch-size", type=COUNT, default=256, help="sentences at a time (default: %(default)s)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the encoder (default: %(default)s)")
@@ -149,15 +152,14 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Dataset]:
     return options, dataset
 
 
-def write_features(videos, places, encoder: SentenceText, options) -> tuple[int, int, int]:
-    """Write NAME.npy and NAME.jsonl of each video that has none; how many videos that were, their rows, and how many a sentence covers."""
+def write_features(videos, places, encoder: SentenceText, options) -> int:
+    """Write NAME.npy and NAME.jsonl of each video that has none; how many videos that were."""
     output = Path(options.output)
     for name, (place, _) in places.items():
         if not (texts := output / place.with_suffix(".jsonl")).exists():
             write_captions(texts, name, videos[name])
     todo = [name for name, (place, _) in places.items() if not (output / place).exists()]
     vectors: dict[str, np.ndarray] = {}
-    rows = covered = 0
     with tqdm(total=len(places), initial=len(places) - len(todo), unit="video", desc="embedding captions") as bar:
         for at in range(0, len(todo), GROUP):
             group = todo[at : at + GROUP]
@@ -165,14 +167,12 @@ def write_features(videos, places, encoder: SentenceText, options) -> tuple[int,
             vectors.update(zip(new, embed(new, encoder, batch_size=options.batch_size, precision=options.precision), strict=True))
             for name in group:
                 place, length = places[name]
-                features, with_sentence = caption_features(
-                    videos[name].captions, vectors, length=length, width=encoder.output_width, fill=options.fill
-                )
+                captions, width = videos[name].captions, encoder.output_width
+                features = caption_features(captions, vectors, length=length, width=width, fill=options.fill)
                 with replacing(output / place) as temporary, temporary.open("wb") as file:
                     np.save(file, features.astype(np.float16))
-                rows, covered = rows + len(features), covered + with_sentence
                 bar.update()
-    return len(todo), rows, covered
+    return len(todo)
 
 
 def main(argv=None) -> None:
@@ -186,7 +186,8 @@ def embed_all(options, dataset: Dataset | None, argv: list[str]) -> None:
     """Read, embed and write all captions; embed.json, and what is told of them."""
     videos, mended = read_captions(options.captions, options.fps)
     truth = load_ground_truth(options.gt, dataset) if options.gt else {}
-    wanted = {name: place for path in options.list for name, (place, _) in read_videos(path, dataset, "--list").items()}
+    listed = {name: entry for path in options.list for name, entry in read_videos(path, dataset, "--list").items()}
+    wanted = {name: place for name, (place, _) in listed.items()}
     frames = {name: truth[name].frames if name in truth else frames_of(video) for name, video in videos.items()}
     videos = {name: replace(video, frames=frames[name] or None) for name, video in videos.items()}
     if options.feature_root:
@@ -204,15 +205,17 @@ def embed_all(options, dataset: Dataset | None, argv: list[str]) -> None:
     prepare_folder(output, settings)
     sentences = [caption.text for video in videos.values() for caption in video.captions]
     counts = {"videos": len(videos), "sentences": len(sentences), "distinct": len(set(sentences) - {""}), **mended}
+    abnormal = {name: bool(video.shows) for name, video in truth.items()}
+    abnormal |= {name: any(class_indices(label, dataset)) for name, (_, label) in listed.items()}
+    covered = coverage({name: covered_rows(videos[name].captions, rows) for name, (_, rows) in places.items()}, abnormal)
     command = shlex.join(["python", "-m", "tools.embed_captions", *argv])
     missing = {"listed_without_captions": without, "captions_without_features": unpaired}
-    write_json(output / MANIFEST, {**settings, "width": encoder.output_width, **counts, **missing, "command": command})
+    write_json(output / MANIFEST, {**settings, "width": encoder.output_width, **counts, "coverage": covered, **missing, "command": command})
     print(", ".join(f"{key}: {value}" for key, value in counts.items()))
 
-    written, rows, covered = write_features(videos, places, encoder, options)
+    written = write_features(videos, places, encoder, options)
     print(f"{output}: {written} videos written, {len(videos) - written} were there")
-    if written:
-        print(f"{covered} of the {rows} rows written have a sentence")
+    print(coverage_line(covered))
     if without:
         print(f"no captions: {len(without)} of {len(wanted)} {'listed ' if options.list else ''}videos ({some(without)})")
     if unpaired:

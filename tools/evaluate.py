@@ -7,17 +7,22 @@
 Several files on a side are the seeds of one system: figures are their mean, and each resample of the videos draws seeds too. With one
 file a side, intervals and p are those of that checkpoint: another training may come out elsewhere. A file is
 
-    .npz    NAME/coarse (T,), NAME/fine (T, C+1), NAME/online (T,) and `classes`, as --save-scores writes them, or one array (T,) per NAME
+    .npz    NAME/coarse (T,), NAME/fine (T, C+1), NAME/online (T,), NAME/covered (T,) and `classes`, as --save-scores writes them, or one
+            array (T,) per NAME
     .csv    first column the video, a column `score` or `pred`; videos by name, or numbered in the order of the list --names
     .json   {"vid_score": {NAME: {"start, end": score}}}, ranges of frames (VADTree, after its authors' sigmoid of four decimals)
 
-the latter two with or without .gz. T counts snippets of 16 frames, or frames. A score without classes stands as the coarse one. AP is
-average precision; released code that integrates the precision-recall curve by trapezoids prints another number under the same name.
+the latter two with or without .gz. T counts snippets of 16 frames, or frames. A score without classes stands as the coarse one. Where a
+file holds which rows have a sentence of their own (NAME/covered), figures are also given on the frames of these alone, for all files on the
+same. AP is average precision; released code that integrates the precision-recall curve by trapezoids prints another number under the same
+name.
 """
 
 import argparse
 import sys
 from pathlib import Path
+
+import numpy as np
 
 from utils.datasets import benchmarks, load_dataset
 from utils.errors import BadInput, Parser, bounded, exit_code, some
@@ -91,13 +96,23 @@ def check_side(runs: list[dict], paths: list[str], option: str, truth: dict, mis
             )
 
 
+def share_coverage(runs: list[dict]) -> list[dict]:
+    """The scores of all files, each with the covered rows that some of them know of; without any, and that is said, where two differ."""
+    known, same = {}, True
+    for name, rows in ((name, parts.covered) for scores in runs for name, parts in scores.items() if parts.covered is not None):
+        same &= np.array_equal(known.setdefault(name, rows), rows)
+    if not same:
+        print("note: the files differ in which rows have a sentence of their own: no figures of covered frames")
+    return [{name: parts._replace(covered=known.get(name) if same else None) for name, parts in scores.items()} for scores in runs]
+
+
 def compare(ours: list[dict], theirs: list[dict]) -> dict[tuple, dict]:
     """Each figure that both systems have: {"ours", "theirs", "value", "low", "high", "p"}, where "ours" and "theirs" are figures with
     intervals of their own; `ours` and `theirs` hold what report.resample drew for each seed.
     """
     result = {}
     for path in ours[0]:
-        if path in theirs[0]:
+        if all(path in run for run in (*ours, *theirs)):
             a, b = over_seeds([run[path] for run in ours], seed=1), over_seeds([run[path] for run in theirs], seed=2)
             gap = difference(a, b)
             if gap["value"] is not None:
@@ -142,6 +157,8 @@ def main(argv=None) -> None:
     given = {"--scores": options.scores} | ({"--against": options.against} if options.against else {})
     paths = [path for side in given.values() for path in side]
     sides = [load_side(side, option, dataset, options.names) for option, side in given.items()]
+    shared_rows = iter(share_coverage([scores for side in sides for scores in side]))
+    sides = [[next(shared_rows) for _ in side] for side in sides]
     gt_path = options.gt_path or runs_truth(paths) or dataset.gt_path
     if gt_path is None:
         raise BadInput(f"{dataset.path}: names no ground_truth, and the scores are of no run that knows its own; name it with --gt-path")
@@ -184,7 +201,7 @@ def main(argv=None) -> None:
             f"{dataset.title}: {result['videos']} videos, {result['frames']} frames, 95 % bootstrap intervals over "
             f"{report.resampled_over(result)}{over}"
         )
-        print("".join(f"{line}\n" for line in report.not_known(result)), end="")
+        print("".join(f"{line}\n" for line in (*report.not_known(result), *report.covered_lines(result))), end="")
         if result["online"]:
             print(report.ONLINE)
         print(f"per class: how many videos show it; no interval where fewer than {report.FEW} do")

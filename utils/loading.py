@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,12 +12,14 @@ from dataset import FeatureDataset, Video, check_crops, check_features, hold_out
 from model import SYSTEMS, build_model, options_of
 from utils import engine, text
 from utils.batches import BalancedBatches, DrawnVersions, ShuffledBatches
-from utils.captions.tree import SOURCE, CaptionTree
+from utils.captions.formats import covered_rows
+from utils.captions.tree import SOURCE, CaptionTree, embedded_by, texts_beside
 from utils.datasets import load_dataset
 from utils.errors import BadInput, printable, some
 from utils.evaluation.ground_truth import GroundTruth, load_ground_truth
 from utils.evaluation.scores import check_lengths
 from utils.labels import SNIPPET, Dataset
+from utils.prompt import projects
 from utils.reading import open_array
 
 
@@ -27,9 +30,9 @@ def load_text(options):
     if options.text_features:
         return read_text_features(options.text_features)
     if options.sentence_encoder:
-        encoder = text.load_sentence_text(options.sentence_encoder)
+        encoder = text.load_sentence_text(options.sentence_encoder, pooling=options.pooling)
         if encoder.note:
-            print(f"note: {encoder.note}")
+            print(f"note: {encoder.note}; --pooling chooses ({', '.join(text.POOLING)})")
         return encoder
     return text.load_clip(options.clip)
 
@@ -62,9 +65,23 @@ def load_model(options, seed: int, classes: Sequence[str] = ()) -> torch.nn.Modu
     return model.to(engine.pick_device(options.device))
 
 
+def check_space(model: torch.nn.Module, options) -> None:
+    """Raise BadInput where the features are of sentences and the text side, compared with them as it is, is another sentence encoder, or
+    one that pools otherwise.
+    """
+    made = None if options.sample else embedded_by(Path(options.feature_root), "--feature-root")
+    for part in model.modules():
+        if isinstance(part, text.SentenceText) and made and made["encoder_digest"] != part.digest() and not projects(model):
+            raise BadInput(
+                f"--sentence-encoder {options.sentence_encoder}: pooled by {'+'.join(part.pooling)}, it is not what made the features of "
+                f"{options.feature_root} ({made['encoder']}, {made['pooling']}); give that one and its --pooling, or --text-projection"
+            )
+
+
 class Data(NamedTuple):
     """The data of one run. Videos are lists of dataset.Video; train and batches are None for a test script, captions for a system that
-    reads none. same: the test videos of which a training video has the features, byte for byte.
+    reads none. same: the test videos of which a training video has the features, byte for byte. covered: which rows of the test videos have
+    a sentence (T,) bool, None where it is not known of all.
     """
 
     dataset: Dataset
@@ -75,6 +92,7 @@ class Data(NamedTuple):
     truth: dict
     captions: CaptionTree | None = None
     same: frozenset[str] = frozenset()
+    covered: dict[str, np.ndarray] | None = None
 
 
 def load_captions(options) -> CaptionTree | None:
@@ -94,6 +112,14 @@ def training_versions(captions: CaptionTree, choice: str) -> tuple[str, ...]:
             f"tools.embed_captions --output {captions.root / choice}), or choose one of these"
         )
     return (choice,)
+
+
+def known_coverage(videos: Sequence[Video], rows: dict[str, int], captions: CaptionTree | None) -> dict[str, np.ndarray] | None:
+    """Which of a video's `rows` have a sentence of their own, (rows,) bool by name: from the NAME.jsonl beside its captions' features, else
+    its own. None where one has none.
+    """
+    texts = captions.texts(videos) if captions else texts_beside({video.name: video.files[0] for video in videos})
+    return {name: covered_rows(texts[name], rows[name]) for name in rows} if texts.keys() == rows.keys() else None
 
 
 def known_truth(videos: Sequence[Video], rows: dict[str, int], given: dict[str, GroundTruth], dataset: Dataset) -> dict[str, GroundTruth]:
@@ -134,8 +160,9 @@ def load_data(options, seed: int | None) -> Data:
     captions = load_captions(options)
     if captions:
         captions.check(test, rows)
+    covered = known_coverage(test, rows, captions)
     if seed is None:
-        return Data(dataset, None, None, [], test, truth, captions)
+        return Data(dataset, None, None, [], test, truth, captions, covered=covered)
     videos, held_out = read_list(options.train_list, options.feature_root, dataset, "--train-list"), []
     if both := sorted({video.name for video in videos} & {video.name for video in test}):
         if not options.allow_overlap:
@@ -164,4 +191,4 @@ def load_data(options, seed: int | None) -> Data:
     batches = {"balanced": BalancedBatches, "shuffle": ShuffledBatches}[options.sampling](train.abnormal, options.batch_size, seed)
     if captions:
         batches = DrawnVersions(batches, versions)
-    return Data(dataset, train, batches, held_out, test, truth, captions, frozenset(b for _, b in pairs))
+    return Data(dataset, train, batches, held_out, test, truth, captions, frozenset(b for _, b in pairs), covered)

@@ -21,6 +21,7 @@ from utils.errors import BadInput, Parser
 from utils.files import ROOT
 from utils.reading import OPEN, Flag, Text, read_json
 from utils.systems.base import option
+from utils.text import POOLING
 
 HIGH = {int: 100_000, float: 1e6}  # where the range of an option ends if it does not say
 SEED = 2**32 - 1
@@ -47,6 +48,12 @@ class Shared:
     clip: str = option("ViT-B/16", "CLIP name (downloaded on first use) or a file in OpenAI's format", group="text")
     sentence_encoder: str | None = option(
         None, "transformers name or folder of a sentence encoder, as text side for features that live in its space", group="text"
+    )
+    pooling: str | None = option(
+        None,
+        "of the sentence encoder's tokens; without it as the encoder's own files say, else mean (SimCSE's authors take pooler)",
+        group="text",
+        choices=tuple(POOLING),
     )
     text_features: str | None = option(
         None, ".npy of (C+1, D) class text features computed elsewhere; no text encoder is loaded then", group="text"
@@ -201,7 +208,7 @@ class Declared:
             what = f"{place}: {self.name} = {found!r}" if place else f"{self.flag} {found}"
             return BadInput(f"{what}: expected {expected}")
 
-        if self.choices and value not in self.choices:
+        if self.choices and value not in self.choices and not (value is None and self.optional):
             raise wrong(value, f"one of {', '.join(self.choices)}")
         for one in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(one, str) and (len(one) > 4000 or "\0" in one):

@@ -57,7 +57,7 @@ def matches(saved: dict, model, path: Path, same_classes: bool = True) -> None:
         if saved["encoders"].get(name) != part.digest():
             raise BadInput(
                 f"{path}: trained with another frozen encoder ({name}); "
-                f"give the one it was trained with: --clip, --sentence-encoder or --distilbert"
+                f"give the one it was trained with: --clip, --sentence-encoder (and --pooling) or --distilbert"
             )
     own, weights = checkpoint.trained_state(model), saved["weights"]
     for key in checkpoint.class_weights(model) & weights.keys() if same_classes else ():
@@ -126,7 +126,7 @@ def known_system(saved: dict, path: Path) -> str:
 
     own = declared(options["model"])
     for name, value in options.items():
-        if name in own and own[name].choices and value not in own[name].choices:
+        if name in own and own[name].choices and value not in own[name].choices and not (value is None and own[name].optional):
             raise gone(f"{own[name].flag} {value}")
     check_options(options, options["model"], path)
     if options.get("mamba_width") not in (None, options.get("visual_width", 0) // 2):

@@ -9,6 +9,7 @@ import torch
 
 from model import SYSTEMS
 from utils import checkpoint, engine, restore, runs
+from utils.captions.tree import MANIFEST as EMBEDDED
 from utils.evaluation import plots, report, segments
 from utils.evaluation.ground_truth import TRUTH, load_ground_truth, write_ground_truth
 from utils.evaluation.intervals import difference
@@ -40,7 +41,10 @@ def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> T
     checkpoint.load_trained_state(model, weights, path)
     elsewhere = not released and not restore.is_of(saved, data.dataset)
     texts = data.captions.texts(data.test) if data.captions else None
+    features = features_of(options, saved.get("features"), projects(model))
     scores = engine.score(model, data.test, options, data.captions)
+    if features == "sentences" and data.covered:
+        scores = {name: parts._replace(covered=data.covered[name]) for name, parts in scores.items()}
     drawn = report.resample(scores, data.truth, data.dataset)
     selected = "released" if released else saved["options"]["select"] if saved.get("figure") is not None else "last"
     result = {
@@ -50,7 +54,7 @@ def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> T
         "checkpoint": str(path),
         "selected_on": selected,
         "sample": options.sample,
-        "features": features_of(options, saved.get("features"), projects(model)),
+        "features": features,
         **published(data.dataset, options.model, drawn, len(report.timed(scores, data.truth)) < len(scores), elsewhere),
         "official_videos": None if options.sample else official_videos(scores, data.dataset),
         "trained_on": sorted(scores.keys() & set(saved.get("trained_on", ()))),
@@ -120,12 +124,13 @@ def published(dataset: Dataset, model: str, drawn: dict, by_video: bool = False,
 def features_of(options, made: dict | None, projected: bool) -> str:
     """What the features are, as a report names them. made: what the checkpoint says of them, which goes by their manifest, if there is
     one: else the number of columns tells whether they can be those of the system's paper. projected: whether they live in another space
-    than the text side, so that a sentence encoder there says nothing of them.
+    than the text side, so that a sentence encoder there says nothing of them; the manifest of tools.embed_captions beside them does.
     """
     system = SYSTEMS[options.model]
     if options.sample:
         return "sample"
-    if options.sentence_encoder and (not projected or "captions" in system.inputs(options)):
+    in_its_space = options.sentence_encoder and (not projected or "captions" in system.inputs(options))
+    if in_its_space or Path(options.feature_root, EMBEDDED).is_file():
         return "sentences"
     named = made["encoder"]["name"] == system.encoder if made else not options.sentence_encoder
     return "visual" if options.visual_width in system.widths and named else "other"

@@ -113,7 +113,10 @@ class SentenceText(Frozen):
     @property
     def note(self) -> str:
         """What a user should know of the pooling; empty where the encoder's files, or the user, say which it is."""
-        return "" if self.pipeline.pooling else "the sentence encoder's files do not say how its tokens are pooled: their mean is taken"
+        if self.pipeline.pooling:
+            return ""
+        pooler = " (it has a pooler, which SimCSE's authors take)" if getattr(self.module, "pooler", None) is not None else ""
+        return f"the sentence encoder's files do not say how its tokens are pooled: their mean is taken{pooler}"
 
     def tokens(self, text: str) -> tuple[list[int], list[int], list[int]]:
         """`text` as token numbers: ([CLS], body, [SEP])."""
@@ -292,7 +295,7 @@ def load_sentence_text(name_or_path: str, option: str = "--sentence-encoder", po
             raise ValueError(f"vectors {tuple(tried.shape)}, expected finite ones of {encoder.output_width} columns")
     except Exception as error:  # whatever a model of another kind raises
         if "pooler" in pipeline.pooling and getattr(model, "pooler", None) is None:
-            raise BadInput(f"{option} {name_or_path}: has no pooler; choose another --pooling ({', '.join(POOLING)})") from None
+            raise BadInput(f"{option} {name_or_path}: has no pooler; choose another pooling ({', '.join(POOLING)})") from None
         raise BadInput(
             f"{option} {name_or_path}: does not encode sentences ({reason(error)}); expected a text encoder of transformers, such as "
             f"sentence-transformers/all-MiniLM-L6-v2; name another"

@@ -12,7 +12,7 @@ from model import SYSTEMS
 from utils import checkpoint, engine, restore, runs
 from utils.evaluation import plots, report, segments
 from utils.files import make_folder
-from utils.loading import Data
+from utils.loading import Data, check_space
 from utils.prompt import projection_note
 from utils.reading import read_json, read_json_lines
 
@@ -56,6 +56,7 @@ def selection_figure(data: Data, options):
 
 def train(model, data: Data, options, seed: int, folder: Path | None = None) -> Path:
     """Train one seed in `folder`, OUTPUT/seed-K where none is named; the path of the selected checkpoint."""
+    check_space(model, options)
     folder = make_folder(folder or Path(options.output) / f"seed-{seed}")
     names = len({video.name for video, *_ in data.train.samples})
     counts = Counter(data.dataset.names[video.target.index(1)] for video in data.held_out)

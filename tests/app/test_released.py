@@ -195,6 +195,7 @@ def test_a_sentence_encoder_that_is_not_the_training_s(spoken, tmp_path):
         "encoder": encoder,
         "encoder_digest": load_sentence_text(encoder).digest(),
         "fill": "previous",
+        "pooling": "mean",
     }
     video = make_video(tmp_path / "own.mp4", frames=20)
     words = [str(video), "--device", "cpu", "--threshold", "0.5"]

@@ -9,9 +9,14 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 
+import ucf_option
+from dataset import Video
 from tools.embed_captions import main
 from utils.captions.embedding import embed
+from utils.captions.tree import CaptionTree
 from utils.errors import BadInput
+from utils.loading import check_space, load_text
+from utils.prompt import TextProjection
 from utils.text import POOLING, load_sentence_text
 
 WORDS = ("a", "man", "walks", "dog", "runs", "car", "hits", "red", "the", "away", "shop")
@@ -158,14 +163,15 @@ def test_the_pooler_is_chosen_where_the_files_say_nothing(tmp_path):
         expected = AutoModel.from_pretrained(folder)(**tokens).pooler_output.numpy()
     encoder, mean = load_sentence_text(folder, pooling="pooler"), load_sentence_text(folder)
     np.testing.assert_allclose(embed(["the red car"], encoder, batch_size=1), expected, atol=1e-6)
-    assert (encoder.note, mean.note) == ("", "the sentence encoder's files do not say how its tokens are pooled: their mean is taken")
+    assert not encoder.note
+    assert mean.note.endswith(" how its tokens are pooled: their mean is taken (it has a pooler, which SimCSE's authors take)")
     assert encoder.digest() != mean.digest()
 
 
 @pytest.mark.parametrize(
     ("kind", "more", "pooling", "expected"),
     [
-        ("bert without pooler", {}, "pooler", "has no pooler; choose another --pooling"),
+        ("bert without pooler", {}, "pooler", "has no pooler; choose another pooling"),
         ("mt5", {}, "pooler", "has no pooler"),
         ("bert", {}, "middle", "expected one of cls, max, mean"),
         ("bert", {"modules_json": pipeline("Transformer", "LSTM")}, None, "names LSTM; known are"),
@@ -206,7 +212,8 @@ def test_the_tool_says_and_keeps_the_pooling(tmp_path, capsys):
     arguments = [str(tmp_path / "captions.json"), "--encoder", folder, "--output", str(tmp_path / "out"), "--device", "cpu"]
     main(arguments)
     out = capsys.readouterr().out
-    assert "note: the sentence encoder's files do not say how its tokens are pooled: their mean is taken; --pooling chooses" in out
+    said = "their mean is taken (it has a pooler, which SimCSE's authors take); --pooling chooses (cls, max, mean, "
+    assert f"note: the sentence encoder's files do not say how its tokens are pooled: {said}" in out
     assert json.loads((tmp_path / "out" / "embed.json").read_text())["pooling"] == "mean"
     assert np.isfinite(np.load(tmp_path / "out" / "Own.npy")).all()
     assert json.loads((tmp_path / "out" / "Own.jsonl").read_text().splitlines()[2])["caption"] == "half an emoji \ufffd"
@@ -215,3 +222,36 @@ def test_the_tool_says_and_keeps_the_pooling(tmp_path, capsys):
     main([*arguments[:-3], str(tmp_path / "cls"), "--device", "cpu", "--pooling", "cls"])
     assert "note:" not in capsys.readouterr().out
     assert math.isclose(json.loads((tmp_path / "cls" / "embed.json").read_text())["width"], 8)
+
+
+def test_one_tree_is_made_in_one_way(tmp_path):
+    """Versions of another pooling or fill: the tool makes none, and training refuses those that another version made."""
+    (tmp_path / "captions.json").write_text(json.dumps({"Own": {"duration": 2.0, "timestamps": [[0, 1]], "sentences": ["the red car"]}}))
+    tree, words = tmp_path / "tree", [str(tmp_path / "captions.json"), "--encoder", make(tmp_path / "encoder", "bert"), "--device", "cpu"]
+    main([*words, "--pooling", "pooler", "--output", str(tree / "source")])
+    for more, said in (([], "pooling pooler, .* with mean"), (["--pooling", "pooler", "--fill", "zeros"], "fill previous, .* with zeros")):
+        with pytest.raises(BadInput, match=rf"{tree / 'source'}: its features were made with {said}; expected one for all versions"):
+            main([*words, *more, "--output", str(tree / "rewrite-1")])
+        assert not (tree / "rewrite-1").exists()
+    main([*words, "--output", str(tree / "rewriting")])  # no version of the tree
+    (tree / "rewriting").rename(tree / "rewrite-1")
+    videos = [Video("Own", "Abuse", (0.0, 1.0), (tree / "source" / "Own.npy",), None)]
+    with pytest.raises(BadInput, match=r"rewrite-1: its features were made with pooling mean, .* with pooler"):
+        CaptionTree(tree, 8).check(videos, {"Own": 3}, ("source", "rewrite-1"))
+    CaptionTree(tree, 8).check(videos, {"Own": 3})
+
+
+def test_a_text_side_of_other_features_is_refused(tmp_path):
+    """Class names and sentences are compared as they are: one encoder, pooled in one way."""
+    (tmp_path / "captions.json").write_text(json.dumps({"Own": {"duration": 2.0, "timestamps": [[0, 1]], "sentences": ["the red car"]}}))
+    folder = make(tmp_path / "encoder", "bert")
+    main(
+        [str(tmp_path / "captions.json"), "--encoder", folder, "--pooling", "pooler", "--output", str(tmp_path / "out"), "--device", "cpu"]
+    )
+    words = ["--feature-root", str(tmp_path / "out"), "--visual-width", "8", "--sentence-encoder", folder]
+    options = ucf_option.parse_args([*words, "--pooling", "pooler"])
+    check_space(nn.Sequential(load_text(options)), options)
+    options = ucf_option.parse_args(words)
+    with pytest.raises(BadInput, match=r"--sentence-encoder .*: pooled by mean, it is not what made the features of .*, pooler\)"):
+        check_space(nn.Sequential(load_text(options)), options)
+    check_space(nn.Sequential(load_text(options), TextProjection(8, 8)), options)

@@ -1,6 +1,7 @@
 """Captions beside features: paired by name and length, versions drawn, names as published; the released code's pairing is a test."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import ucf_test
 import ucf_train
 from benchmarks import UCF
 from dataset import FeatureDataset, Video, read_list, resample
+from tools.evaluate import main as evaluate
 from utils import engine, loading
 from utils.batches import BalancedBatches, DrawnVersions, ShuffledBatches
 from utils.captions.tree import CaptionTree, split_published
@@ -225,6 +227,41 @@ def test_captions_through_the_scripts(small_sample, tmp_path, capsys, monkeypatc
     other = ["--checkpoint", str(tmp_path / "text" / "seed-234" / "best.pt"), *test[2:]]
     refused(lambda: ucf_test.main(other), "holds a run, or the test of another checkpoint")
     ucf_test.main([*other[:-1], str(tmp_path / "third")])  # lengths, too, are those of these captions
+
+
+@pytest.mark.slow
+def test_covered_frames_through_the_scripts(small_sample, tmp_path, capsys):
+    """Features of sentences, known by their manifest: which rows have a sentence stands in NAME.jsonl, and then in the scores. Without the
+    former the report says so.
+    """
+    words, captions = (small_sample("ucf", model=model) for model in ("deepmil", "trclip"))
+    root = shutil.copytree(Path(captions[captions.index("--caption-root") + 1]) / "source", tmp_path / "features")
+    (root / "embed.json").touch()
+    tested = read_list(words[words.index("--test-list") + 1], root, UCF)
+    rows, abnormal = {part.name: len(np.load(part.files[0])) for part in tested}, {part.name: part.abnormal for part in tested}
+    for number, part in enumerate(tested):
+        texts = part.files[0].with_suffix(".jsonl")
+        texts.write_text("".join(texts.read_text().splitlines(keepends=True)[: 1 + number]))  # a header, then a line a snippet
+    words[words.index("--feature-root") + 1] = str(root)
+    ucf_train.main([*words, "--output", str(tmp_path / "run"), "--max-epoch", "1"])
+    place = next((tmp_path / "run").glob("seed-*"))
+    made = json.loads((place / "report.json").read_text())
+    shares = {"all": rows, "normal": [n for n in rows if not abnormal[n]], "abnormal": [n for n in rows if abnormal[n]]}
+    counts = {part.name: number for number, part in enumerate(tested)}
+    assert made["features"] == "sentences"
+    assert made["coverage"] == pytest.approx({key: sum(counts[n] for n in own) / sum(rows[n] for n in own) for key, own in shares.items()})
+    assert set(made["covered"]) == {"coarse"}
+    shown = (place / "report.md").read_text()
+    assert "of the rows have a sentence of their own (normal videos " in shown
+    assert "| covered coarse within_video_auc | " in shown
+    evaluate(["--dataset", "ucf", "--scores", str(place / "scores.npz"), "--json", str(tmp_path / "figures.json")])
+    assert json.loads((tmp_path / "figures.json").read_text())["covered"] == made["covered"]
+    tested[3].files[0].with_suffix(".jsonl").unlink()
+    ucf_test.main(["--checkpoint", str(place / "best.pt"), "--output", str(tmp_path / "again")])
+    again = json.loads((tmp_path / "again" / "report.json").read_text())
+    assert again["coarse"] == made["coarse"]
+    assert again.keys() == made.keys() - {"coverage", "covered"}
+    assert "which rows have a sentence is not known" in (tmp_path / "again" / "report.md").read_text()
 
 
 def test_options_of_captions_belong_to_trclip(small_sample):

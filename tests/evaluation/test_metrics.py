@@ -4,7 +4,7 @@ import ast
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -41,6 +41,39 @@ def test_video_auc_takes_the_mean_of_the_highest_frames():
     spiky, anomalous = np.repeat([0.1, 0.9], 16), np.repeat([0, 1], 16)
     for flat, auc in ((0.8, 1), (0.85, 0)):
         assert frame_metrics([spiky, np.full(20, flat)], [anomalous, np.zeros(20)])["video_auc"] == auc
+
+
+def test_covered_frames_alone_by_hand():
+    """Covered: 0.8+ 0.9- of the first anomalous video, 0.7- of the second, whose anomalous frame is not; 0.85- of the normal one."""
+    scores = [[0.8, 0.9, 0.95, 0.1], [0.99, 0.7], [0.85, 0.2]]
+    labels = [[1, 0, 1, 0], [1, 0], [0, 0]]
+    figures = frame_metrics(scores, labels, [[True, True, False, False], [False, True], [True, False]])
+    assert (figures["auc"], figures["ap"]) == pytest.approx((1 / 3, 1 / 3))  # it beats 0.7 of three; it is the third of four
+    assert figures["ano_auc"] == figures["ano_ap"] == 1 / 2  # the second video is anomalous, whatever is covered
+    assert figures["within_video_auc"] == 0  # of the first alone
+    assert figures["false_alarm_rate"] == 1
+    assert "video_auc" not in figures
+    none = frame_metrics(scores, labels, [np.zeros(len(row), bool) for row in scores])
+    assert set(none.values()) == {None}
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 10_000))
+def test_covered_frames_alone_are_a_test_set_of_these_frames(seed):
+    random = np.random.default_rng(seed)
+    lengths = random.integers(1, 20, 6)
+    scores, covered = ([random.integers(0, high, n) for n in lengths] for high in (4, 2))
+    labels = [random.integers(0, 2, n) if video else np.zeros(n, int) for video, n in enumerate(lengths)]
+    found = frame_metrics(scores, labels, [row.astype(bool) for row in covered])
+    label, score = (np.concatenate(rows)[np.concatenate(covered) > 0] for rows in (labels, scores))
+    if 0 < label.sum() < len(label):
+        assert found["auc"] == pytest.approx(roc_auc_score(label, score))
+        assert found["ap"] == pytest.approx(average_precision_score(label, score))
+    else:
+        assert found["auc"] is None
+    whole = frame_metrics(scores, labels)
+    del whole["video_auc"]
+    assert frame_metrics(scores, labels, [np.ones(n, bool) for n in lengths]) == whole
 
 
 @pytest.mark.parametrize("label", [0, 1])

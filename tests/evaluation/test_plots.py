@@ -60,7 +60,7 @@ def texts(monkeypatch):
 def test_curve_of_weighted_snippets_is_the_curve_of_all_frames(part, short):
     scores = make_scores(short=short)
     values, labels = [], []
-    for name, (coarse, fine, _) in scores.items():
+    for name, (coarse, fine, *_) in scores.items():
         video = TRUTH[name]
         rows = coarse if part == "coarse" else 1 - fine[:, 0]
         values.append([rows[min(i // 16, len(rows) - 1)] for i in range(video.frames)])

@@ -12,7 +12,8 @@ from model import SYSTEMS
 from utils.evaluation import report
 from utils.evaluation.ground_truth import GroundTruth
 from utils.evaluation.intervals import difference
-from utils.evaluation.scores import Scores
+from utils.evaluation.metrics import frame_metrics
+from utils.evaluation.scores import PARTS, Scores
 
 SHOWN = {"Fighting": 5, "Abuse": 4}  # videos
 TRUTH = {f"{label}{i}": GroundTruth(160, 30, ((32, 96, label),)) for label, videos in SHOWN.items() for i in range(videos)}
@@ -63,7 +64,7 @@ def test_the_online_score_has_the_figures_of_the_coarse_one(tmp_path):
 @pytest.mark.parametrize("parts", [("coarse",), ("coarse", "online"), ("fine",)])
 def test_a_score_that_is_absent_is_in_no_table(tmp_path, parts):
     content, _ = made(parts=parts, headline=[[parts[0], "auc"], [parts[0], "ano_auc"]])
-    assert {part for part in Scores._fields if content[part] is not None} == set(parts) == content["per_class"].keys()
+    assert {part for part in PARTS if content[part] is not None} == set(parts) == content["per_class"].keys()
     assert (content["map"] is None) == ("fine" not in parts)
     shown = written(tmp_path, content) + report.print_table(content)
     for part, name in (("coarse", "coarse"), ("fine", "fine"), ("online", "online"), ("fine", "mAP")):
@@ -74,7 +75,7 @@ def test_figures_of_a_class_count_its_videos_and_few_have_no_interval(tmp_path):
     content, drawn = made()
     several = report.summarise([content, made(1)[0]], [drawn, made(1)[1]])
     for result in (content, several):
-        for part in Scores._fields:
+        for part in PARTS:
             for figure in ("auc", "ap"):
                 enough, few = (result["per_class"][part][name][figure] for name in ("fighting", "abuse"))
                 assert (enough["videos"], few["videos"]) == (5, 4)
@@ -136,6 +137,47 @@ def test_a_released_checkpoint_says_that_its_selection_is_not_known(tmp_path):
     assert report.stamp(content | {"selected_on": "val"}) == ""
 
 
+def covering(scores, count=5):
+    """The same scores; the first `count` of ten rows have a sentence, in normal videos one row less."""
+    return {name: parts._replace(covered=np.arange(10) < count - name.startswith("Normal")) for name, parts in scores.items()}
+
+
+def test_figures_of_covered_frames_and_how_many_these_are(tmp_path):
+    scores = covering(made_scores())
+    drawn = report.resample(scores, TRUTH, UCF, resamples=20)
+    content = ABOUT | report.evaluate(scores, TRUTH, UCF, drawn) | {"features": "sentences"}
+    assert content["coverage"] == pytest.approx({"all": (9 * 5 + 5 * 4) / 140, "normal": 0.4, "abnormal": 0.5})
+    for part in ("coarse", "fine", "online"):
+        covered = content["covered"][part]
+        assert covered.keys() == {"auc", "ap", "ano_auc", "within_video_auc"}
+        frames = [np.repeat(parts.covered, 16) for parts in scores.values()]
+        labels = [report.frame_labels(TRUTH[name], 160) for name in scores]
+        expected = frame_metrics(report.anomaly_scores(scores, TRUTH, part), labels, frames)
+        assert {name: figure["value"] for name, figure in covered.items()} == pytest.approx({name: expected[name] for name in covered})
+        assert all(figure["low"] <= figure["value"] <= figure["high"] for figure in covered.values())
+    plain, _ = made()
+    assert all(content[key] == plain[key] for key in plain if key != "features")  # the others stay as they were
+    shown = written(tmp_path, content)
+    assert f"| covered fine auc | {report.percent(content['covered']['fine']['auc'])} |" in shown
+    said = "46.4 % of the rows have a sentence of their own (normal videos 40.0 %, abnormal videos 50.0 %); covered figures are of"
+    assert said in shown
+    assert said in report.print_table(content)
+
+
+def test_coverage_that_is_not_known_is_said(tmp_path):
+    content, drawn = made(features="sentences")
+    scores = covering(made_scores(1))
+    known = report.resample(scores, TRUTH, UCF, resamples=20)
+    newer = made(1, features="sentences")[0] | report.evaluate(scores, TRUTH, UCF, known)
+    for result in (content, report.summarise([newer, content], [known, drawn]), report.summarise([content, newer], [drawn, known])):
+        assert "which rows have a sentence is not known: expected NAME.jsonl" in written(tmp_path, result)
+        assert "covered" not in written(tmp_path, result)
+    both = report.summarise([newer, newer], [known, known])
+    assert both["coverage"] == newer["coverage"]
+    assert both["covered"]["coarse"]["auc"]["std"] == 0
+    assert "have a sentence" not in written(tmp_path, made()[0])
+
+
 def test_what_masking_the_padding_moves(tmp_path):
     content, masked = made()
     _, published = made(1)
@@ -143,7 +185,7 @@ def test_what_masking_the_padding_moves(tmp_path):
     moved = {
         path: {"published": published[path][0], "masked": masked[path][0], **difference(masked[path], published[path])}
         for path in masked
-        if path[0] in Scores._fields
+        if path[0] in PARTS
     }
     content["padding"] = {"videos": 14, "figures": report.nest(moved)}
     row = moved["coarse", "auc"]

@@ -45,6 +45,7 @@ def test_what_is_saved_is_loaded(tmp_path, dataset, coarse, fine, online):
             random.random(rows, np.float32) if coarse else None,
             random.dirichlet(np.ones(len(dataset.names)), rows) if fine else None,
             random.random(rows, np.float32) if online else None,
+            random.random(rows) < 0.5 if online else None,
         )
         for name, rows in (("Abuse028_x264", 3), ("v=8cTqh9tMz_I__#1_label_G-B2-B6", 1), ("y z", 40))
     }
@@ -61,6 +62,13 @@ def test_a_video_that_lacks_a_score_that_others_have_is_named(tmp_path):
     fine = np.full((2, 14), 1 / 14)
     save_scores(tmp_path / "a.npz", {"a": Scores(np.zeros(2), fine), "b": Scores(np.zeros(2))}, UCF.names)
     with pytest.raises(BadInput, match="b has coarse, a has coarse and fine; expected the same kinds of score for each video"):
+        load_scores(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("arrays", [{"a/coarse": np.zeros(2), "a/covered": np.ones(2)}, {"a/covered": np.ones(2, bool)}])
+def test_covered_rows_are_true_or_false_and_no_score(tmp_path, arrays):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(BadInput, match=r"a: expected finite scores, .*, and covered \(T,\) of true and false or none"):
         load_scores(tmp_path / "a.npz")
 
 

@@ -41,14 +41,18 @@ shutil.copytree("made", place / ("seed-" + value("--seed")), dirs_exist_ok=True)
 """
 
 
-def made_run(folder, seed=1, found=("a1", "a2"), fine=True, seconds=(2.0, 2.0)):
-    """What a run leaves: its scores are 0.9 in the anomalous half of the videos `found` and 0.1 everywhere else."""
+def made_run(folder, seed=1, found=("a1", "a2"), fine=True, seconds=(2.0, 2.0), covered=None):
+    """What a run leaves: its scores are 0.9 in the anomalous half of the videos `found` and 0.1 everywhere else. covered: which of the four
+    rows have a sentence.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {"classes": np.array(UCF.names)}
     for name in TRUTH:
         arrays[f"{name}/coarse"] = np.full(4, 0.1)
         if name in found:
             arrays[f"{name}/coarse"][2:] = 0.9
+        if covered is not None:
+            arrays[f"{name}/covered"] = np.array(covered, bool)
         if fine:
             arrays[f"{name}/fine"] = np.column_stack([1 - arrays[f"{name}/coarse"], *[arrays[f"{name}/coarse"] / 13] * 13])
     np.savez(folder / "scores.npz", **arrays)
@@ -277,6 +281,21 @@ def test_the_table(world, capsys):
     assert "torch 2, commit c1 / c2" in text
     assert "not comparable" not in text
     assert json.loads((place / "coarse/report.json").read_text())["seeds"] == [1, 2]
+
+
+def test_figures_of_covered_frames(world):
+    """Without the last row: 2 anomalous snippets, one of a video that is not found, 10 normal ones at 0.1: (1 + 1/2) / 2."""
+    run("--seeds", "1", "--rows", "coarse", "all")
+    place = world / "out/losses"
+    for row, found in (("coarse", ["a1"]), ("all", [])):
+        made_run(place / row / "seed-1", found=found, covered=[1, 1, 1, 0])
+    run("--seeds", "1", "--shard", "1/99")
+    rows, cells = table(world)
+    assert rows["coarse"]["figures"]["covered coarse auc"]["value"] == pytest.approx(0.75)
+    assert rows["coarse"]["difference"]["covered coarse auc"]["value"] == pytest.approx(0.25)
+    assert cells["coarse"]["covered coarse auc"].startswith("75.00 [")
+    assert cells["coarse"]["Δ covered fine auc"].startswith("25.00 [")
+    assert "75.0 % of the rows have a sentence of their own" in (place / "table.md").read_text()
 
 
 def test_the_papers_figures_stand_in_a_column_of_their_own(world):

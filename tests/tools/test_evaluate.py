@@ -13,7 +13,7 @@ from tools.evaluate import main
 from utils.errors import BadInput, exit_code
 from utils.evaluation import report
 from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
-from utils.evaluation.scores import Scores, save_scores
+from utils.evaluation.scores import Scores, load_scores, save_scores
 from utils.files import ROOT
 
 SCORES = REAL / "scores"
@@ -187,6 +187,30 @@ def test_every_figure_of_a_system_with_both_scores(world, capsys):
     assert content["map"]["anomaly"]["avg"]["value"] > 0
     assert content["map"]["official"]["0.1"]["value"] >= content["map"]["official"]["0.5"]["value"]
     assert "XD-Violence: 12 videos, 1980 frames, 95 % bootstrap intervals over videos\n" in capsys.readouterr().out
+
+
+def test_figures_of_covered_frames_from_scores_alone(world, capsys):
+    """Some files hold which rows have a sentence, others not: all are measured on the same frames. Two that differ: none is."""
+
+    def covering(file, source, rows):
+        scores, _ = load_scores(source)
+        save_scores(world.folder / file, {name: p._replace(covered=np.arange(10) < rows) for name, p in scores.items()}, XD.names)
+        return str(world.folder / file)
+
+    plain, other = world.scores("a.npz"), world.scores("b.npz", seed=1)
+    ours, theirs = covering("ours.npz", plain, 6), covering("theirs.npz", other, 6)
+    content = world.evaluate("--scores", ours)
+    assert "60.0 % of the rows have a sentence of their own (normal videos 60.0 %, abnormal videos 60.0 %)" in capsys.readouterr().out
+    drawn = report.resample(load_scores(ours)[0], TRUTH, XD, 50)
+    assert content["covered"] == report.evaluate(load_scores(ours)[0], TRUTH, XD, drawn)["covered"]
+    assert "covered" not in world.evaluate("--scores", plain)
+    gap = world.evaluate("--scores", ours, "--against", theirs)["difference"]["covered"]
+    assert gap == world.evaluate("--scores", ours, "--against", other)["difference"]["covered"]
+    assert gap["coarse"]["auc"]["ours"]["value"] == content["covered"]["coarse"]["auc"]["value"]
+    capsys.readouterr()
+    differing = world.evaluate("--scores", ours, "--against", covering("less.npz", other, 5))
+    assert "note: the files differ in which rows have a sentence of their own: no figures of covered frames" in capsys.readouterr().out
+    assert "covered" not in differing["difference"]
 
 
 def test_a_system_with_an_online_score_and_no_classes(world, capsys):

@@ -1,28 +1,17 @@
 """Captions as features: one row per snippet, the mean of the embeddings of the sentences that overlap it in time. T rows, D columns."""
 
-import math
-
 import numpy as np
 import torch
 
-from utils.captions.formats import Caption
-from utils.labels import SNIPPET
+from utils.captions.formats import Caption, snippets
 from utils.text import SentenceText
 
 
-def snippets(start: float, end: float, length: int) -> slice:
-    """The rows that the frames [start, end) overlap: row t is frames [16t, 16t+16). A moment (start = end) falls into one row."""
-    first, last = (round(frame, 3) / SNIPPET for frame in (start, end))
-    row = math.floor(first)
-    return slice(min(row, length), min(max(math.ceil(last), row + 1), length))
+def caption_features(captions: list[Caption], vectors: dict[str, np.ndarray], *, length: int, width: int, fill: str) -> np.ndarray:
+    """Rows (length, width) float64 of a video.
 
-
-def caption_features(
-    captions: list[Caption], vectors: dict[str, np.ndarray], *, length: int, width: int, fill: str
-) -> tuple[np.ndarray, int]:
-    """Rows (length, width) float64 of a video, and how many of them a sentence covers.
-
-    The others are zero, or that of the last covered snippet before (`previous`; zero before the first), or of the `nearest`.
+    Rows that no sentence covers are zero, or that of the last covered snippet before (`previous`; zero before the first), or of the
+    `nearest`.
     """
     total, count = np.zeros((length, width), np.float32), np.zeros(length, np.int64)
     for start, end, text, _ in captions:
@@ -40,7 +29,7 @@ def caption_features(
             features = features[before] * (before <= row)[:, None]
         else:
             features = features[np.where(np.abs(after - row) < np.abs(row - before), after, before)]
-    return features, len(covered)
+    return features
 
 
 @torch.inference_mode()

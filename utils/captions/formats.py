@@ -8,6 +8,7 @@ First a header, then one line per caption. Frames are 0-based, half-open. A time
 """
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Required
 
+import numpy as np
 from typing_extensions import TypedDict
 
 from utils.errors import UNSHOWN, BadInput
@@ -83,6 +85,21 @@ class VideoCaptions:
     fps: float | None
     captions: list[Caption]
     about: dict = field(default_factory=dict)
+
+
+def snippets(start: float, end: float, length: int) -> slice:
+    """The rows that the frames [start, end) overlap: row t is frames [16t, 16t+16). A moment (start = end) falls into one row."""
+    first, last = (round(frame, 3) / SNIPPET for frame in (start, end))
+    row = math.floor(first)
+    return slice(min(row, length), min(max(math.ceil(last), row + 1), length))
+
+
+def covered_rows(captions: list[Caption], length: int) -> np.ndarray:
+    """(length,) bool: which rows of a video have a sentence of their own."""
+    covered = np.zeros(length, bool)
+    for start, end, text, _ in captions:
+        covered[snippets(start, end, length)] |= bool(text)
+    return covered
 
 
 def read_captions(paths, fps: float) -> tuple[dict[str, VideoCaptions], dict[str, int]]:

@@ -8,7 +8,7 @@ NAME_emb__0.npy, the number being that of the crop. E caption width.
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NotRequired
 
 import torch
 from typing_extensions import TypedDict
@@ -20,13 +20,14 @@ from utils.labels import SNIPPET
 from utils.reading import OPEN, Text, read_json
 
 SOURCE = "source"
+VERSION = re.compile(r"source|rewrite-.+")
 FILLS = ("zeros", "previous", "nearest")  # what rows without a sentence get
 MANIFEST = "embed.json"  # beside caption features that tools.embed_captions wrote: what made them
 
 
 class Embedded(TypedDict):
     """The manifest, as far as whoever reads caption features needs it: the sentence encoder, its fingerprint, to which its pooling belongs,
-    and what rows without a sentence have.
+    and what rows without a sentence have. Earlier versions knew no pooling but the mean, and did not write it.
     """
 
     __pydantic_config__ = OPEN
@@ -34,11 +35,45 @@ class Embedded(TypedDict):
     encoder: Text
     encoder_digest: Text
     fill: Literal[FILLS]
+    pooling: NotRequired[Text]
+
+
+def embedded_by(folder: Path, option: str) -> dict | None:
+    """What made the caption features of a folder (`Embedded`); None where nothing tells. Raises BadInput where its manifest cannot be
+    read.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    content = {"pooling": "mean", **read_json(path, option, Embedded)}
+    return {key: content[key] for key in Embedded.__annotations__}
+
+
+def check_alike(folder: Path, made: dict, option: str) -> None:
+    """Raise BadInput where `folder` is a version of a caption tree (source, rewrite-1, …) and another version's features are of another
+    encoder or pooling than `made` says, or filled otherwise.
+    """
+    for other in sorted(folder.parent.glob("*")) if VERSION.fullmatch(folder.name) else ():
+        before = embedded_by(other, option) if VERSION.fullmatch(other.name) and other != folder else None
+        for key in ("pooling", "encoder_digest", "fill") if before else ():
+            if before[key] != made[key]:
+                raise BadInput(
+                    f"{other}: its features were made with {key} {before[key]}, those of {folder} with {made[key]}; expected one for all "
+                    f"versions of a tree; embed one of them anew, or name another folder with {option}"
+                )
 
 
 def source_folder(root: Path | str) -> Path:
     """Where the source captions of a caption tree lie."""
     return Path(root, SOURCE) if Path(root, SOURCE).is_dir() else Path(root)
+
+
+def texts_beside(files: dict[str, Path]) -> dict[str, list[Caption]]:
+    """The captions of videos whose NAME.jsonl lies beside a file of their features, name -> file; the others are left out. Raises BadInput
+    as utils.captions.formats.read_caption_file does.
+    """
+    paths = {name: file.with_name(f"{name}.jsonl") for name, file in files.items()}
+    return {name: read_caption_file(path)[1].captions for name, path in paths.items() if path.is_file()}
 
 
 def split_published(name: str, number: int | None) -> tuple[str, int | None]:
@@ -101,8 +136,11 @@ class CaptionTree:
     def check(self, videos: Sequence[Video], rows: dict[str, int], versions: Sequence[str] = (SOURCE,)) -> None:
         """Check name, shape and length of every caption file before anything is trained.
 
-        rows: T of each video. Raises BadInput naming the videos without captions, and the file that is misshapen or of another length.
+        rows: T of each video. Raises BadInput naming the videos without captions, the file that is misshapen or of another length, and
+        versions that were made otherwise.
         """
+        if self.made and len(versions) > 1:
+            check_alike(source_folder(self.root), self.made, "--caption-root")
         if without := [video.name for video in videos if any(self.find(video, crop) is None for crop in video.crops or (None,))]:
             raise BadInput(
                 f"{self.root}: no captions of {len(without)} of {len(videos)} videos ({some(without)}); write them (tools.caption_videos, "
@@ -125,19 +163,10 @@ class CaptionTree:
     @property
     def made(self) -> dict | None:
         """What made the source's features (`Embedded`); None where nothing tells. Raises BadInput where its manifest cannot be read."""
-        path = source_folder(self.root) / MANIFEST
-        if not path.is_file():
-            return None
-        content = read_json(path, "--caption-root", Embedded)
-        return {key: content[key] for key in Embedded.__annotations__}
+        return embedded_by(source_folder(self.root), "--caption-root")
 
     def texts(self, videos: Sequence[Video]) -> dict[str, list[Caption]]:
         """The captions of videos whose NAME.jsonl lies beside their source; the others are left out. Raises BadInput as
         utils.captions.formats.read_caption_file does.
         """
-        found = {}
-        for video in videos:
-            file = self.find(video, None)
-            if file is not None and (path := file.with_name(f"{video.name}.jsonl")).is_file():
-                found[video.name] = read_caption_file(path)[1].captions
-        return found
+        return texts_beside({video.name: file for video in videos if (file := self.find(video, None)) is not None})

@@ -88,14 +88,16 @@ class Rows(NamedTuple):
         return Ranking(score, video, length * positive[chosen], length * ~label.any(1))
 
 
-def to_rows(scores, labels) -> Rows:
-    """scores: one (F,) per video; labels: one (F,) or (F, C) of 0 and 1 per video. Raises BadInput as `frame_metrics` does."""
+def to_rows(scores, labels, covered=None) -> Rows:
+    """scores: one (F,) per video; labels: one (F,) or (F, C) of 0 and 1 per video; covered: one (F,) bool per video, the frames that count
+    in `length`, else all. Raises BadInput as `frame_metrics` does.
+    """
     if len(scores) != len(labels) or not len(scores):
         raise BadInput(
             f"{len(scores)} videos have scores, {len(labels)} have labels; expected one array of each per video, one video or more"
         )
     parts = []
-    for video, (score, label) in enumerate(zip(scores, labels, strict=True)):
+    for video, (score, label, counts) in enumerate(zip(scores, labels, covered or [None] * len(scores), strict=True)):
         score, label = np.asarray(score, np.float64), np.asarray(label)
         if score.ndim != 1 or score.shape != label.shape[:1] or not len(score):
             raise BadInput(
@@ -109,25 +111,28 @@ def to_rows(scores, labels) -> Rows:
             raise BadInput(f"video {video}: label {label[(label != 0) & (label != 1)][0]}; expected 0 or 1 at each frame")
         label = label.reshape(len(score), -1).astype(bool)
         starts = np.flatnonzero(np.r_[True, (score[1:] != score[:-1]) | (label[1:] != label[:-1]).any(1)])
-        parts.append((score[starts], np.full(len(starts), video), np.diff(starts, append=len(score)), label[starts]))
+        length = np.diff(starts, append=len(score)) if counts is None else np.add.reduceat(np.asarray(counts, np.int64), starts)
+        parts.append((score[starts], np.full(len(starts), video), length, label[starts]))
     return Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def frame_metrics(scores, labels) -> Figures:
-    """scores, labels: one (F,) array per video, F of its own; labels 0 or 1 -> its figures by their name in report.json.
+def frame_metrics(scores, labels, covered=None) -> Figures:
+    """scores, labels: one (F,) array per video, F of its own; labels 0 or 1 -> its figures by their name in report.json. covered: one (F,)
+    bool per video, where figures are of these frames alone; a video stays anomalous if its anomalous frames are not among them.
 
     `auc` and `ap` (average precision) pool the frames of all videos, `ano_auc` and `ano_ap` those of anomalous videos, i.e. videos with an
     anomalous frame; `within_video_auc` is the mean of the AUC inside each anomalous video; `recall_at_fpr_X` the highest recall at a
     false-positive rate of at most X; `false_alarm_rate` the share of normal videos' frames scored above 0.5; `video_auc` tells anomalous
-    videos from normal ones by the mean of their F // 16 + 16 highest frames, the top-K mean over snippets that bags are trained by.
+    videos from normal ones by the mean of their F // 16 + 16 highest frames, the top-K mean over snippets that bags are trained by; with
+    `covered` it is left out.
     Raises BadInput naming the video's index where lengths differ or a value is not finite.
     """
-    return frame_figures(scores, labels)(np.ones(len(scores), np.int64))
+    return frame_figures(scores, labels, covered)(np.ones(len(scores), np.int64))
 
 
-def frame_figures(scores, labels) -> Callable[[np.ndarray], Figures]:
+def frame_figures(scores, labels, covered=None) -> Callable[[np.ndarray], Figures]:
     """`frame_metrics` as a function of the videos' weight (V,) int."""
-    rows = to_rows(scores, labels)
+    rows = to_rows(scores, labels, covered)
     positive, videos = rows.label[:, 0], len(scores)
     anomalous = np.bincount(rows.video, positive, videos) > 0
     everything = rows.ranking(np.ones(len(positive), bool), positive)
@@ -140,10 +145,9 @@ def frame_figures(scores, labels) -> Callable[[np.ndarray], Figures]:
         single = Ranking(score, np.zeros(len(score), np.int64), length * label[:, 0], length * ~label[:, 0])
         within[video] = np.nan if (auc := auc_and_ap(single.curve(one))[0]) is None else auc
     both_kinds = ~np.isnan(within)
-    bags = np.array(
-        [_top_mean(*(part[bounds[video] : bounds[video + 1]] for part in (rows.score, rows.length))) for video in range(videos)]
-    )
-    by_video = Ranking(bags, np.arange(videos), anomalous.astype(np.int64), (~anomalous).astype(np.int64))
+    if covered is None:
+        bags = [_top_mean(*(part[bounds[video] : bounds[video + 1]] for part in (rows.score, rows.length))) for video in range(videos)]
+        by_video = Ranking(np.array(bags), np.arange(videos), anomalous.astype(np.int64), (~anomalous).astype(np.int64))
     normal = ~anomalous[rows.video]
     frames = np.bincount(rows.video, rows.length * normal, videos)  # (V,) frames of normal videos, and those scored above 0.5
     alarms = np.bincount(rows.video, rows.length * (normal & (rows.score > 0.5)), videos)
@@ -163,7 +167,7 @@ def frame_figures(scores, labels) -> Callable[[np.ndarray], Figures]:
             "recall_at_fpr_0.01": recall_at(curve, 0.01),
             "recall_at_fpr_0.1": recall_at(curve, 0.1),
             "false_alarm_rate": float(weight @ alarms / total) if total else None,
-            "video_auc": auc_and_ap(by_video.curve(weight))[0],
+            **({"video_auc": auc_and_ap(by_video.curve(weight))[0]} if covered is None else {}),
         }
 
     return figures

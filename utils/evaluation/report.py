@@ -20,7 +20,7 @@ from utils.evaluation.metrics import (
     segment_figures,
     video_figures,
 )
-from utils.evaluation.scores import Scores, by_frame, to_frames
+from utils.evaluation.scores import PARTS, by_frame, to_frames
 from utils.evaluation.segments import clock, shorten
 from utils.files import replacing, write_json
 from utils.labels import Dataset
@@ -34,6 +34,7 @@ ONLINE = (
     "online looks at no later row of features; where a row knows what comes (a sentence all of its span, interpolated rows their "
     "neighbours), it is no online score"
 )
+COVERED = ("auc", "ap", "ano_auc", "within_video_auc")  # the figures that are also given on covered frames alone
 SHOWN = 20  # detected segments in report.md
 LONG = 200  # characters of a caption there
 FEW = 5  # videos: of a class that fewer of them show, resampling them says nothing
@@ -132,7 +133,7 @@ def resample(
     if by_video or len(known) < len(scores) or sources_of(scores, truth) is not None:
         sources = sources_of(scores, truth)
         classes = [np.array([[label in truth[name].shows for label in dataset.labels[1:]]]) for name in scores]
-        for part in Scores._fields:
+        for part in PARTS:
             values = bags(scores, truth, part)
             if values is not None:
                 add(("video", part), video_figures(values, np.array([row.any() for row in classes]), sources), scores)
@@ -151,11 +152,14 @@ def add_frame_figures(add, scores: dict, truth: dict[str, GroundTruth], dataset:
     """The figures by frame, and segment mAP, of videos whose every frame is known, as add(path, figures, names)."""
     labels = [class_labels(truth[name], dataset) for name in scores]
     anomalous = [label.any(1) for label in labels]
-    for part in Scores._fields:
+    for part in PARTS:
         values = anomaly_scores(scores, truth, part)
         if values is not None:
             add((part,), frame_figures(values, anomalous), scores)
             add(("per_class", part), class_figures(values, labels, dataset.names[1:]), scores)
+            if coverage_known(scores):
+                covered = [to_frames(video.covered, truth[name].frames) for name, video in scores.items()]
+                add(("covered", part), of_covered(frame_figures(values, anomalous, covered)), scores)
     if all(video.fine is not None for video in scores.values()):
         probs = [to_frames(video.fine, truth[name].frames) for name, video in scores.items()]
         for protocol in PROTOCOLS:
@@ -170,16 +174,46 @@ def add_frame_figures(add, scores: dict, truth: dict[str, GroundTruth], dataset:
             add(("map", protocol), segment_figures(probs, segments, names, dataset.labels, protocol), scores)
 
 
+def of_covered(figures):
+    """Those of the figures, a function of the videos' weight, that are given on covered frames."""
+    return lambda weight: {name: value for name, value in figures(weight).items() if name in COVERED}
+
+
+def coverage_known(scores: dict) -> bool:
+    """Whether it is known of all videos which of their rows have a sentence."""
+    return all(video.covered is not None for video in scores.values())
+
+
+def coverage(covered: dict[str, np.ndarray], abnormal: dict[str, bool]) -> dict[str, float]:
+    """Which share of the rows has a sentence of its own: `all`, `normal` and `abnormal` videos, as far as their kind is known.
+
+    covered: (T,) bool by name; abnormal: by name, of the videos of which it is known.
+    """
+    rows = {"all": list(covered.values())}
+    for kind, value in (("normal", False), ("abnormal", True)):
+        rows[kind] = [covered[name] for name in covered if abnormal.get(name) is value]
+    return {kind: float(np.concatenate(parts).mean()) for kind, parts in rows.items() if parts}
+
+
+def coverage_line(shares: dict[str, float]) -> str:
+    """What `coverage` gives, in words."""
+    kinds = ", ".join(f"{kind} videos {100 * share:.1f} %" for kind, share in shares.items() if kind != "all")
+    return f"{100 * shares['all']:.1f} % of the rows have a sentence of their own" + (f" ({kinds})" if kinds else "")
+
+
 def evaluate(scores: dict, truth: dict[str, GroundTruth], dataset: Dataset, drawn: dict[tuple, np.ndarray]) -> dict:
     """videos, frames, coarse, fine, online, per_class and map as in report.json, from what `resample` gave for these scores.
 
-    Where ground truth is not complete, "timed": on how many videos the figures by frame are; where sources are known, "sources": how many.
+    Where ground truth is not complete, "timed": on how many videos the figures by frame are; where sources are known, "sources": how many;
+    where it is known which rows have a sentence, "coverage": the share of them, and "covered": figures on their frames alone.
     """
     counts = {"videos": len(scores), "frames": sum(truth[name].frames for name in scores)}
     if (known := len(timed(scores, truth))) < len(scores):
         counts["timed"] = known
     if (sources := sources_of(scores, truth)) is not None:
         counts["sources"] = int(sources.max()) + 1
+    if coverage_known(scores):
+        counts["coverage"] = coverage({name: scores[name].covered for name in scores}, {name: bool(truth[name].shows) for name in scores})
     return counts | nest(counted({path: interval(values) for path, values in drawn.items()}, scores, truth, dataset))
 
 
@@ -193,7 +227,7 @@ def counted(figures: dict[tuple, dict], names, truth: dict[str, GroundTruth], da
 
 def nest(figures: dict[tuple, dict]) -> dict:
     """{("coarse", "auc"): {…}, …} -> {"coarse": {"auc": {…}}, …}, None for a score that is absent."""
-    result: dict = dict.fromkeys((*Scores._fields, "map", "per_class"))
+    result: dict = dict.fromkeys((*PARTS, "map", "per_class"))
     for path, figure in figures.items():
         place = result
         for key in path[:-1]:
@@ -213,25 +247,29 @@ def figures(report: dict) -> dict[tuple, dict]:
             for key, inner in place.items():
                 yield from walk((*path, key), inner)
 
-    return {path: figure for part in ("video", *nest({})) for path, figure in walk((part,), report.get(part))}
+    return {path: figure for part in ("video", *PARTS, "covered", "map", "per_class") for path, figure in walk((part,), report.get(part))}
 
 
 def summarise(reports: list[dict], drawn: list[dict[tuple, np.ndarray]]) -> dict:
     """Over seeds: each figure's mean as value with its interval (utils/evaluation/intervals.py, over_seeds), std (n − 1), best and worst;
-    with one seed the report itself. `drawn` is what `resample` gave for each of the reports.
+    with one seed the report itself. `drawn` is what `resample` gave for each of the reports. Seeds of which not all know the coverage (an
+    earlier version's) have none.
     """
     if len(reports) == 1:
         return reports[0]
     result = {}
     first = figures(reports[0])
-    for path in drawn[0]:
+    apart = {"padding", "segments", "threshold"}  # of one checkpoint
+    if any(report.get("coverage") != reports[0].get("coverage") for report in reports):
+        apart |= {"coverage", "covered"}
+    for path in (path for path in drawn[0] if path[0] != "covered" or "coverage" not in apart):
         values = [float(part[path][0]) for part in drawn]
         result[path] = first.get(path, {}) | interval(over_seeds([part[path] for part in drawn], seed=0))
         if not np.isnan(values).any():
             best, worst = (min, max) if path[-1] == "false_alarm_rate" else (max, min)
             result[path] |= {"std": statistics.stdev(values), "best": best(values), "worst": worst(values)}
     seeds = [seed for report in reports for seed in report["seeds"]]
-    common = {key: value for key, value in reports[0].items() if key not in ("padding", "segments", "threshold")}  # of one checkpoint
+    common = {key: value for key, value in reports[0].items() if key not in apart}
     return {**common, **nest(result), "seeds": seeds, "checkpoint": [report["checkpoint"] for report in reports]}
 
 
@@ -343,7 +381,7 @@ def heading(report: dict) -> list[str]:
         + ("mean ± std over seeds, " if len(report["seeds"]) > 1 else "")
         + (f"95 % bootstrap intervals over {resampled_over(report)}" + (" and seeds" if len(report["seeds"]) > 1 else ""))
     )
-    lines += [*cross_validated(report), *not_known(report)]
+    lines += [*cross_validated(report), *not_known(report), *covered_lines(report)]
     if report["official_videos"] and not is_benchmark(report):
         shared, official = report["official_videos"]
         lines.append(
@@ -391,6 +429,15 @@ def not_known(report: dict) -> list[str]:
     if not report["timed"]:
         return [f"no frame figures: no test video has intervals{truth}"]
     return [f"frame figures on {report['timed']} of {report['videos']} videos with intervals, or normal{truth}"]
+
+
+def covered_lines(report: dict) -> list[str]:
+    """How many rows have a sentence, where features are of sentences. Empty where they are not."""
+    if "coverage" in report:
+        return [f"{coverage_line(report['coverage'])}; covered figures are of the frames of these rows alone"]
+    if report.get("features") != "sentences":
+        return []
+    return ["which rows have a sentence is not known: expected NAME.jsonl, as tools.embed_captions writes it, beside every test video's"]
 
 
 def stamp(report: dict) -> str:

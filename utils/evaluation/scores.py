@@ -18,6 +18,7 @@ from utils.files import replacing
 from utils.labels import SNIPPET, video_name
 from utils.reading import FRAMES, OPEN, checked, parsing, read_arrays, read_csv, read_json, read_text
 
+PARTS = ("coarse", "fine", "online")  # the scores that there may be
 TOTAL = 20 * FRAMES  # frames of all videos together, at most
 
 
@@ -35,10 +36,11 @@ class Scores(NamedTuple):
     coarse: np.ndarray | None = None  # (T,)
     fine: np.ndarray | None = None  # (T, C+1) probabilities, class 0 = normal
     online: np.ndarray | None = None  # (T,), looks at no later row of features
+    covered: np.ndarray | None = None  # (T,) bool: where features are of sentences, which rows have one of their own; None: not known
 
     def given(self) -> list[str]:
         """The names of the scores that are there."""
-        return [part for part, values in self._asdict().items() if values is not None]
+        return [part for part in PARTS if getattr(self, part) is not None]
 
     def anomaly(self, part: str) -> np.ndarray | None:
         """(T,) the score named `part`; of the fine one 1 − p(normal). None where there is none."""
@@ -88,7 +90,7 @@ def check_lengths(rows: dict[str, int], truth: dict[str, GroundTruth], allowed: 
 
 
 def save_scores(path: Path | str, scores: dict, class_names) -> None:
-    """NAME/coarse (T,), NAME/fine (T, C+1), NAME/online (T,) and `classes` as .npz without pickled objects."""
+    """NAME/coarse (T,), NAME/fine (T, C+1), NAME/online (T,), NAME/covered (T,) bool, and `classes` as .npz without pickled objects."""
     arrays = {"classes": np.array(list(class_names))}
     for name, parts in scores.items():
         arrays |= {f"{name}/{part}": value for part, value in parts._asdict().items() if value is not None}
@@ -122,7 +124,8 @@ def load_scores(path: Path | str, names: Path | str | None = None) -> tuple[dict
     for name, parts in scores.items():
         if not _sound(parts, classes):
             raise BadInput(
-                f"{path}: {name}: expected finite scores, coarse (T,), fine (T, classes), online (T,), one T of 1 or more; write them anew"
+                f"{path}: {name}: expected finite scores, coarse (T,), fine (T, classes), online (T,), and covered (T,) of true and false "
+                f"or none, one T of 1 or more; write them anew"
             )
         if parts.given() != whole.given():
             raise BadInput(
@@ -135,7 +138,9 @@ def load_scores(path: Path | str, names: Path | str | None = None) -> tuple[dict
 def _sound(parts: Scores, classes) -> bool:
     given = [part for part in parts if part is not None]
     return (
-        all(part.ndim == (2 if part is parts.fine else 1) for part in given)
+        any(parts.given())
+        and (parts.covered is None or parts.covered.dtype == bool)
+        and all(part.ndim == (2 if part is parts.fine else 1) for part in given)
         and (parts.fine is None or classes is None or parts.fine.shape[1] == len(classes))
         and all(part.size and part.dtype.kind in "biuf" and np.isfinite(part).all() for part in given)
         and len({len(part) for part in given}) == 1
