@@ -69,9 +69,10 @@ def check_space(model: torch.nn.Module, options) -> None:
     """Raise BadInput where the features are of sentences and the text side, compared with them as it is, is another sentence encoder, or
     one that pools otherwise.
     """
-    made = None if options.sample else embedded_by(Path(options.feature_root), "--feature-root")
-    for part in model.modules():
-        if isinstance(part, text.SentenceText) and made and made["encoder_digest"] != part.digest() and not projects(model):
+    parts = [part for part in model.modules() if isinstance(part, text.SentenceText)]
+    made = None if options.sample or not parts or projects(model) else embedded_by(Path(options.feature_root), "--feature-root")
+    for part in parts:
+        if made and made["encoder_digest"] != part.digest():
             raise BadInput(
                 f"--sentence-encoder {options.sentence_encoder}: pooled by {'+'.join(part.pooling)}, it is not what made the features of "
                 f"{options.feature_root} ({made['encoder']}, {made['pooling']}); give that one and its --pooling, or --text-projection"

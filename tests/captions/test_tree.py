@@ -236,7 +236,7 @@ def test_covered_frames_through_the_scripts(small_sample, tmp_path, capsys):
     """
     words, captions = (small_sample("ucf", model=model) for model in ("deepmil", "trclip"))
     root = shutil.copytree(Path(captions[captions.index("--caption-root") + 1]) / "source", tmp_path / "features")
-    (root / "embed.json").touch()
+    (root / "embed.json").write_text(json.dumps({"encoder": "words", "encoder_digest": "0" * 16, "fill": "zeros"}))
     tested = read_list(words[words.index("--test-list") + 1], root, UCF)
     rows, abnormal = {part.name: len(np.load(part.files[0])) for part in tested}, {part.name: part.abnormal for part in tested}
     for number, part in enumerate(tested):
