@@ -94,7 +94,7 @@ def wrapped(line: str) -> str:
     """A command as an indented block of lines that a shell takes; what stands in single quotes stays on one."""
     rows = [""]
     for word in re.findall(r"(?:'[^']*'|[^\s'])+", line):
-        rows += [""] * bool(rows[-1] and len(rows[-1]) + len(word) > WIDTH - 10)
+        rows += [""] * bool(rows[-1] and len(rows[-1]) + len(word) > WIDTH - 12)
         rows[-1] += f" {word}" if rows[-1] else word
     return " \\\n        ".join(["    " + rows[0], *rows[1:]])
 
