@@ -11,16 +11,22 @@ OUTPUT/TABLE/table.md and table.json from the runs that are finished by then.
 """
 
 import argparse
+import contextlib
 import fcntl
+import hashlib
+import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from tqdm import tqdm
 from typing_extensions import TypedDict
@@ -209,23 +215,31 @@ class Run(NamedTuple):
         return "failed" if self.printed().startswith(EXIT) else "not finished" if self.log.exists() else "not run"
 
 
-def all_runs(table: Table, dataset: Dataset, place: Path, seeds: list[int], passed: list[str]) -> list[Run]:
-    """Every run of a table, row by row. Raises BadInput where `passed`, the options of all rows, has one that every row sets, and where a
-    row's folder holds runs of another command.
-    """
+def split_words(words: list[str]) -> tuple[list[str], list[str]]:
+    """A command's own words, and those that stand after -- for every training."""
+    cut = words.index("--") if "--" in words else len(words)
+    return words[:cut], words[cut + 1 :]
+
+
+def check_passed(passed: list[str], rows: Iterable[list[str]] = ()) -> None:
+    """Raise BadInput where `passed`, the options of all rows, has one that is set for each run, or that every one of `rows` sets."""
 
     def flags(words) -> list[str]:
         return [word.split("=")[0].replace("--no-", "--", 1) for word in words if word.startswith("--")]
 
-    options = {name: shlex.split(row) for name, row in table.rows.items()}
-    owned = {"--seed", "--seeds", "--output", "--resume"} | set.intersection(*(set(flags(words)) for words in options.values()))
+    owned = {"--seed", "--seeds", "--output", "--resume", "--overwrite"}
+    owned |= set.intersection(*(set(flags(words)) for words in rows)) if rows else set()
     if odd := [word for word in flags(passed) if word in owned]:
-        raise BadInput(
-            f"{odd[0]} after --: the table sets it for each run; leave it out (--seeds, --rows and --output stand before the --)"
-        )
+        raise BadInput(f"{odd[0]} after --: the table sets it for each run; leave it out (--seeds and --output stand before the --)")
+
+
+def all_runs(rows: dict[str, list[str]], place: Path, seeds: list[int], kind: type[Run] = Run) -> list[Run]:
+    """Every run of the rows, name -> command without interpreter and seed, row by row. Raises BadInput where a row's folder holds runs of
+    another command.
+    """
     runs = []
-    for name, words in options.items():
-        folder, words = place / name, [*command_of(dataset, "train"), *passed, *words]
+    for name, words in rows.items():
+        folder = place / name
         made, found = folder / "ablate.json", words
         if any(folder.glob("seed-*/")):
             found = read_json(made, "--output") if made.exists() else ["another", "program"]
@@ -234,7 +248,7 @@ def all_runs(table: Table, dataset: Dataset, place: Path, seeds: list[int], pass
                 f"{folder}: holds runs of `{shlex.join(found)}`, now it is `{shlex.join(words)}`; "
                 f"give the same options after --, or another folder with --output"
             )
-        runs += [Run(name, seed, words, folder) for seed in seeds]
+        runs += [kind(name, seed, words, folder) for seed in seeds]
     return runs
 
 
@@ -279,18 +293,36 @@ def execute(runs: list[Run], jobs: int) -> list[int]:
     return failed
 
 
-def measure(runs: list[Run], dataset: Dataset) -> tuple[dict, list[dict], float]:
-    """Of a row's finished runs the report over seeds, what report.resample drew for each, and the seconds of a training step.
+def draw(folder: Path, scores: dict, truth: dict, dataset: Dataset, by_video: bool) -> dict[tuple, np.ndarray]:
+    """What report.resample gives, kept in folder/drawn.npz: it takes a minute. What was drawn for other scores, or by another version of
+    the code that measures, is drawn anew.
+    """
+    files = [folder / "scores.npz", folder / "report.json", dataset.path, *sorted(Path(report.__file__).parent.glob("*.py"))]
+    known = repr([sorted(truth.items()), report.RESAMPLES, by_video]).encode()
+    digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in (known, *(file.read_bytes() for file in files)))).hexdigest()
+    path = folder / "drawn.npz"
+    with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(path, allow_pickle=False) as kept:
+        if str(kept["digest"]) == digest:
+            return {tuple(name): values for name, values in zip(json.loads(str(kept["names"])), kept["values"], strict=True)}
+    drawn = report.resample(scores, truth, dataset, by_video=by_video)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, digest=digest, names=json.dumps(list(drawn)), values=np.stack(list(drawn.values())))
+    return drawn
+
+
+def measure(runs: list[Run], dataset: Dataset) -> tuple[dict, list[dict], float | None]:
+    """Of a row's finished runs the report over seeds, what report.resample drew for each, and the seconds of a training step (None: of
+    tests).
 
     The report also becomes ROW/report.json, where each run has written its own.
     """
     reports, drawn, epochs = [], [], []
     for run in runs:
-        beside = run.folder / TRUTH  # else all of it stands in the file that was given
-        gt_path = beside if beside.exists() else read_json(run.folder / "options.json", "--output", Files)["gt_path"]
-        truth = load_ground_truth(gt_path, dataset)
+        beside, options = run.folder / TRUTH, run.folder / "options.json"  # else all of it stands in the file that was given
+        gt_path = read_json(options, "--output", Files)["gt_path"] if options.exists() else dataset.gt_path
+        truth = load_ground_truth(beside if beside.exists() else gt_path, dataset)
         made, scores = read_json(run.folder / "report.json", "--output", Report), load_scores(run.folder / "scores.npz")[0]
-        drawn.append(report.resample(scores, truth, dataset, by_video="video" in made))
+        drawn.append(draw(run.folder, scores, truth, dataset, "video" in made))
         found = report.evaluate(scores, truth, dataset, drawn[-1])
         made |= testing.published(dataset, made["model"], drawn[-1], "timed" in found) | found
         if "threshold" not in made:  # segments of an earlier version, cut by another rule
@@ -301,7 +333,7 @@ def measure(runs: list[Run], dataset: Dataset) -> tuple[dict, list[dict], float]
         epochs += [line for path in logs for line in read_json_lines(path, "--output", Epoch)]
     result = report.summarise(reports, drawn)
     report.write_report(runs[0].place, result)
-    return result, drawn, sum(line["seconds"] for line in epochs) / sum(line["steps"] for line in epochs)
+    return result, drawn, sum(line["seconds"] for line in epochs) / sum(line["steps"] for line in epochs) if epochs else None
 
 
 def compared(dataset: Dataset) -> list[tuple]:
@@ -368,8 +400,7 @@ def markdown(content: dict, dataset: Dataset, passed: list[str]) -> str:
 
 def main(argv=None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
-    cut = words.index("--") if "--" in words else len(words)
-    passed = words[cut + 1 :]
+    own, passed = split_words(words)
     parser = Parser("python -m tools.ablate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", choices=list(TABLES), help="which table")
     parser.add_argument("--dataset", "--data", metavar="DATA", required=True, help=f"{', '.join(benchmarks())}, or your own dataset.toml")
@@ -380,7 +411,7 @@ def main(argv=None) -> None:
     parser.add_argument("--shard", default="1/1", metavar="i/n", help="every n-th run, from the i-th on (default: %(default)s, all)")
     parser.add_argument("--jobs", type=COUNT, default=1, metavar="N", help="runs at a time (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="print the commands of the runs that are not finished, and do nothing")
-    options = parser.parse_args(words[:cut])
+    options = parser.parse_args(own)
     table, dataset = TABLES[options.table], load_dataset(options.dataset, "--dataset")
     reference = options.reference or table.reference
     for name, option in [*((row, "--rows") for row in options.rows or ()), (reference, "--reference")]:
@@ -388,7 +419,10 @@ def main(argv=None) -> None:
             raise BadInput(f"{option} {name}: no row of {options.table}; expected one of {', '.join(table.rows)}")
     number, count = share(options.shard)
     folder = Path(options.output or os.path.relpath(ROOT / "runs" / f"ablate-{dataset.key}")) / options.table
-    runs = all_runs(table, dataset, folder, list(dict.fromkeys(options.seeds)), passed)
+    rows = {name: shlex.split(row) for name, row in table.rows.items()}
+    check_passed(passed, list(rows.values()))
+    command = [*command_of(dataset, "train"), *passed]
+    runs = all_runs({name: [*command, *row] for name, row in rows.items()}, folder, list(dict.fromkeys(options.seeds)))
     shard = [run for run in runs if run.row in (options.rows or table.rows)][number::count]
     todo = [run for run in shard if run.state() != "finished"]
     if options.dry_run:
@@ -402,6 +436,11 @@ def main(argv=None) -> None:
     with replacing(folder / "table.md") as temporary:
         temporary.write_text(markdown(content, dataset, passed), encoding="utf-8")
     print(f"{sum(run.state() == 'finished' for run in runs)} of {len(runs)} runs are finished: {folder / 'table.md'}")
+    end(failed)
+
+
+def end(failed: list[int]) -> None:
+    """Leave with exit code 2 where all the runs that failed did for bad input, 1 where one had another reason, and go on where none did."""
     if failed:
         sys.exit(2 if set(failed) == {2} else 1)
 

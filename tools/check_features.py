@@ -2,6 +2,7 @@
 
     python -m tools.check_features --data ucf --feature-root DIR
     python -m tools.check_features --data FOLDER --train-list mine.csv --test-list mine-test.csv --gt-path mine.json
+    python -m tools.check_features --data ucf --feature-root DIR -- --val-share 0.3      what stands behind -- training will get, too
 
 Of each list: which of its videos are there, and how many crops they have; of the files: broken ones, widths, types; lengths against the
 ground truth; norms of rows, values that are not finite, and what probably made them; what the two lists share. The last line is "ok" and
@@ -22,6 +23,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dataset import Video, check_crops, match_list, same_content, tested_file
+from tools.ablate import split_words
 from utils import folds, loading
 from utils.datasets import benchmarks, command_of, load_dataset, script_of
 from utils.errors import COUNT, BadInput, Parser, bounded, exit_code, printable, some
@@ -77,8 +79,8 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def training_options(typed: argparse.Namespace, dataset: Dataset):
-    """The options that the data set's training script would have."""
+def training_options(typed: argparse.Namespace, dataset: Dataset, passed: list[str]):
+    """The options that the data set's training script would have. passed: more words for it."""
     words = command_of(dataset, "train")[1:]
     for name in PASSED:
         if (value := getattr(typed, name)) is not None:
@@ -86,7 +88,7 @@ def training_options(typed: argparse.Namespace, dataset: Dataset):
     if dataset.test_list is None and typed.test_list is None:
         words += ["--folds", str(FOLDS)]
     option_file = importlib.import_module(script_of(dataset.key, "option").removesuffix(".py"))
-    options = option_file.parse_args(words + ["--allow-overlap"] * typed.allow_overlap)
+    options = option_file.parse_args(words + ["--allow-overlap"] * typed.allow_overlap + passed)
     if options.sample:
         raise BadInput("--feature-root: which features? Name the folder of the feature files")
     return options
@@ -182,9 +184,11 @@ def check_both(train: list[Video], test: list[Video], typed, faults: Faults) -> 
 
 
 def main(argv=None) -> None:
-    typed = parse(argv)
+    own, passed = split_words(sys.argv[1:] if argv is None else argv)
+    typed = parse(own)
     dataset = load_dataset(typed.data)
-    options = training_options(typed, dataset)
+    options = training_options(typed, dataset, passed)
+    typed.visual_width, typed.allow_overlap = options.typed.get("visual_width"), options.allow_overlap
     root, faults, commands = options.feature_root, Faults(), []
     words = {name: value for name in PASSED if (value := getattr(typed, name)) is not None}  # of the training script
     videos = {}
@@ -234,7 +238,7 @@ def main(argv=None) -> None:
     words |= {name: value for name, value in wanted.items() if value not in (usual[name], getattr(options, name))}
     train_words = [word for name, value in words.items() for word in (flag(name), f"{value:g}" if isinstance(value, float) else value)]
     commands.append(["python", *command_of(dataset, "train"), *train_words, *["--allow-overlap"] * typed.allow_overlap])
-    commands[-1] += ["--folds", count or FOLDS] if options.folds else []
+    commands[-1] += [*(["--folds", count or FOLDS] if options.folds else []), *passed]
     print("to type next:" if all(faults.values()) else "to type next, where the rest is mended:")
     print(*("    " + shlex.join(map(str, command)) for command in commands), sep="\n")
     if faults:

@@ -5,9 +5,10 @@
         --list list/ucf_ReFLIP_rgb.csv list/ucf_ReFLIP_rgbtest.csv
     python -m tools.embed_captions CAPTIONS_FOLDER --feature-root FEATURES --encoder NAME_OR_PATH --output DIR/source
 
-Captions are a folder of NAME.jsonl as tools.caption_videos and tools.rewrite_captions write them, or files of UCA, LLaVA-Video or SwinBERT
-(utils/captions/formats.py); several are joined. Captions must have as many rows as the features they are paired with: --feature-root takes
-the number from the features themselves; else a video of F frames gets F // 16 rows.
+Captions are a folder of NAME.jsonl as tools.caption_videos and tools.rewrite_captions write them, or files of UCA, LLaVA-Video, InternVL
+(texts without times, spread evenly over a video whose length --gt tells) or SwinBERT (utils/captions/formats.py); several are joined.
+Captions must have as many rows as the features they are paired with: --feature-root takes the number from the features themselves; else a
+video of F frames gets F // 16 rows.
 The encoder is any sentence encoder that `transformers` loads, by hub name or local folder; its tokens are pooled, and the result is brought
 to unit length, as its own files say (modules.json, 1_Pooling/config.json). Where they say nothing the mean is taken, and a line tells so:
 --pooling chooses (SimCSE as its authors use it: --pooling pooler). What of a sentence the encoder cannot take is cut off. The mean over
@@ -84,6 +85,15 @@ def feature_places(root: Path | str, names) -> tuple[dict[str, tuple[PurePosixPa
     return places, sorted(index)
 
 
+def strip_prefixes(video: VideoCaptions, prefixes: list[str]) -> VideoCaptions:
+    """The video with captions that begin with none of `prefixes`, such as a captioner's own verdict."""
+
+    def strip(text: str) -> str:
+        return text.removeprefix(next(filter(text.startswith, prefixes), "")).lstrip()
+
+    return replace(video, captions=[caption._replace(text=strip(caption.text)) for caption in video.captions])
+
+
 def settings_of(options, encoder: SentenceText, lengths: dict[str, int]) -> dict:
     """What decides the features: two runs may share a folder only if it is the same."""
 
@@ -100,6 +110,7 @@ def settings_of(options, encoder: SentenceText, lengths: dict[str, int]) -> dict
         "encoder_digest": encoder.digest(),
         "pooling": "+".join(encoder.pooling),
         "fill": options.fill,
+        "strip_prefix": options.strip_prefix,
         "fps": options.fps,
         "precision": options.precision,
         "captions": {Path(path).absolute().name: of_path(path) for path in options.captions},
@@ -112,7 +123,7 @@ def prepare_folder(folder: Path, settings: dict) -> None:
     check_alike(folder.absolute(), settings, "--output")
     make_folder(folder)
     if (folder / MANIFEST).exists():
-        before = {"pooling": "mean", **read_json(folder / MANIFEST, "--output", dict)}  # earlier versions knew no other
+        before = {"pooling": "mean", "strip_prefix": [], **read_json(folder / MANIFEST, "--output", dict)}  # earlier versions knew no other
         for key, value in settings.items():
             if key != "encoder" and before.get(key) != value:  # the same weights may lie elsewhere by now
                 raise BadInput(
@@ -140,6 +151,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Dataset]:
     length.add_argument("--feature-root", metavar="DIR", help="features to be paired with: their lengths, their folders, only their videos")
     parser.add_argument("--list", nargs="+", default=[], metavar="CSV", help="lists whose folders the features lie in (default: flat)")
     parser.add_argument("--fill", choices=FILLS, default="previous", help="rows that no sentence covers (default: %(default)s)")
+    parser.add_argument("--strip-prefix", nargs="+", default=[], metavar="TEXT", help="left out where a sentence begins with one of them")
     parser.add_argument("--fps", type=POSITIVE, help="frames per second of captions in seconds (default: the dataset's)")
     parser.add_argument("--batch-size", type=COUNT, default=256, help="sentences at a time (default: %(default)s)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the encoder (default: %(default)s)")
@@ -184,8 +196,9 @@ def main(argv=None) -> None:
 
 def embed_all(options, dataset: Dataset | None, argv: list[str]) -> None:
     """Read, embed and write all captions; embed.json, and what is told of them."""
-    videos, mended = read_captions(options.captions, options.fps)
     truth = load_ground_truth(options.gt, dataset) if options.gt else {}
+    videos, mended = read_captions(options.captions, options.fps, {name: video.frames for name, video in truth.items()})
+    videos = {name: strip_prefixes(video, options.strip_prefix) for name, video in videos.items()}
     listed = {name: entry for path in options.list for name, entry in read_videos(path, dataset, "--list").items()}
     wanted = {name: place for name, (place, _) in listed.items()}
     frames = {name: truth[name].frames if name in truth else frames_of(video) for name, video in videos.items()}

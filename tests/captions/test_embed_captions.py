@@ -71,6 +71,14 @@ def contents(folder, suffix=".npy"):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob(f"*{suffix}")}
 
 
+def test_a_prefix_is_left_out_of_sentences_that_begin_with_it(run, tmp_path, capsys):
+    run("--strip-prefix", "the", "A man")
+    texts = [json.loads(line).get("caption") for line in (tmp_path / "features/Abuse/Abuse001_x264.jsonl").read_text().splitlines()]
+    assert texts[1:] == ["walks.", "dog runs away", "walks.", "red car"]
+    with pytest.raises(BadInput, match=r"were made with strip_prefix \['the', 'A man'\], not \[\]"):
+        run()
+
+
 @pytest.mark.parametrize(
     ("start", "end", "expected"),
     [

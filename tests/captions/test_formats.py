@@ -185,6 +185,16 @@ def test_swinbert_has_a_caption_per_16_frames(tmp_path, name, count):
     assert videos["Abuse001_x264"] == VideoCaptions(None, None, captions, {"model": "SwinBERT"})
 
 
+def test_texts_without_times_are_spread_over_the_video(tmp_path):
+    """90 frames, three texts: one each 30 frames. 32 frames: each 10.667."""
+    (tmp_path / "captions.json").write_text(json.dumps({"Abuse028_x264": ["a", " b", "c"], "Two": ["d", "e", "f"]}, indent=1))
+    videos, _ = read_captions([tmp_path / "captions.json"], 30, {"Abuse028_x264": 90, "Two": 32})
+    assert videos["Abuse028_x264"] == VideoCaptions(90, None, [Caption(0, 30, "a"), Caption(30, 60, "b"), Caption(60, 90, "c")])
+    assert [caption[:2] for caption in videos["Two"].captions] == [(0, 10.667), (10.667, 21.333), (21.333, 32)]
+    with pytest.raises(BadInput, match=r"captions.json: Two: texts without times, .* name its ground truth with --gt"):
+        read_captions([tmp_path / "captions.json"], 30, {"Abuse028_x264": 90})
+
+
 def test_a_wrong_line_of_swinbert_is_named(tmp_path):
     (tmp_path / "captions.txt").write_text('{"a/One.mp4": ["a"]}\n{"a/Two.mp4": [1]}\n')
     with pytest.raises(BadInput, match=r"captions.txt: line 2: .*expected .*text"):

@@ -187,6 +187,15 @@ def test_without_ground_truth_or_test_list_training_starts_too(cameras, capsys):
     assert "5 training videos cannot be dealt even to 2 folds" in checked(capsys)[2]
 
 
+def test_what_training_will_get_counts_too(cameras, capsys):
+    cameras.lists(train={name: kind for name, kind in TRAIN.items() if name not in ("Fight1", "Fight2", "Fight3")})
+    assert "held-out videos are all of one kind" in checked(capsys)[2]
+    _, ((*words,),), error = checked(capsys, "--", "--select", "last")
+    assert error is None
+    assert words[-2:] == ["--select", "last"]
+    assert trained(words[1:]).select == "last"
+
+
 def test_several_faults_are_one_line(cameras, capsys):
     spoil_missing(cameras)
     spoil_nan(cameras)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import build_model, options_of
-from tools.bench.measure import UCF, elapsed, matmul_rate, random_batch, random_features, restart_peak, seconds
+from tools.bench.measure import UCF, VIT_B_16, elapsed, matmul_rate, random_batch, random_features, restart_peak, seconds
 from ucf_option import parse_args
 from utils import engine
 from utils.systems import mamba
@@ -210,7 +210,7 @@ def prepare(words: Sequence[str], clip_model, precision: str):
     options = parse_args(["--model", "trclip", "--feature-root", "unused", "--caption-root", "unused", "--device", "cpu", *words])
     options.precision = precision
     torch.manual_seed(0)
-    clip_model = clip_model or openai_clip().model.CLIP(512, 32, 1, 64, 32, 77, 49408, 512, 8, 12)  # ViT-B/16's text side
+    clip_model = clip_model or openai_clip().model.CLIP(*VIT_B_16)
     model = build_model("trclip", UCF.names, clip_model, **{name: getattr(options, name) for name in options_of("trclip")}).train()
     features, lengths, labels = random_batch(options)
     captions = random_features(*features.shape[:2], options.caption_width) * (features.abs().amax(-1, keepdim=True) > 0)

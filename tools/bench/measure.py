@@ -12,6 +12,7 @@ from utils.datasets import load_dataset
 from utils.files import ROOT
 
 UCF = load_dataset(ROOT / "list/ucf.toml")
+VIT_B_16 = (512, 32, 1, 64, 32, 77, 49408, 512, 8, 12)  # sizes of a clip.model.CLIP with its text side; the image side is not used
 
 
 def seconds(work, repeats: int) -> float:
@@ -36,13 +37,13 @@ def random_features(batch: int, length: int, width: int) -> Tensor:
     return 10 * F.normalize(torch.randn(batch, 1, width) + 0.5 * torch.randn(batch, length, width), dim=-1)
 
 
-def random_batch(options) -> tuple[Tensor, Tensor, Tensor]:
+def random_batch(options, classes: int = len(UCF.names)) -> tuple[Tensor, Tensor, Tensor]:
     """Features, lengths, labels of a training batch: every other video fills all T snippets; half are normal."""
     size, length = options.batch_size, options.visual_length
     lengths = torch.where(torch.arange(size) % 2 > 0, length, torch.randint(length // 16, length, (size,)))
     features = random_features(size, length, options.visual_width) * (torch.arange(length) < lengths[:, None])[..., None]
-    classes = torch.cat([torch.zeros(size // 2, dtype=torch.long), torch.arange(size // 2) % (len(UCF.names) - 1) + 1])
-    return features, lengths, F.one_hot(classes, len(UCF.names)).float()
+    shown = torch.cat([torch.zeros(size // 2, dtype=torch.long), torch.arange(size // 2) % (classes - 1) + 1])
+    return features, lengths, F.one_hot(shown, classes).float()
 
 
 def restart_peak() -> None:

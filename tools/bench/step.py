@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import ReFLIPVAD, build_model
-from tools.bench.measure import UCF, matmul_rate, seconds
+from tools.bench.measure import UCF, VIT_B_16, matmul_rate, seconds
 from ucf_option import parse_args
 from utils import engine
 from utils.text import openai_clip
@@ -20,7 +20,7 @@ def paper_sized() -> ReFLIPVAD:
     from transformers import DistilBertConfig, DistilBertModel
 
     torch.manual_seed(0)
-    clip_model = openai_clip().model.CLIP(512, 32, 1, 64, 32, 77, 49408, 512, 8, 12)
+    clip_model = openai_clip().model.CLIP(*VIT_B_16)
     return build_model("reflip", UCF.names, clip_model, distilbert=DistilBertModel(DistilBertConfig()))
 
 

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dataset import chunk
 from model import SYSTEMS, build_model, options_of
-from tools.bench.measure import UCF, elapsed, matmul_rate, random_batch, random_features, restart_peak
+from tools.bench.measure import UCF, VIT_B_16, elapsed, matmul_rate, random_batch, random_features, restart_peak
 from ucf_option import parse_args
 from utils import engine
 from utils.evaluation.ground_truth import load_ground_truth
@@ -254,7 +254,7 @@ def bench_vadclip(words=(), clip_model=None, lengths=None, timed: int | None = T
     """Training step and test at UCF-Crime's sizes; tests give further option words, a small CLIP and lengths of few test videos."""
     options = parse_args(["--model", "vadclip", "--feature-root", "unused", "--device", "cpu", *words])
     torch.manual_seed(0)
-    clip_model = clip_model or openai_clip().model.CLIP(512, 32, 1, 64, 32, 77, 49408, 512, 8, 12)  # ViT-B/16's text side
+    clip_model = clip_model or openai_clip().model.CLIP(*VIT_B_16)
     model = build_model("vadclip", UCF.names, clip_model, **{name: getattr(options, name) for name in options_of("vadclip")})
     bench_training(model, clip_model, options)
     truth = load_ground_truth(UCF.gt_path, UCF).values()

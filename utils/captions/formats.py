@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, Required
 
@@ -28,6 +29,7 @@ HEADER = '{"video": NAME, "frames": number, "fps": number, …}'
 LINE = '{"snippet": number, "frames": [start, end], "caption": text}'
 UCA = '{"duration": seconds, "timestamps": [[start, end], …], "sentences": [text, …]}'
 LLAVA = '{"start, end": text, …} in frames'
+TEXTS = "[text, …], spread evenly over the video"
 SWINBERT = '{"FOLDER/NAME.mp4": [text, …]}, a text per 16 frames'
 NEXT = "name a file of timestamped captions"
 OPTION = "CAPTIONS"
@@ -102,8 +104,9 @@ def covered_rows(captions: list[Caption], length: int) -> np.ndarray:
     return covered
 
 
-def read_captions(paths, fps: float) -> tuple[dict[str, VideoCaptions], dict[str, int]]:
-    """Read caption files: (NAME -> VideoCaptions in the files' order, how many timestamps were put right: `swapped`, `clipped`).
+def read_captions(paths, fps: float, lengths: dict[str, int] | None = None) -> tuple[dict[str, VideoCaptions], dict[str, int]]:
+    """Read caption files: (NAME -> VideoCaptions in the files' order, how many timestamps were put right: `swapped`, `clipped`). lengths:
+    the frames of videos by name, as far as they are known.
 
     Each path is one of
     - a file NAME.jsonl as above, or a folder of them (any depth),
@@ -113,6 +116,8 @@ def read_captions(paths, fps: float) -> tuple[dict[str, VideoCaptions], dict[str
     - SwinBERT's as the dense script of TEVAD writes them (github.com/coranholmes/SwinBERT, src/tasks/dense_caption_mass.py): a line
       {"FOLDER/NAME.mp4": [text, …]} per video. Text i saw a window (64 frames by default) that begins at frame 16i; it is taken as the
       caption of the frames [16i, 16i+16), so that a video of F frames has ceil(F/16) of them. How many frames it has is not told.
+    - texts without times, as CoReVAD publishes InternVL's: JSON {NAME: [text, …]} over several lines, spread evenly over the video, whose
+      length `lengths` must have.
 
     Raises BadInput naming the file and the line or video where something is not so, or a video stands in two places.
     """
@@ -120,7 +125,7 @@ def read_captions(paths, fps: float) -> tuple[dict[str, VideoCaptions], dict[str
     mended = {"swapped": 0, "clipped": 0}
     places: dict[str, str] = {}
     for path in paths:
-        for name, place, video in _read_path(Path(path), fps, mended):
+        for name, place, video in _read_path(Path(path), fps, mended, lengths or {}):
             _check_name(name, place)
             if name in videos:
                 another = "another" if str(places[name]) != str(place) else "another place"
@@ -194,7 +199,7 @@ def _number(value: float | None) -> float | int | None:
     return int(value) if value is not None and value == int(value) else value
 
 
-def _read_path(path: Path, fps: float, mended: dict[str, int]) -> Iterator[tuple[str, Path, VideoCaptions]]:
+def _read_path(path: Path, fps: float, mended: dict[str, int], lengths: dict[str, int]) -> Iterator[tuple[str, Path, VideoCaptions]]:
     """(NAME, file, captions) of each video that `path` holds, whatever its format."""
     if path.is_dir():
         if not (files := caption_files(path)):
@@ -221,6 +226,8 @@ def _read_path(path: Path, fps: float, mended: dict[str, int]) -> Iterator[tuple
         for name, entry in entries.items() if isinstance(entries, dict) else [("the file", entries)]:
             if is_llava:
                 yield video_name(name), path, _checked(path, name, LLAVA, _from_llava, entry)
+            elif isinstance(entry, list) and entry:
+                yield video_name(name), path, _checked(path, name, TEXTS, _from_texts, entry, lengths.get(video_name(name)))
             else:
                 yield video_name(name), path, _checked(path, name, UCA, _from_uca, entry, fps, mended)
 
@@ -263,6 +270,14 @@ def _from_llava(entry, place: str) -> VideoCaptions:
             raise ValueError(f"frames {key!r}")
         captions.append(Caption(start, end, text.strip()))
     return VideoCaptions(None, None, sorted(captions, key=lambda caption: caption[:2]))
+
+
+def _from_texts(entry, frames: int | None, place: str) -> VideoCaptions:
+    texts = checked(many(Text), entry, place, f"expected {TEXTS}; {NEXT}")
+    if frames is None:
+        raise BadInput(f"{place}: texts without times, and how many frames the video has is not known; name its ground truth with --gt")
+    ends = [round(i * frames / len(texts), 3) for i in range(len(texts) + 1)]
+    return VideoCaptions(frames, None, [Caption(*span, text.strip()) for span, text in zip(pairwise(ends), texts, strict=True)])
 
 
 def _is_swinbert(entry) -> bool:
