@@ -38,11 +38,19 @@ from utils.runs import has_results
 
 
 def run_of(path: str) -> dict:
-    """The options.json of the run of ours that a file of scores is of; {} where it is of none."""
-    for folder in Path(path).resolve().parents[:2]:  # the run's, or that of its later test below it
+    """The options.json of the run of ours that a file of scores is of; {} where it is of none, or of its test on another data set."""
+    place = Path(path).resolve().parent
+    for folder in (place, place.parent):  # the run's, or that of its later test below it
         if (folder / "options.json").is_file() and has_results(folder):
-            return read_json(folder / "options.json", "--scores", dict)
+            tested, trained = (tested_on(one) for one in (place, folder))
+            return {} if tested and trained and tested != trained else read_json(folder / "options.json", "--scores", dict)
     return {}
+
+
+def tested_on(folder: Path) -> str | None:
+    """The data set that report.json in a folder is of; None where there is none."""
+    report = folder / "report.json"
+    return str(read_json(report, "--scores", dict).get("dataset")) if report.is_file() else None
 
 
 def runs_truth(paths: list[str]) -> str | None:

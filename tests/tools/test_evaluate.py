@@ -434,6 +434,21 @@ def test_a_run_s_own_ground_truth_is_found(small_sample, tmp_path, capsys):
         main(["--dataset", "xd", "--scores", str(run / "scores.npz"), "--against", str(other / "scores.npz")])
 
 
+def test_a_run_tested_on_another_data_set_is_measured_by_that_ones_ground_truth(world, tmp_path):
+    run = world.folder / "run"
+    (run / "test-xd").mkdir(parents=True)
+    (run / "best.pt").touch()
+    (run / "options.json").write_text(json.dumps({"gt_path": str(tmp_path / "other.json")}))
+    (run / "report.json").write_text('{"dataset": "ucf"}')
+    (run / "test-xd" / "report.json").write_text('{"dataset": "xd"}')
+    scores = world.scores("run/test-xd/scores.npz")
+    with pytest.raises(BadInput, match=r"not in the ground truth"):  # the data set's own, which has other videos
+        main(["--dataset", "xd", "--scores", scores])
+    (run / "test-xd" / "report.json").write_text('{"dataset": "ucf"}')
+    with pytest.raises(BadInput, match=r"other\.json"):
+        main(["--dataset", "xd", "--scores", scores])
+
+
 def test_scores_of_the_sample_are_told(world, capsys):
     run = world.folder / "run"
     run.mkdir()
