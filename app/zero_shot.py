@@ -90,7 +90,7 @@ def class_texts(model: nn.Module, texts: list[str]) -> Tensor:
     for text in texts:
         try:
             start, body, end = encoder.tokens(text)
-        except RuntimeError:  # openai-clip: too long for context length
+        except BadInput:  # too long for CLIP
             raise BadInput(
                 f"--classes, --normal: {text!r} is longer than CLIP's {encoder.max_length} tokens; say it in fewer words"
             ) from None

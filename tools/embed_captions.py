@@ -150,7 +150,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Dataset]:
     length.add_argument("--gt", metavar="JSON", help="ground truth: the lengths of its videos; others are as long as their captions say")
     length.add_argument("--feature-root", metavar="DIR", help="features to be paired with: their lengths, their folders, only their videos")
     parser.add_argument("--list", nargs="+", default=[], metavar="CSV", help="lists whose folders the features lie in (default: flat)")
-    parser.add_argument("--fill", choices=FILLS, default="previous", help="rows that no sentence covers (default: %(default)s)")
+    parser.add_argument("--fill", choices=FILLS, default=FILLS[0], help="rows that no sentence covers (default: %(default)s)")
     parser.add_argument("--strip-prefix", nargs="+", default=[], metavar="TEXT", help="left out where a sentence begins with one of them")
     parser.add_argument("--fps", type=POSITIVE, help="frames per second of captions in seconds (default: the dataset's)")
     parser.add_argument("--batch-size", type=COUNT, default=256, help="sentences at a time (default: %(default)s)")

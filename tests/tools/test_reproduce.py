@@ -116,7 +116,7 @@ def test_everything_of_a_track_is_run_once(world, capsys):
     assert (world / "prepared").read_text() == "once\n"
     said = capsys.readouterr().out
     assert "# captions is left out: needs --caption-root\n# tomorrow is left out: this version has no --model tomorrow\n" in said
-    assert "# deepmil: 4 epochs of 12.5 s (25 steps of 0.5 s, timed here and now): 0.8 min" in said
+    assert "# deepmil: 4 epochs of 12.5 s (25 steps of 0.5 s, timed here and now; no features yet: one crop a video): 0.8 min" in said
     assert "4 of 4 runs are finished: out/toy/results.md\nwritten: section toy of results.md" in said
     written = (world / "results.md").read_bytes()
     run("--seeds", "1", "2")

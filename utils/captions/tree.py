@@ -21,7 +21,7 @@ from utils.reading import OPEN, Text, read_json
 
 SOURCE = "source"
 VERSION = re.compile(r"source|rewrite-.+")
-FILLS = ("zeros", "previous", "nearest")  # what rows without a sentence get
+FILLS = ("previous", "zeros", "nearest")  # what rows without a sentence get; the first is the default
 MANIFEST = "embed.json"  # beside caption features that tools.embed_captions wrote: what made them
 
 
