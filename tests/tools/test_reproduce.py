@@ -313,7 +313,7 @@ def test_published_features_from_check_to_table(tmp_path, monkeypatch, capsys):
     text = (tmp_path / "r.md").read_text()
     assert "20 videos, " in text
     assert "20 of the 290 videos of the official test set." in text
-    assert "paper: its features" not in text  # no column of it beside a part of the test set
+    assert "paper: its features, best on test; not comparable |" in text  # random class texts are none of CLIP
     assert all(f"| {row} | 1 | " in text for row in ("deepmil", "vadclip"))
     assert "timed here and now" in capsys.readouterr().out
 
