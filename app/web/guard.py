@@ -39,9 +39,7 @@ WRITE = re.compile(r"/gradio_api/(upload|queue/join|run/predict|cancel|reset)/?"
 FILE, UPLOAD = "/gradio_api/file=", "/gradio_api/upload"
 MAX_EVENT = 64 << 10  # bytes of what a button or slider sends
 MULTIPART = 64 << 10  # bytes around the file in an upload
-POLL = (
-    0.1  # seconds after which Gradio looks for work, and for news of it, again; its own 0.001 and 0.01 take 5 % of a core with nobody there
-)
+POLL = 0.1  # seconds after which Gradio looks for work and for its progress; its own 0.001 and 0.01 take 5 % of a core with nobody there
 IDLE = 30  # seconds for which an upload, or an event, may bring nothing
 NAME = re.compile(r"[0-9A-Za-z_-]{1,64}")  # of a visitor, an event, an upload: the browser draws them
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:[0-9]{1,5})?", re.ASCII)
