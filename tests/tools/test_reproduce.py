@@ -239,6 +239,20 @@ def test_holm_by_hand():
     assert results.holm([]) == []
 
 
+def test_what_would_be_detected_by_hand():
+    gap = {"low": -0.0196, "high": 0.0196}  # a standard error of 0.01
+    assert results.detectable(gap, 1) == pytest.approx(0.01 * (1.95996 + 0.84162), rel=1e-4)
+    assert results.detectable(gap, 5) == pytest.approx(0.01 * (2.57583 + 0.84162), rel=1e-4)
+
+
+@pytest.mark.parametrize(("times", "share"), [(1, 0.8), (0, 0.05)])
+def test_what_would_be_detected_is_detected_so_often(times, share):
+    """Of normal draws around the detectable difference 80 % lie beyond the bound, around 0 only 5 % do."""
+    size = results.detectable({"low": -0.0196, "high": 0.0196}, 1)
+    drawn = np.random.default_rng(0).normal(times * size, 0.01, 100_000)
+    assert (np.abs(drawn) > 0.0196).mean() == pytest.approx(share, abs=0.01)
+
+
 def test_a_wrapped_command_is_the_command():
     line = "python x --strip-prefix " + "'Anomalous scenes.' " * 9 + "a " * 90
     text = results.wrapped(line)
