@@ -396,3 +396,13 @@ def hold_out(videos: Sequence[Video], share: float, seed: int, dataset: Dataset)
         held.update(members[: max(count, 0)].tolist())
     train = [video for index, video in enumerate(videos) if index not in held]
     return train, [videos[index] for index in sorted(held)]
+
+
+def divide(held_out: Sequence[Video]) -> tuple[list[Video], list[Video]]:
+    """Of held-out videos (those that choose the epoch, the normal ones that measure thresholds), in the list's order: an epoch that was
+    chosen for its low scores in some normal videos has too low a threshold there, so every second normal one does not choose. A single
+    one does both.
+    """
+    normal = [video for video in held_out if not video.abnormal]
+    apart = normal[1::2]
+    return [video for video in held_out if video not in apart], apart or normal

@@ -209,7 +209,7 @@ def pick_threshold(saved: dict, path: Path, rate: float) -> tuple[float, str]:
     elif known is None:
         why = f"training measured none (--select {saved['options']['select']}); train with --select val"
     else:
-        held_out = f"{known['snippets']} snippets of {known['videos']} normal videos were held out"
+        held_out = f"{known['snippets']} snippets of {known['videos']} normal videos were held out for it"
         why = f"{held_out}, expected {math.ceil(1 / rate)} or more; train with a larger --val-share"
         why += f", ask for --false-positives {' or '.join(known['rates'])}" if known["rates"] else ""
     raise BadInput(f"{path}: no threshold for --false-positives {rate:g}: {why}, or give the threshold: --threshold 0.5")

@@ -17,6 +17,7 @@ from dataset import (
     Video,
     check_features,
     chunk,
+    divide,
     hold_out,
     load_features,
     read_list,
@@ -598,6 +599,19 @@ def test_hold_out_depends_on_the_seed():
     splits = {tuple(hold_out(videos, 0.1, seed, UCF)[1]) for seed in range(5)}
     assert len(splits) > 1
     assert {len(held) for held in splits} == {5}
+
+
+@given(labels=labels)
+def test_thresholds_are_of_normal_videos_that_do_not_choose_the_epoch(labels):
+    videos = [a_video(label, f"v{i}", XD) for i, label in enumerate(labels)]
+    normal = [video for video in videos if not video.abnormal]
+    choosing, measuring = divide(videos)
+    assert [video for video in choosing if video.abnormal] == [video for video in videos if video.abnormal]
+    if len(normal) < 2:
+        assert (choosing, measuring) == (videos, normal)
+    else:
+        assert measuring == normal[1::2]
+        assert sorted(choosing + measuring, key=videos.index) == videos
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, float("nan")])

@@ -239,8 +239,8 @@ def test_the_real_clips_are_dealt_as_for_the_figures_in_docs():
 
 def test_a_fold_selected_on_its_test_videos_without_intervals_takes_the_figure_by_video(clips, monkeypatch):
     seen = []
-    figure = training.report.headline_figure
-    monkeypatch.setattr(training.report, "headline_figure", lambda *a: seen.append(figure(*a)) or seen[-1])
+    figure = training.selection.headline_figure
+    monkeypatch.setattr(training.selection, "headline_figure", lambda *a: seen.append(figure(*a)) or seen[-1])
     result, _ = run(clips, "--select", "test", "--max-epoch", "1")
     assert len(seen) == 2
     assert result["selected_on"] == "test"

@@ -203,7 +203,8 @@ def run_files() -> dict:
 
     model, options, run = small_training(Path("out"))
     about = {**run.about, "epoch": 1, "weights": checkpoint.trained_state(model)}
-    more = {"figure": 0.5, "thresholds": {"videos": 3, "snippets": 90, "rates": {"0.01": 0.75, "0.05": 0.5}}}
+    more = {"figure": 0.5, "figure_of": "coarse AUC by video"}
+    more["thresholds"] = {"videos": 3, "snippets": 90, "rates": {"0.01": 0.75, "0.05": 0.5}}
     made = {"encoder": MANIFEST["encoder"], "recipe": MANIFEST["recipe"]}
     states = {"optimizer": run.optimizer.state_dict(), "scheduler": run.scheduler.state_dict(), "random": checkpoint.random_state()}
     line = {"epoch": 1, "loss_rank": 0.5, "loss": 0.75, "steps": 3, "seconds": 0.25, "lr": 1e-3, "val": 0.5}

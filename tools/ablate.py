@@ -24,7 +24,7 @@ import time
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, NotRequired
 
 import numpy as np
 import torch
@@ -178,6 +178,7 @@ class Report(TypedDict):
     versions: dict[Text, Plain]
     features: Literal["visual", *report.FEATURES]
     selected_on: Literal[*report.SELECTED]
+    selected_by: NotRequired[Text]
     videos: whole(0, 2**40)
     frames: whole(0, 2**40)
 
@@ -361,6 +362,7 @@ def fill(name: str, runs: list[Run], dataset: Dataset, reference: str) -> dict:
         rows.append(entry)
     reports = [read_json(run.folder / "report.json", "--output", Report) for own in finished.values() for run in own]
     about = {key: reports[0][key] for key in ("features", "selected_on", "videos", "frames", "sources") if reports and key in reports[0]}
+    about |= {"selected": report.selection(*reports)} if reports else {}
     about |= next(({"coverage": result["coverage"]} for result, *_ in measured.values() if "coverage" in result), {})
     names = dict.fromkeys(name for result in reports for name in result["versions"])  # several of one where machines share a table
     versions = {name: list(dict.fromkeys(result["versions"].get(name) for result in reports)) for name in names}
@@ -372,8 +374,8 @@ def markdown(content: dict, dataset: Dataset, passed: list[str]) -> str:
     features = content.get("features")
     lines = [f"{content['title']}, on {dataset.title}"]
     if features:
-        selected = report.SELECTED[content["selected_on"]]
-        lines[0] += f": {content['videos']} videos, {content['frames']} frames, {features} features, checkpoint selected on {selected}"
+        lines[0] += f": {content['videos']} videos, {content['frames']} frames, {features} features, checkpoint selected on "
+        lines[0] += content["selected"]
     if features in report.FEATURES:
         lines.append(report.FEATURES[features].format(dataset.title))
     lines += report.covered_lines(content)

@@ -73,7 +73,7 @@ def tables(measured: dict[str, tuple[dict, list[dict]]], dataset: Dataset, base:
     first = next(iter(results.values()))
     sizes = dict.fromkeys(f"{result['videos']} videos, {result['frames']:,} frames" for result in results.values())
     versions = {key: dict.fromkeys(str(one["versions"].get(key)) for one in results.values()) for key in first["versions"]}
-    lines = [f"{' / '.join(sizes)}, checkpoint selected on {report.SELECTED[first['selected_on']]}. Percent: mean ± std over seeds [95 % "
+    lines = [f"{' / '.join(sizes)}, checkpoint selected on {report.selection(*results.values())}. Percent: mean ± std over seeds [95 % "
              f"bootstrap interval over {report.resampled_over(first)} and seeds].",
              ", ".join(f"{name} {' / '.join(found)}" for name, found in versions.items()) + "."]  # fmt: skip
     if first["features"] in report.FEATURES:

@@ -68,7 +68,7 @@ class Init(TypedDict):
 
 
 class Best(TypedDict):
-    """best.pt; figure: the selection figure, None where the last epoch is taken."""
+    """best.pt; figure: the selection figure, None where the last epoch is taken; figure_of: its name (earlier versions wrote none)."""
 
     __pydantic_config__ = OPEN
 
@@ -80,6 +80,7 @@ class Best(TypedDict):
     encoders: dict[Text, Text]
     epoch: whole(0, 2**40)
     figure: NotRequired[real() | None]
+    figure_of: NotRequired[Text]
     thresholds: NotRequired[Thresholds]
     features: NotRequired[Features]
     captions: NotRequired[Embedded]

@@ -9,10 +9,10 @@ import platform
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NotRequired
 
 import numpy as np
 import torch
-from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -22,10 +22,9 @@ from dataset import test_videos
 from model import SYSTEMS
 from utils import checkpoint
 from utils.errors import BadInput
-from utils.evaluation.metrics import bag_score
 from utils.evaluation.scores import Scores
 from utils.files import replacing
-from utils.options import PER_MACHINE
+from utils.options import EARLIER, PER_MACHINE
 from utils.reading import OPEN, read_json_lines, real, whole
 
 WHOLE = 8192  # snippets, 73 minutes at 30 fps: of longer videos a T × T adjacency does not fit into memory
@@ -113,7 +112,7 @@ def step(model: nn.Module, batch, optimizer, options, device: torch.device, seco
 
 
 class Epoch(TypedDict):
-    """A line of log.jsonl; besides these the losses by name, and val with --select val or test."""
+    """A line of log.jsonl; besides these the losses by name. val: the selection figure, with --select val or test."""
 
     __pydantic_config__ = OPEN
 
@@ -122,6 +121,7 @@ class Epoch(TypedDict):
     seconds: real(0)
     lr: real()
     loss: real()
+    val: NotRequired[real()]
 
 
 BEGUN = ("title", "trained_on", "init")  # of a checkpoint (checkpoint.Best), what is known when a training begins
@@ -142,20 +142,28 @@ class Training:
         about = {"dataset": options.dataset, "classes": list(classes), "commit": checkpoint.commit(), "encoders": encoders}
         self.about = {"options": saved_options(options), **about} | (more or {})
 
-    def resume(self, folder: Path) -> None:
-        """Go on from folder/last.pt. Raises BadInput where it is missing or was trained with other options."""
+    def resume(self, folder: Path, figure=None) -> None:
+        """Go on from folder/last.pt. `figure` measures the best epoch anew where an earlier version chose it, by another figure perhaps.
+        Raises BadInput where the file is missing or was trained with other options.
+        """
         path = folder / "last.pt"
         state = checkpoint.load(path, checkpoint.Last, "--resume")
+        trained = EARLIER | state["options"]
         for name, value in self.about["options"].items():
-            if state["options"].get(name) != value:
+            if trained.get(name) != value:
                 raise BadInput(
-                    f"--resume: {folder / 'last.pt'} was trained with {name} = {state['options'].get(name)}, "
+                    f"--resume: {folder / 'last.pt'} was trained with {name} = {trained.get(name)}, "
                     f"now it is {value}; give the same options"
                 )
         if state["options"].get("ema"):
             raise BadInput(
                 f"--resume: {folder / 'last.pt'} was trained with --ema, which this version does not have; train anew without --resume"
             )
+        if figure and "figure_of" not in state and state["epoch"] < self.options.max_epoch:
+            best = checkpoint.load(folder / "best.pt", option="--resume")
+            checkpoint.load_trained_state(self.model, best["weights"], folder / "best.pt")
+            state["best"], name = figure(self.model)
+            print(f"note: an earlier version chose epoch {best['epoch']}; {name} chooses from here on, of which it has {state['best']:.4g}")
         checkpoint.load_trained_state(self.model, state["weights"], folder / "last.pt")
         checkpoint.load_steps(self.optimizer, self.scheduler, state, str(path))
         if self.second:
@@ -171,7 +179,7 @@ class Training:
         line |= {"lr": self.scheduler.get_last_lr()[0]}
         self.scheduler.step()
         if figure:
-            line["val"] = figure(self.model)
+            line["val"], self.about["figure_of"] = figure(self.model)
         about = {**self.about, "epoch": self.epoch, "weights": checkpoint.trained_state(self.model)}
         if figure is None or line["val"] > self.best:
             self.best = line.get("val", self.best)
@@ -189,9 +197,9 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
     """Train `model` on `train` (FeatureDataset) in `batches` (dataset.BalancedBatches, ShuffledBatches), keep last.pt and the selected
     best.pt in `folder`, return the latter.
 
-    figure(model) -> float is the selection figure, measured after each epoch; None selects the last epoch. begin() starts a run that does
-    not go on, and gives what its checkpoints hold of that (BEGUN). A resumed run equals the uninterrupted one, to the bit on CPU. Raises
-    BadInput where the loss is not finite, naming the batch.
+    figure(model) -> (float, its name) is the selection figure, measured after each epoch; None selects the last epoch. begin() starts a run
+    that does not go on, and gives what its checkpoints hold of that (BEGUN). A resumed run equals the uninterrupted one, to the bit on CPU.
+    Raises BadInput where the loss is not finite, naming the batch.
     """
     keep_freed_memory()
     goes_on = options.resume and (folder / "last.pt").exists()
@@ -199,7 +207,7 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
     if str(folder).encode(errors="replace").decode() != str(folder):
         raise BadInput(f"{folder}: is not UTF-8, and TensorBoard writes into no such folder; name another one with --output")
     if goes_on:
-        run.resume(folder)
+        run.resume(folder, figure)
     else:
         for left in [folder / "log.jsonl", *folder.glob("events.out.tfevents.*")]:  # by an attempt that did not end its first epoch
             left.unlink(missing_ok=True)
@@ -322,12 +330,3 @@ def score(model: nn.Module, videos: list, options, captions=None) -> dict[str, S
     """Scores of listed videos (dataset.Video), one crop each, with their source captions where the system reads some."""
     listed = test_videos(videos, options.visual_width, options.test_crop, captions)
     return predict(model, listed, options, pick_device(options.device), len(videos))
-
-
-def video_figure(scores: dict[str, Scores], abnormal: dict[str, bool], metric: str) -> float:
-    """AUC or AP of held-out training videos, the selection figure: needs no frame labels. The score is the coarse one, fine where there is
-    no coarse.
-    """
-    values = [bag_score(1 - parts.fine[:, 0] if parts.coarse is None else parts.coarse) for parts in scores.values()]
-    labels = [abnormal[name] for name in scores]
-    return float({"auc": roc_auc_score, "ap": average_precision_score}[metric](labels, values))

@@ -53,6 +53,7 @@ def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> T
         "model": options.model,
         "checkpoint": str(path),
         "selected_on": selected,
+        **({"selected_by": saved["figure_of"]} if "figure_of" in saved else {}),
         "sample": options.sample,
         "features": features,
         **published(data.dataset, options.model, drawn, len(report.timed(scores, data.truth)) < len(scores), elsewhere),

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dataset import MANIFEST, Manifest
+from dataset import MANIFEST, Manifest, divide
 from model import SYSTEMS
 from utils import checkpoint, engine, restore, runs
-from utils.evaluation import plots, report, segments
+from utils.evaluation import plots, report, segments, selection
 from utils.files import make_folder
 from utils.loading import Data, check_space
 from utils.prompt import projection_note
@@ -40,17 +40,19 @@ def describe(model: torch.nn.Module, options) -> str:
 
 
 def selection_figure(data: Data, options):
-    """The figure that `--select` maximises, as a function of the model; None for the last epoch.
+    """The figure that `--select` maximises, with its name, as a function of the model; None for the last epoch. It is of the score that is
+    reported (Dataset.headline_of).
 
-    val: AUC or AP of the held-out training videos, as the headline is. test: what the papers did, the frame-level figure that they report
-    (by video where ground truth does not say when).
+    val: of the held-out training videos that choose. test: what the papers did, the frame-level figure that they report (by video where
+    ground truth does not say when).
     """
     part, metric = data.dataset.headline_of(options.model)
     if options.select == "val":
-        abnormal = {video.name: video.abnormal for video in data.held_out}
-        return lambda model: engine.video_figure(engine.score(model, data.held_out, options, data.captions), abnormal, metric)
+        videos, _ = divide(data.held_out)
+        about = ({video.name: video.target for video in videos}, part, metric, options.val_metric)
+        return lambda model: selection.held_out_figure(engine.score(model, videos, options, data.captions), *about)
     if options.select == "test":
-        return lambda model: report.headline_figure(engine.score(model, data.test, options, data.captions), data.truth, part, metric)
+        return lambda model: selection.headline_figure(engine.score(model, data.test, options, data.captions), data.truth, part, metric)
     return None
 
 
@@ -95,8 +97,7 @@ def train(model, data: Data, options, seed: int, folder: Path | None = None) -> 
     )
     if data.held_out:  # where demo.py's threshold comes from
         checkpoint.load_trained_state(model, best["weights"], folder / "best.pt")
-        normal = [video for video in data.held_out if not video.abnormal]
-        best["thresholds"] = segments.thresholds(engine.score(model, normal, options, data.captions))
+        best["thresholds"] = segments.thresholds(engine.score(model, divide(data.held_out)[1], options, data.captions))
     if (Path(options.feature_root) / MANIFEST).is_file():
         made = read_json(Path(options.feature_root) / MANIFEST, "--feature-root", Manifest)
         best["features"] = {key: made[key] for key in ("encoder", "recipe")}
@@ -105,5 +106,6 @@ def train(model, data: Data, options, seed: int, folder: Path | None = None) -> 
     checkpoint.save(folder / "best.pt", best)
     runs.remember(folder, run, held_out=[video.name for video in data.held_out])
     lines = read_json_lines(folder / "log.jsonl", "--output", engine.Epoch)
-    plots.plot_training(make_folder(folder / "plots") / "training.png", lines, report.SELECTED_ON_TEST if options.select == "test" else "")
+    stamp = report.SELECTED_ON_TEST if options.select == "test" else ""
+    plots.plot_training(make_folder(folder / "plots") / "training.png", lines, stamp, best.get("figure_of", "selection figure"))
     return folder / "best.pt"

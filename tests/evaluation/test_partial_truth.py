@@ -12,6 +12,7 @@ from utils.evaluation.ground_truth import GroundTruth, load_ground_truth, write_
 from utils.evaluation.intervals import resampled
 from utils.evaluation.metrics import bag_score, video_figures
 from utils.evaluation.scores import Scores
+from utils.evaluation.selection import headline_figure
 from utils.labels import Dataset
 
 NORMAL = GroundTruth(32, 30, ())
@@ -70,7 +71,7 @@ def test_without_any_interval_there_are_no_figures_by_frame(tmp_path):
     for shown in ((tmp_path / "report.md").read_text(), report.print_table(content)):
         assert "no frame figures: no test video has intervals (ground truth: gt.json)" in shown
         assert "video coarse auc" in shown
-    assert report.headline_figure(scores, TRUTH, "coarse", "auc") == 3 / 4
+    assert headline_figure(scores, TRUTH, "coarse", "auc") == (3 / 4, "coarse AUC by video")
 
 
 def test_complete_ground_truth_has_the_figures_that_it_had():

@@ -12,13 +12,15 @@ import torch
 import ucf_test
 import xd_option
 from benchmarks import UCF, XD
+from dataset import Video
 from golden import difference, golden, needs_golden
 from model import SYSTEMS, build_model
 from utils import checkpoint, engine, training
 from utils.errors import BadInput
-from utils.evaluation import report
-from utils.evaluation.scores import load_scores
+from utils.evaluation.ground_truth import GroundTruth
+from utils.evaluation.scores import Scores, load_scores
 from utils.files import ROOT
+from utils.labels import multi_hot
 from utils.systems.trclip import MTN, NonLocal
 
 SETTINGS = {"ucf": (2, 8), "xd": (1, 16)}  # layers, window
@@ -127,12 +129,14 @@ def test_no_default_is_a_path_of_somebody_elses_computer():
 @pytest.mark.parametrize(("model", "part"), [("trclip", "coarse"), ("vadclip", "fine"), ("reflip", "fine"), ("hlnet", "coarse")])
 def test_each_system_is_selected_on_the_figure_that_its_paper_reports(monkeypatch, model, part):
     """On XD-Violence TrCLIP-VAD's authors take the coarse AP, VadCLIP's and ReFLIP-VAD's the fine one."""
-    seen = []
-    monkeypatch.setattr(engine, "score", lambda *_: {})
-    monkeypatch.setattr(report, "headline_figure", lambda scores, truth, *figure: seen.append(figure))
-    data = Namespace(dataset=XD, test=[], truth={}, captions=None)
-    training.selection_figure(data, Namespace(select="test", model=model))(None)
-    assert seen == [(part, "ap")]
+    truth = {"riot": GroundTruth(32, 24, ((0, 32, "B4"),)), "calm": GroundTruth(32, 24, ())}
+    videos = [Video(name, label, tuple(multi_hot(label, XD)), (), None) for name, label in (("riot", "B4"), ("calm", "A"))]
+    scores = {name: Scores(np.full(2, 0.5), np.full((2, 7), 1 / 7)) for name in truth}
+    monkeypatch.setattr(engine, "score", lambda *_: scores)
+    data = Namespace(dataset=XD, test=[], truth=truth, captions=None, held_out=videos)
+    for select, metric, name in (("test", "auc", "AP"), ("val", "auc", "AP by video"), ("val", "likelihood", "log-likelihood by video")):
+        figure = training.selection_figure(data, Namespace(select=select, val_metric=metric, model=model))
+        assert figure(None).name == f"{part} {name}"
 
 
 def test_padding_as_published_and_masked(small_clip):

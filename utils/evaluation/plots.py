@@ -215,7 +215,7 @@ def plot_confusion(path: Path, scores: dict, truth: dict[str, GroundTruth], data
     return True
 
 
-def plot_training(path: Path, log: list[dict], stamp: str = "") -> None:
+def plot_training(path: Path, log: list[dict], stamp: str = "", selected_by: str = "selection figure") -> None:
     """Loss terms and selection figure by epoch, from log.jsonl's lines."""
     epochs = [line["epoch"] for line in log]
     figure = Figure(figsize=(9, 3), layout="constrained")
@@ -229,7 +229,7 @@ def plot_training(path: Path, log: list[dict], stamp: str = "") -> None:
     for name, colour, marker in (("val", BLUE, "o"), ("lr", GREY, "^")):
         if name in log[0]:
             peak = max(line[name] for line in log) if name == "lr" else 1
-            label = "selection figure" if name == "val" else f"learning rate / {peak:g}"
+            label = selected_by if name == "val" else f"learning rate / {peak:g}"
             right.plot(epochs, [line[name] / peak for line in log], color=colour, marker=marker, ms=4, label=label)
     right.set(xlabel="epoch")
     right.set_title("Selection", fontsize=10, loc="left")

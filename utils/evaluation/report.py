@@ -16,7 +16,6 @@ from utils.evaluation.metrics import (
     bag_score,
     class_figures,
     frame_figures,
-    frame_metrics,
     segment_figures,
     video_figures,
 )
@@ -87,19 +86,6 @@ def bags(scores: dict, truth: dict[str, GroundTruth], part: str) -> np.ndarray |
         return None
     frames = [truth[name].frames if by_frame(len(value), truth[name].frames) else None for name, value in zip(scores, values, strict=True)]
     return np.array(list(map(bag_score, values, frames)))
-
-
-def headline_figure(scores: dict, truth: dict, part: str, metric: str) -> float:
-    """One figure of the coarse or fine score (the other where the model has only that), no interval (`--select test`): by frame, where
-    ground truth is not complete by video.
-    """
-    complete = len(timed(scores, truth)) == len(scores)
-    of = anomaly_scores if complete else bags
-    values = of(scores, truth, part)
-    values = of(scores, truth, "fine" if part == "coarse" else "coarse") if values is None else values
-    if complete:
-        return frame_metrics(values, [frame_labels(truth[name], truth[name].frames) for name in scores])[metric]
-    return video_figures(values, np.array([bool(truth[name].shows) for name in scores]))(np.ones(len(scores), np.int64))[metric]
 
 
 def sources_of(names, truth: dict[str, GroundTruth]) -> np.ndarray | None:
@@ -367,7 +353,9 @@ def title(path: tuple) -> str:
         return f"{title(path[1:])} by video"
     if path[0] == "map":
         return f"{'AVG mAP' if path[-1] == 'avg' else f'mAP@{path[-1]}'} ({path[1]})"
-    return f"Ano-{path[1][4:].upper()}" if path[1].startswith("ano_") else f"{path[0]} {path[1].upper()}"
+    if path[1].startswith("ano_"):
+        return f"Ano-{path[1][4:].upper()}"
+    return f"{path[0]} {path[1].upper() if path[1] in ('auc', 'ap') else path[1]}"
 
 
 def heading(report: dict) -> list[str]:
@@ -377,7 +365,7 @@ def heading(report: dict) -> list[str]:
     size = f" ({report['parameters']:,} trained parameters)" if "parameters" in report else ""
     lines = [headline(report), f"{report['model']}{size} on {name}: {report['videos']} videos, {report['frames']} frames{seeds}"]
     lines.append(
-        f"checkpoint selected on {SELECTED[report['selected_on']]}; "
+        f"checkpoint selected on {selection(report)}; "
         + ("mean ± std over seeds, " if len(report["seeds"]) > 1 else "")
         + (f"95 % bootstrap intervals over {resampled_over(report)}" + (" and seeds" if len(report["seeds"]) > 1 else ""))
     )
@@ -402,6 +390,12 @@ def heading(report: dict) -> list[str]:
     if report.get("online"):
         lines.append(ONLINE)
     return lines
+
+
+def selection(*reports: dict) -> str:
+    """On what the checkpoints were selected, and by which figure, where that is known: those of an earlier version do not say."""
+    names = dict.fromkeys(report["selected_by"] for report in reports if "selected_by" in report)
+    return SELECTED[reports[0]["selected_on"]] + (f": {' / '.join(names)}" if names else "")
 
 
 def resampled_over(report: dict) -> str:
