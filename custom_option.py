@@ -2,7 +2,7 @@
 
     python -m tools.new_dataset …                           writes the data set's folder (docs/own-data.md)
     python custom_train.py --data FOLDER                    its lists, ground truth, classes and features
-    python custom_train.py --data FOLDER --model vadclip    another system: trclip, vadclip, dsanet, hlnet, deepmil
+    python custom_train.py --data FOLDER --model vadclip    another system: quorum, trclip, vadclip, dsanet, hlnet, deepmil
 
 Values are those of UCF-Crime. A line that you delete falls back to the default of the code, and the first line printed names it; an
 option typed wins over what stands here.
@@ -12,7 +12,7 @@ from utils.options import parse
 
 # For every system.
 COMMON = dict(
-    model="reflip",  # where --model is not typed: reflip vadclip dsanet trclip hlnet deepmil
+    model="reflip",  # where --model is not typed: reflip quorum vadclip dsanet trclip hlnet deepmil
     data=None,  # a folder with dataset.toml, where --data is not typed
     select="val",  # val last test: which checkpoint is tested
     val_share=0.1,  # of the training videos, held out with select="val"
@@ -76,6 +76,8 @@ SYSTEMS = dict(
         t_w=0.1,  # w
         temp=5.0,  # β
     ),
+    # Ours, no paper: docs/new-system.md says what it is made of.
+    quorum=dict(),
     # ECCV 2020 (XDVioDet).
     hlnet=dict(),
     # CVPR 2018 (Sultani et al.).

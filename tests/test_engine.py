@@ -149,16 +149,6 @@ def test_selection(small_sample, tmp_path, select):
     assert ("selected on test" in (tmp_path / "report.md").read_text()) == (select == "test")
 
 
-def test_the_likelihood_chooses_the_epoch_and_is_named(small_sample, tmp_path):
-    xd_train.main([*small_sample("xd"), "--val-metric", "likelihood", "--output", str(tmp_path)])
-    values = [json.loads(line)["val"] for line in (tmp_path / "seed-1" / "log.jsonl").read_text().splitlines()]
-    best = checkpoint.load(tmp_path / "seed-1" / "best.pt")
-    assert max(values) < 0
-    assert (best["figure"], best["epoch"]) == (max(values), 1 + values.index(max(values)))
-    said = "checkpoint selected on held-out training videos: fine log-likelihood by video; "
-    assert said in (tmp_path / "report.md").read_text()
-
-
 CASES = [("--temporal", name) for name in TEMPORAL] + [("--prompt", name) for name in PROMPTS]
 
 

@@ -144,6 +144,7 @@ TABLES = {
         "hlnet": "--model hlnet",
         "vadclip": "--model vadclip",
         "dsanet": "--model dsanet",
+        "quorum": "--model quorum",
         "reflip": "--model reflip",
     }),
 }  # fmt: skip

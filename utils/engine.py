@@ -24,7 +24,7 @@ from utils import checkpoint
 from utils.errors import BadInput
 from utils.evaluation.scores import Scores
 from utils.files import replacing
-from utils.options import EARLIER, PER_MACHINE
+from utils.options import PER_MACHINE
 from utils.reading import OPEN, read_json_lines, real, whole
 
 WHOLE = 8192  # snippets, 73 minutes at 30 fps: of longer videos a T × T adjacency does not fit into memory
@@ -148,7 +148,7 @@ class Training:
         """
         path = folder / "last.pt"
         state = checkpoint.load(path, checkpoint.Last, "--resume")
-        trained = EARLIER | state["options"]
+        trained = state["options"]
         for name, value in self.about["options"].items():
             if trained.get(name) != value:
                 raise BadInput(

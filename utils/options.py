@@ -96,13 +96,6 @@ class Shared:
         choices=("val", "last", "test"),
     )
     val_share: float = option(0.1, "share of the training videos held out with --select val", group="evaluation", low=0, high=0.9)
-    val_metric: str = option(
-        "auc",
-        "with --select val: AUC of the held-out videos (AP where that is reported), or their mean log-likelihood (ours); of the score "
-        "that is reported",
-        group="evaluation",
-        choices=("auc", "likelihood"),
-    )
     folds: int | None = option(
         None,
         "cross-validation, no test list: the training list's videos in so many folds, each scored by a model trained on the others",
@@ -149,7 +142,6 @@ GROUPS = {
     "evaluation": "evaluation",
     "output": "output",
 }
-EARLIER = {"val_metric": "auc"}  # of runs that were begun before there was this option
 TEST_ONLY = {"checkpoint", "save_scores", "json"}
 FOLDS = {"folds", "folds_of", "shuffle_labels"}  # decide which lists a run is of, as files do
 TESTED_TOO = {"device", "precision"}  # of the group "training", what a test script has, too
@@ -182,7 +174,7 @@ class Declared:
     @property
     def training(self) -> bool:
         """Whether only a training script has it."""
-        more = {"train_list", "allow_overlap", "select", "val_share", "val_metric", *FOLDS}
+        more = {"train_list", "allow_overlap", "select", "val_share", *FOLDS}
         return (self.group == "training" and self.name not in TESTED_TOO) or self.name in more
 
     @property
@@ -362,12 +354,10 @@ class Remembered(TypedDict):
 
 
 def read_options(path: Path, option: str) -> dict:
-    """The options that a run remembers in options.json, with what it did where it knows of none. Raises BadInput where one is not of its
-    type or range.
-    """
+    """The options that a run remembers in options.json. Raises BadInput where one is not of its type or range."""
     made = read_json(path, option, Remembered)
     check_options(made, made["model"], path)
-    return EARLIER | made
+    return made
 
 
 def check_options(values: dict, system: str, path: Path) -> None:

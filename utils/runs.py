@@ -266,7 +266,7 @@ def resumed(parse_args: Callable, argv: list[str] | None):
     known = {name: tuple(value) if own[name].many and value else value for name, value in made.items() if name in own}
     now = parse_args([*words, "--model", made["model"], *([] if made["sample"] else ["--feature-root", made["feature_root"]])])
     for name, one in own.items():
-        decides = (one.hyperparameter and name != "seed") or name in ("select", "val_share", "val_metric")
+        decides = (one.hyperparameter and name != "seed") or name in ("select", "val_share")
         if decides and name not in options.typed and known.get(name) != getattr(now, name):
             file, value = script_of(options.dataset, "option"), getattr(now, name)
             print(f"note: {file} says {name} {value} by now; the run goes on with {known.get(name)}")

@@ -49,7 +49,7 @@ def selection_figure(data: Data, options):
     part, metric = data.dataset.headline_of(options.model)
     if options.select == "val":
         videos, _ = divide(data.held_out)
-        about = ({video.name: video.target for video in videos}, part, metric, options.val_metric)
+        about = ({video.name: video.abnormal for video in videos}, part, metric)
         return lambda model: selection.held_out_figure(engine.score(model, videos, options, data.captions), *about)
     if options.select == "test":
         return lambda model: selection.headline_figure(engine.score(model, data.test, options, data.captions), data.truth, part, metric)

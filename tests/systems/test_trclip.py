@@ -134,8 +134,8 @@ def test_each_system_is_selected_on_the_figure_that_its_paper_reports(monkeypatc
     scores = {name: Scores(np.full(2, 0.5), np.full((2, 7), 1 / 7)) for name in truth}
     monkeypatch.setattr(engine, "score", lambda *_: scores)
     data = Namespace(dataset=XD, test=[], truth=truth, captions=None, held_out=videos)
-    for select, metric, name in (("test", "auc", "AP"), ("val", "auc", "AP by video"), ("val", "likelihood", "log-likelihood by video")):
-        figure = training.selection_figure(data, Namespace(select=select, val_metric=metric, model=model))
+    for select, name in (("test", "AP"), ("val", "AP by video")):
+        figure = training.selection_figure(data, Namespace(select=select, model=model))
         assert figure(None).name == f"{part} {name}"
 
 
