@@ -23,6 +23,7 @@ from utils.systems.base import Output, ProjectionSettings, PromptSettings, Setti
 from utils.temporal import GCN, FeedForward, QuickGELU, TemporalTransformer, enter_autocast, from_windows, to_windows
 
 BLOCKS = ("both", "cls", "vta")
+CHANNEL_ATTENTION = ("residual", "plain", "mean")
 TEMPORAL = ("none", "global", "local", "gcn", "local+global", "global+gcn", "local+gcn", "eg", "ee", "ge-fusion", "ge")
 
 
@@ -33,14 +34,23 @@ class ReFLIPSettings(Settings, WindowSettings, PromptSettings, ProjectionSetting
     temporal: str = option("ge", "temporal network (table V)", choices=TEMPORAL, tried="all of them")
     window_length: int = option(64, "window of Emphasize's convolution, in snippets", low=1, tried="16 32 64 128 256")
     ge_skip: bool = option(True, "residual connection round the whole GE block (ours)")
+    channel_attention: str = option(
+        "residual",
+        "Emphasize's eq. 7 with a residual connection, x + x·Σx (ours), plain as printed, x·Σx, or by the mean, x + x·Σx/width (ours)",
+        choices=CHANNEL_ATTENTION,
+    )
+    stage_norm: bool = option(False, "LayerNorm where GE changes its width behind a stage, and behind the last one, as in MGFN")
+    shortcut_conv: bool = option(False, "MGFN's shortcut convolution, kernel 3, at the start of every block of GE")
     blocks: str = option(
         "both", "classification block, video-text alignment block, or both (table VI)", choices=BLOCKS, tried="all of them"
     )
     v_prompt: bool = option(True, "multimodal prompt: class embeddings see the video (eq. 9-10)", tried="on, off")
     prompt: str = option("reparameterized", "what stands round the class name (table X)", choices=PROMPTS, tried="all of them")
     template: str = option("a video of", "words before the class name with --prompt template", tried='"a video of", "a long video of"')
+    normal_top1: bool = option(True, "K = 1 for normal bags, in the coarse loss and MIL-Align (eq. 12)", group="training")
     lambda_magnitude: float = option(0.001, "λ2, weight of feature-magnitude separability", group="training", low=0)
     margin: float = option(10.0, "margin between normal and abnormal ‖G_visual‖₂ (ours; the paper prints none)", group="training", low=0)
+    magnitude_push: float = option(1.0, "weight of that push beside the pull of a kind's own (MGFN: 0.001)", group="training", low=0)
 
 
 class FeatureIntensify(nn.Module):
@@ -82,12 +92,12 @@ class Emphasize(nn.Module):
     out_l = Σ_m g_l·g_m at each snippet; then a feed-forward network.
 
     Batch statistics are taken over valid snippets only, the convolution does not cross windows (ours), a residual connection goes round
-    each sub-block as in MGFN.
+    each sub-block as in MGFN; round eq. 7 as `attention` says, one of CHANNEL_ATTENTION.
     """
 
-    def __init__(self, width: int, window: int, kernel: int = 5, dropout: float = 0.0):
+    def __init__(self, width: int, window: int, kernel: int = 5, dropout: float = 0.0, attention: str = "residual"):
         super().__init__()
-        self.window = window
+        self.window, self.attention = window, attention
         self.norm = nn.BatchNorm1d(width)
         self.conv = nn.Conv1d(width, width, kernel, padding=kernel // 2)
         self.norm_ffn = nn.LayerNorm(width)
@@ -98,36 +108,71 @@ class Emphasize(nn.Module):
         y[mask] = self.norm(x[mask]).to(y)
         y = self.conv(to_windows(y, self.window).transpose(1, 2)).transpose(1, 2)
         x = x + from_windows(y, *x.shape[:2])
-        x = x + x * x.sum(-1, keepdim=True)  # eq. 7: x_l + Σ_m x_l·x_m
+        total = x.mean(-1, keepdim=True) if self.attention == "mean" else x.sum(-1, keepdim=True)
+        x = x * total if self.attention == "plain" else x + x * total  # eq. 7: Σ_m x_l·x_m
         return x + self.ffn(self.norm_ffn(x))
+
+
+class ShortcutConvolution(nn.Conv1d):
+    """MGFN's: x + Conv1d(x), kernel 3 over time, across windows; padding counts as rows of zeros."""
+
+    def __init__(self, width: int):
+        super().__init__(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return x + super().forward(x.masked_fill(~mask[..., None], 0).transpose(1, 2)).transpose(1, 2)
+
+
+def linear_behind(norm: bool, width: int, out: int) -> nn.Module:
+    """A linear layer, a LayerNorm before it where `norm` asks for one."""
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, out)) if norm else nn.Linear(width, out)
 
 
 class GlimpseEmphasize(nn.Module):
     """The GE network: squeeze D -> width of the first stage, the stages one after the other, widen back to D.
 
     order "ge", "eg", "ee" (two Emphasize) or "ge-fusion" (the two side by side, concatenated). Glimpse works at D/32, Emphasize at D/16.
+    The other arguments are options of the same names (ReFLIPSettings).
     """
 
-    def __init__(self, width: int, *, order: str, layers: int, window: int, skip: bool, dropout: float = 0.0):
+    def __init__(
+        self,
+        width: int,
+        *,
+        order: str,
+        layers: int,
+        window_length: int,
+        ge_skip: bool,
+        dropout: float = 0.0,
+        channel_attention: str = "residual",
+        stage_norm: bool = False,
+        shortcut_conv: bool = False,
+    ):
         super().__init__()
-        self.skip, self.parallel = skip, order == "ge-fusion"
+        self.skip, self.parallel = ge_skip, order == "ge-fusion"
         sizes = {"g": max(width // 32, 8), "e": max(width // 16, 16)}  # a floor for small D: fewer channels cannot be normalised
         stages = [letter for letter in order[:2] for _ in range(layers)]
-        self.squeeze, self.stages = nn.ModuleList(), nn.ModuleList()
+        self.squeeze, self.shortcuts, self.stages = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         previous = width
         for index, letter in enumerate(stages):
             size = sizes[letter]
             start = self.parallel and index == layers  # the second stack starts from D, too
             previous = width if start else previous
-            self.squeeze.append(nn.Identity() if previous == size else nn.Linear(previous, size))
-            self.stages.append(Glimpse(size, dropout) if letter == "g" else Emphasize(size, window, dropout=dropout))
+            norm = stage_norm and index > 0 and not start  # between stages
+            self.squeeze.append(nn.Identity() if previous == size else linear_behind(norm, previous, size))
+            if shortcut_conv:
+                self.shortcuts.append(ShortcutConvolution(size))
+            emphasize = {"dropout": dropout, "attention": channel_attention}
+            self.stages.append(Glimpse(size, dropout) if letter == "g" else Emphasize(size, window_length, **emphasize))
             previous = size
         self.layers = layers
-        self.widen = nn.Linear(sizes["g"] + sizes["e"] if self.parallel else previous, width)
+        self.widen = linear_behind(stage_norm, sizes["g"] + sizes["e"] if self.parallel else previous, width)
 
     def run(self, x: Tensor, mask: Tensor, stages) -> Tensor:
         for index in stages:
-            x = self.stages[index](self.squeeze[index](x), mask)
+            x = self.squeeze[index](x)
+            x = self.shortcuts[index](x, mask) if self.shortcuts else x
+            x = self.stages[index](x, mask)
         return x
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -141,22 +186,12 @@ class GlimpseEmphasize(nn.Module):
 
 class TemporalNetwork(nn.Module):
     """Feature Intensify Module, one of the temporal networks of table V by name, and the linear layer that gives G_visual (for GE it is
-    the widening one).
+    the widening one). `ge` are the arguments of GlimpseEmphasize that only it has.
     """
 
     def __init__(
-        self,
-        name: str,
-        width: int,
-        *,
-        length: int,
-        layers: int,
-        heads: int,
-        attn_window: int,
-        window_length: int,
-        skip: bool,
-        dropout: float = 0.0,
-    ):
+        self, name: str, width: int, *, length: int, layers: int, heads: int, attn_window: int, dropout: float = 0.0, **ge
+    ):  # fmt: skip
         super().__init__()
         if name not in TEMPORAL:
             raise BadInput(f"--temporal {name}: no such network; expected one of {', '.join(TEMPORAL)}")
@@ -164,7 +199,7 @@ class TemporalNetwork(nn.Module):
         self.parts = nn.ModuleList()
         for part in name.split("+"):
             if part in ("ge", "eg", "ee", "ge-fusion"):
-                self.parts.append(GlimpseEmphasize(width, order=part, layers=layers, window=window_length, skip=skip, dropout=dropout))
+                self.parts.append(GlimpseEmphasize(width, order=part, layers=layers, dropout=dropout, **ge))
             elif part in ("local", "global"):
                 window = attn_window if part == "local" else None
                 self.parts.append(TemporalTransformer(width, layers=layers, heads=heads, length=length, window=window, dropout=dropout))
@@ -243,20 +278,22 @@ def losses(out: Output, labels: Tensor, lengths: Tensor, options) -> dict[str, T
     """Eq. 18, each term with its weight: L_cga + λ1·L_fga + λ2·L_fms + class-embedding separation. Terms of an absent block are absent."""
     terms = {}
     if out.coarse is not None:
-        terms["coarse"] = mil_classification(out.coarse_logits, labels, lengths, normal_top1=True, logits=True)
+        terms["coarse"] = mil_classification(out.coarse_logits, labels, lengths, normal_top1=options.normal_top1, logits=True)
     if out.alignment is not None:
         # With the alignment block alone MIL-Align is the whole loss, so its weight is 1.
         weight = options.lambda_align if out.coarse is not None else 1.0
-        terms["align"] = weight * mil_align(out.alignment, labels, lengths, normal_top1=True)
+        terms["align"] = weight * mil_align(out.alignment, labels, lengths, normal_top1=options.normal_top1)
         terms["text"] = options.lambda_text * text_separation(out.text)
-    terms["magnitude"] = options.lambda_magnitude * magnitude_separability(out.visual, labels, lengths, margin=options.margin)
+    magnitude = magnitude_separability(out.visual, labels, lengths, margin=options.margin, push=options.magnitude_push)
+    terms["magnitude"] = options.lambda_magnitude * magnitude
     return terms
 
 
 def build(
     class_names, clip_model, *, visual_length, visual_width, visual_layers, visual_head, attn_window, prompt_prefix, prompt_postfix,
     temporal="ge", blocks="both", prompt="reparameterized", template="a video of", distilbert=None, v_prompt=True, feature_scale=1.0,
-    temperature=0.07, window_length=64, ge_skip=True, dropout=0.0, text_projection=None,
+    temperature=0.07, window_length=64, ge_skip=True, channel_attention="residual", stage_norm=False, shortcut_conv=False, dropout=0.0,
+    text_projection=None,
 ) -> ReFLIPVAD:  # fmt: skip
     """ReFLIP-VAD from sizes; see `build_model`."""
     if v_prompt and blocks != "both":
@@ -283,12 +320,27 @@ def build(
         layers=visual_layers,
         heads=visual_head,
         attn_window=attn_window,
-        window_length=window_length,
-        skip=ge_skip,
         dropout=dropout,
+        window_length=window_length,
+        ge_skip=ge_skip,
+        channel_attention=channel_attention,
+        stage_norm=stage_norm,
+        shortcut_conv=shortcut_conv,
     )
     scales = {"feature_scale": feature_scale, "temperature": temperature, "dropout": dropout}
     return ReFLIPVAD(prompts, width=visual_width, temporal=network, blocks=blocks, v_prompt=v_prompt, **scales)
+
+
+PAPER = dict(  # as it prints them, on UCF-Crime; what it sets on another data set stands in that one's file (list/)
+    visual_length=512, temporal="ge", visual_layers=1, visual_head=1, window_length=64, ge_skip=False, channel_attention="plain",
+    stage_norm=False, shortcut_conv=False, blocks="both", v_prompt=True, prompt="reparameterized", prompt_prefix=12, prompt_postfix=12,
+    temperature=0.07, dropout=0.0,
+    lambda_align=1.28,  # λ1: 0.01 times a sum over the 128 bags, not their mean
+    lambda_text=0.128,  # beside MIL-Align as in VadCLIP; the paper names the loss, not its weight
+    lambda_magnitude=0.001,  # of MGFN's form: the printed one is unbounded
+    normal_top1=True, magnitude_push=1.0, max_epoch=50, batch_size=128, sampling="balanced", lr=3e-4, optimizer="adam", weight_decay=0.0,
+    scheduler="none", grad_clip=0.0,
+)  # fmt: skip
 
 
 SYSTEM = System(
@@ -299,6 +351,7 @@ SYSTEM = System(
     text=lambda options: options.blocks != "cls",
     transformers=lambda options: {"distilbert": options.distilbert if options.prompt == "reparameterized" else None},
     budget=(("temporal", "ffn_cls", "classifier"), "paper, GE: 1.14 M, 0.36 GFLOPs"),
+    presets={"paper": PAPER},
 )
 
 

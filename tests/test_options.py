@@ -41,7 +41,16 @@ def test_sample_and_command_line():
 @pytest.mark.parametrize("file", [ucf_option, xd_option])
 def test_an_option_file_lists_every_hyperparameter_of_reflip_vad(file):
     training = {name for name, one in declared("reflip").items() if one.group == "training"}
-    elsewhere = {"seeds", "device", "precision", "init", "freeze", "resume", "overwrite"}  # of one run, of the machine, or of COMMON
+    elsewhere = {
+        "preset",
+        "seeds",
+        "device",
+        "precision",
+        "init",
+        "freeze",
+        "resume",
+        "overwrite",
+    }  # of one run, of the machine, or of COMMON
     expected = {field.name for field in fields(ReFLIPSettings)} | training | {"clip", "distilbert"}
     assert file.SYSTEMS["reflip"].keys() == expected - elsewhere
     assert set(file.SYSTEMS) == set(SYSTEMS)

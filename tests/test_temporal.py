@@ -11,7 +11,7 @@ from utils.temporal import from_windows, similarity_adjacency, to_windows
 
 def network(name, width=32, **more):
     torch.manual_seed(0)
-    sizes = {"length": 40, "layers": 1, "heads": 1, "attn_window": 8, "window_length": 8, "skip": True} | more
+    sizes = {"length": 40, "layers": 1, "heads": 1, "attn_window": 8, "window_length": 8, "ge_skip": True} | more
     return TemporalNetwork(name, width, **sizes)
 
 

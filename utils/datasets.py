@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from utils.errors import BadInput
 from utils.files import ROOT, irregular
 from utils.labels import Dataset
-from utils.reading import Text, parse_toml, read_text, real, shown, whole
+from utils.reading import Plain, Text, parse_toml, read_text, real, shown, whole
 
 FILE = "dataset.toml"  # what a data set's file is called in its folder
 LONGEST = 2**20  # bytes of that file
@@ -59,6 +59,7 @@ class File(TypedDict):
     feature_root: NotRequired[Text]
     paper: NotRequired[dict[Text, Paper]]
     tables: NotRequired[dict[Text, dict[Text, Text]]]
+    presets: NotRequired[dict[Text, dict[Text, dict[Text, Plain]]]]
     sample: NotRequired[Simulated]
 
 
@@ -160,5 +161,6 @@ def parse_dataset(text: str, path: Path, todo: str) -> Dataset:
         feature_root=files.get("feature_root"),
         papers=known.get("paper", {}),
         tables=known.get("tables", {}),
+        presets=known.get("presets", {}),
         sample=known.get("sample"),
     )

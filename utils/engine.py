@@ -24,7 +24,7 @@ from utils import checkpoint
 from utils.errors import BadInput
 from utils.evaluation.scores import Scores
 from utils.files import replacing
-from utils.options import PER_MACHINE
+from utils.options import PER_MACHINE, as_trained
 from utils.reading import OPEN, read_json_lines, real, whole
 
 WHOLE = 8192  # snippets, 73 minutes at 30 fps: of longer videos a T × T adjacency does not fit into memory
@@ -148,7 +148,7 @@ class Training:
         """
         path = folder / "last.pt"
         state = checkpoint.load(path, checkpoint.Last, "--resume")
-        trained = state["options"]
+        trained = as_trained(state["options"])
         for name, value in self.about["options"].items():
             if trained.get(name) != value:
                 raise BadInput(
@@ -266,7 +266,7 @@ def saved_options(options) -> dict:
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in vars(options).items()
-        if name not in PER_MACHINE | {"typed", "overruled", "unstated", "seeds", "command"}
+        if name not in PER_MACHINE | {"typed", "overruled", "changed", "unstated", "seeds", "command"}
     }
 
 

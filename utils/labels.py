@@ -23,7 +23,8 @@ class Dataset:
     """A data set as its file describes it. `labels` are those of lists and ground truth, `names` the words of prompts and reports.
 
     key: what folders and options.json call it; separator: between the labels of a video that has several, `placeholder` being none of them;
-    label_in: where a file's path tells its label (tools.make_list); tables: a paper's ablation tables, row -> figures (tools.ablate).
+    label_in: where a file's path tells its label (tools.make_list); tables: a paper's ablation tables, row -> figures (tools.ablate);
+    presets: system -> name -> what a preset (System.presets) sets otherwise here.
     """
 
     key: str
@@ -43,6 +44,7 @@ class Dataset:
     feature_root: Path | None = None
     papers: dict[str, dict] = field(default_factory=dict)
     tables: dict[str, dict[str, str]] = field(default_factory=dict)
+    presets: dict[str, dict[str, dict]] = field(default_factory=dict)
     sample: dict | None = None
 
     def name(self, label: str) -> str:

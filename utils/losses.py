@@ -57,9 +57,10 @@ def mil_align(alignment: Tensor, labels: Tensor, lengths: Tensor, *, normal_top1
     return -(target * F.log_softmax(bag, 1)).sum(1).mean()
 
 
-def magnitude_separability(visual: Tensor, labels: Tensor, lengths: Tensor, *, margin: float) -> Tensor:
+def magnitude_separability(visual: Tensor, labels: Tensor, lengths: Tensor, *, margin: float, push: float = 1.0) -> Tensor:
     """L_fms over G_visual (B, T, D): each bag's mean of its top-K snippet magnitudes ‖·‖₂ is pulled to the nearest bag of its own kind and
-    pushed `margin` away from the farthest bag of the other kind (MGFN's squared form, averaged; eq. 14–16).
+    pushed `margin` away from the farthest bag of the other kind (MGFN's squared form, averaged; eq. 14–16), `push` being
+    the weight of the latter.
 
     A kind with one bag pulls nothing.
     """
@@ -77,8 +78,8 @@ def magnitude_separability(visual: Tensor, labels: Tensor, lengths: Tensor, *, m
     paired, opposed = partner.any(1), ~same.all(1)
     nearest = distance.masked_fill(~partner, torch.inf).amin(1).masked_fill(~paired, 0)
     farthest = distance.masked_fill(same, -torch.inf).amax(1).masked_fill(~opposed, margin)
-    push = (margin - farthest).clamp(min=0)
-    return nearest.square().sum() / paired.sum().clamp(min=1) + push.square().sum() / opposed.sum().clamp(min=1)
+    missing = (margin - farthest).clamp(min=0)
+    return nearest.square().sum() / paired.sum().clamp(min=1) + push * missing.square().sum() / opposed.sum().clamp(min=1)
 
 
 def text_separation(text_features: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from model import SYSTEMS
 from utils.datasets import benchmarks, load_dataset
 from utils.errors import BadInput, Parser
 from utils.files import ROOT
+from utils.labels import Dataset
 from utils.reading import OPEN, Flag, Text, read_json
 from utils.systems.base import option
 from utils.text import POOLING
@@ -45,6 +46,9 @@ class Shared:
     allow_overlap: bool = option(False, "train although videos of the test list are in the training list, too", group="data")
     workers: int = option(0, "processes that load features", group="data", low=0, high=256)
     model: str = option("reflip", "which system", choices=tuple(SYSTEMS))
+    preset: str | None = option(
+        None, "settings of the system by name; they win over the option file, and what is typed over them", group="training"
+    )
     clip: str = option("ViT-B/16", "CLIP name (downloaded on first use) or a file in OpenAI's format", group="text")
     sentence_encoder: str | None = option(
         None, "transformers name or folder of a sentence encoder, as text side for features that live in its space", group="text"
@@ -121,14 +125,15 @@ class Shared:
 @dataclass(kw_only=True)
 class Resolved(Shared):
     """All options of a run, with where they come from. typed: what stood on the command line; overruled: name -> what the option file says
-    where the sample says something else; unstated: hyperparameters that the file does not set for the system of which it sets all; command:
-    the command line that started the run.
+    where the sample says something else; changed: the same where the preset does; unstated: hyperparameters that the file does not set for
+    the system of which it sets all; command: the command line that started the run.
     """
 
     dataset: str
     sample: bool
     typed: dict
     overruled: dict
+    changed: dict
     unstated: list
     command: str
 
@@ -144,6 +149,7 @@ GROUPS = {
 }
 TEST_ONLY = {"checkpoint", "save_scores", "json"}
 FOLDS = {"folds", "folds_of", "shuffle_labels"}  # decide which lists a run is of, as files do
+OF_ONE_RUN = {"preset", "init", "freeze", "resume", "overwrite", "seeds"}  # of that group, what an option file need not set
 TESTED_TOO = {"device", "precision"}  # of the group "training", what a test script has, too
 PER_MACHINE = {
     *("resume", "overwrite", "output", "init", "device", "workers"),
@@ -180,7 +186,7 @@ class Declared:
     @property
     def hyperparameter(self) -> bool:
         """Whether it decides what is trained: an option file lists it for the system that it is about."""
-        return self.group in ("model", "training") and self.name not in (*TESTED_TOO, "init", "freeze", "resume", "overwrite", "seeds")
+        return self.group in ("model", "training") and self.name not in (*TESTED_TOO, *OF_ONE_RUN)
 
     def add_to(self, group, help: str) -> None:
         """Add it to the command line; its default is the parser's."""
@@ -262,6 +268,7 @@ def command_line(system: str, defaults: dict, doc: str, testing: bool, custom: b
         default = defaults.get(one.name, one.default)
         shown = " ".join(map(str, default)) if one.many and default else default
         notes = ([] if default is None else [f"default {shown}"]) + ([f"paper tried {one.tried}"] if one.tried else [])
+        notes += [f"there are: {', '.join(SYSTEMS[system].presets) or 'none'}"] if one.name == "preset" else []
         text = one.help.replace("%", "%%") + (f" [{'; '.join(notes)}]" if notes else "")
         one.add_to(groups[one.group], text if one.name in own else argparse.SUPPRESS)
     return result
@@ -269,7 +276,8 @@ def command_line(system: str, defaults: dict, doc: str, testing: bool, custom: b
 
 def parse(data: str | None, common: dict, systems: dict, sample: dict, argv, doc: str, testing: bool, model: str | None = None) -> Resolved:
     """Resolve all options: the dataclasses' defaults < what the system's paper sets (System.defaults) < `common` < the option file's
-    settings for the system < those for the sample < command line; lists and the like that nobody names are the data set's own.
+    settings for the system < those of `--preset` < those for the sample < command line; lists and the like that nobody names are the data
+    set's own.
 
     data: the data set's file, as its path in this project; None: --data names one, and there is no built-in sample. common: settings for
     all systems; systems: settings by system; sample: settings of the built-in sample, by system where a value is a dict; model: the system,
@@ -304,7 +312,10 @@ def parse(data: str | None, common: dict, systems: dict, sample: dict, argv, doc
         )
     dataset = load_dataset(place)
     stated = {"test_crop": dataset.test_crop} | stated
+    preset = of_preset(typed.get("preset", stated.get("preset")), name, dataset)
     values = {key: one.default for key, one in known.items()} | stated | {"model": system}
+    changed = {key: values[key] for key in preset if key not in typed and values[key] != preset[key]}
+    stated, values = stated | preset, values | preset
     given = values | typed
 
     reads = SYSTEMS[name].inputs(argparse.Namespace(**given))
@@ -319,6 +330,7 @@ def parse(data: str | None, common: dict, systems: dict, sample: dict, argv, doc
         said = [key for key in sorted(own_sample.keys() - typed.keys()) if key in stated or known[key].hyperparameter]
         overruled = {key: values[key] for key in said if values[key] not in (None, own_sample[key])}
         values |= own_sample
+        changed = {key: value for key, value in changed.items() if key not in own_sample}
     else:
         own = {key: getattr(dataset, key) for key in ("train_list", "test_list", "gt_path", "feature_root")}
         values |= {key: str(path) for key, path in own.items() if path and values[key] is None}
@@ -338,7 +350,7 @@ def parse(data: str | None, common: dict, systems: dict, sample: dict, argv, doc
         check_system(typed, name)
         check_together(values, typed, reads)
     unstated = [key for key, one in known.items() if one.hyperparameter and key not in stated.keys() | typed.keys()]
-    about = {"typed": typed, "overruled": overruled, "unstated": unstated if name == common.get("model") else []}
+    about = {"typed": typed, "overruled": overruled, "changed": changed, "unstated": unstated if name == common.get("model") else []}
     about["command"] = shlex.join(["python", f"{script}_{'test' if testing else 'train'}.py", *(sys.argv[1:] if argv is None else argv)])
     return options_class(name)(dataset=dataset.key, sample=use_sample, **about, **values)
 
@@ -357,7 +369,16 @@ def read_options(path: Path, option: str) -> dict:
     """The options that a run remembers in options.json. Raises BadInput where one is not of its type or range."""
     made = read_json(path, option, Remembered)
     check_options(made, made["model"], path)
-    return made
+    return as_trained(made)
+
+
+def as_trained(made: dict) -> dict:
+    """The options that a run remembers, with those hyperparameters that were none yet when it was made: what an option's default in the
+    code says is what was done before there was the option, whatever the option files say by now.
+    """
+    own = declared(made["model"]) if made["model"] in SYSTEMS else {}
+    before = {name: list(one.default) if one.many else one.default for name, one in own.items() if one.hyperparameter}
+    return before | made
 
 
 def check_options(values: dict, system: str, path: Path) -> None:
@@ -366,6 +387,22 @@ def check_options(values: dict, system: str, path: Path) -> None:
         if system in SYSTEMS and (one := declared(system).get(name)):
             one.check_type(value, str(path))
             one.check(value, str(path))
+
+
+def of_preset(preset: str | None, system: str, dataset: Dataset) -> dict:
+    """What a preset of a system sets on a data set. Raises BadInput where there is none of that name, or the data set's file is wrong."""
+    there = SYSTEMS[system].presets
+    if preset is None:
+        return {}
+    if preset not in there:
+        found = f"expected one of {', '.join(there)}" if there else "the system has none; leave it out"
+        raise BadInput(f"--preset {preset}: no such preset of --model {system}; {found}")
+    more = dataset.presets.get(system, {}).get(preset, {})
+    for key in more:
+        if key not in declared(system):
+            raise BadInput(unknown(f"{dataset.path}: presets.{system}.{preset}", key, system))
+    check_options(more, system, dataset.path)
+    return there[preset] | more
 
 
 def unknown(place: str, key: str, system: str) -> str:

@@ -12,7 +12,7 @@ from utils.captions.tree import source_folder
 from utils.datasets import benchmarks, load_dataset, script_of
 from utils.errors import BadInput, printable
 from utils.labels import Dataset
-from utils.options import Resolved, check_options, check_system, declared, options_class, read_options
+from utils.options import Resolved, as_trained, check_options, check_system, declared, options_class, read_options
 
 
 def is_of(saved: dict, dataset: Dataset) -> bool:
@@ -138,7 +138,15 @@ def saved_options(saved: dict, path: Path, **more) -> Resolved:
     """The options that a checkpoint of ours was trained with; `more` wins. Files of the machine (PER_MACHINE) are unknown."""
     system = known_system(saved, path)
     known = {key: value for key, value in saved["options"].items() if key in declared(system)}
-    about = {"dataset": saved["dataset"], "sample": saved["options"]["sample"], "typed": {}, "overruled": {}, "unstated": [], "command": ""}
+    about = {
+        "dataset": saved["dataset"],
+        "sample": saved["options"]["sample"],
+        "typed": {},
+        "overruled": {},
+        "changed": {},
+        "unstated": [],
+        "command": "",
+    }
     return options_class(system)(**about | known | more)
 
 
@@ -152,16 +160,16 @@ def tested_options(options: Resolved, path: Path, saved: dict) -> Resolved:
     if "options" not in saved:
         return options
     check_system(options.typed, options.model)
-    own = declared(options.model)
+    own, made = declared(options.model), as_trained(saved["options"])
     for name in options.typed:
-        one, trained = own[name], saved["options"].get(name)
+        one, trained = own[name], made.get(name)
         if one.group == "model" and name != "mask_padding" and trained not in (None, getattr(options, name)):
             raise BadInput(f"{path}: trained with {one.flag} {trained}, found {getattr(options, name)}; leave the option out")
     beside = path.parent / "options.json"
     files = read_options(beside, "--checkpoint") if beside.exists() else {}
     known = {
         name: value
-        for name, value in {**files, **saved["options"]}.items()
+        for name, value in {**files, **made}.items()
         if name in own and name not in ("data", "device", "output", "seeds", *options.typed)
     }
     another = saved["dataset"] != options.dataset
@@ -175,4 +183,4 @@ def tested_options(options: Resolved, path: Path, saved: dict) -> Resolved:
         known["feature_root"], sample = str(source_folder(options.caption_root)), False  # captions are all there is
     if options.sample and not sample and "feature_root" not in known:
         raise BadInput(f"{path}: trained on your own features; name them with --feature-root")
-    return replace(options, **known, sample=sample, overruled={}, unstated=[])
+    return replace(options, **known, sample=sample, overruled={}, changed={}, unstated=[])

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from model import SYSTEMS
 from utils.datasets import benchmarks, script_of
 from utils.errors import BadInput
 from utils.evaluation.ground_truth import TRUTH
@@ -264,7 +265,8 @@ def resumed(parse_args: Callable, argv: list[str] | None):
         raise BadInput(f"--resume: {folder} was trained with --model {made['model']}, found {options.model}; leave the option out")
     own = declared(made["model"])
     known = {name: tuple(value) if own[name].many and value else value for name, value in made.items() if name in own}
-    now = parse_args([*words, "--model", made["model"], *([] if made["sample"] else ["--feature-root", made["feature_root"]])])
+    preset = ["--preset", made["preset"]] if made.get("preset") in SYSTEMS[made["model"]].presets else []
+    now = parse_args([*preset, *words, "--model", made["model"], *([] if made["sample"] else ["--feature-root", made["feature_root"]])])
     for name, one in own.items():
         decides = (one.hyperparameter and name != "seed") or name in ("select", "val_share")
         if decides and name not in options.typed and known.get(name) != getattr(now, name):
@@ -283,4 +285,6 @@ def resumed(parse_args: Callable, argv: list[str] | None):
     known |= {name: getattr(options, name) for name in options.typed} | {"resume": True, "overwrite": False, "output": str(folder)}
     known["seeds"] = options.seeds if {"seed", "seeds"} & options.typed.keys() else sorted({*there, *made["seeds"]})
     print(f"going on with {folder}, seed{'s' if len(known['seeds']) > 1 else ''} {', '.join(map(str, known['seeds']))}")
-    return replace(now, **known, sample=made["sample"], typed=options.typed, overruled={}, unstated=[], command=str(made.get("command")))
+    return replace(
+        now, **known, sample=made["sample"], typed=options.typed, overruled={}, changed={}, unstated=[], command=str(made.get("command"))
+    )

@@ -9,13 +9,16 @@ from utils.options import sample_files
 
 
 def announce(options) -> None:
-    """Say which data is used, and what a line that was deleted from the option file falls back to; of the built-in sample also which
-    settings it overrules, and make it if it is not there yet.
+    """Say which data is used, what a line that was deleted from the option file falls back to, and what the preset sets; of the built-in
+    sample also which settings it overrules, and make it if it is not there yet.
     """
     title, file = load_dataset(options.data).title, script_of(options.dataset, "option")
     if options.unstated:
         taken = ", ".join(f"{name} {getattr(options, name)}" for name in options.unstated)
         print(f"{file} does not set: {taken}, the default of the code")
+    if options.changed:
+        taken = ", ".join(f"{name} {getattr(options, name)} (not {value})" for name, value in options.changed.items())
+        print(f"preset {options.preset}: {taken}; an option that you type wins over it")
     if not options.sample:
         what = " and ".join(SYSTEMS[options.model].inputs(options))
         print(f"data: {title} {what} in {options.feature_root}")

@@ -119,6 +119,7 @@ class System(NamedTuple):
     build(class_names, clip_model, *, …) -> nn.Module: its keyword parameters are those of `settings` that shape the network.
     losses(output, labels (B, C+1) multi-hot, lengths (B,), options) -> {name: scalar, weighted}; their sum is minimised.
     settings: the dataclass of its hyperparameters. defaults: what its paper sets on every dataset, training included; an option file wins.
+    presets: settings by name, for `--preset`; an option file loses against them, `presets` in a data set's file (list/) wins.
     rule: by which rule the paper's checkpoint was selected; what it reports on a data set stands in that one's file (list/). encoder,
     widths: what its features were made with. second: a further torch.optim.Optimizer and an LRScheduler for it that is stepped with it;
     `steps` are those of an epoch. `--optimizer` and `--scheduler` then are of the rest (`parameter_groups(lr)` of the network).
@@ -137,6 +138,7 @@ class System(NamedTuple):
     whole: bool = False  # tested one whole video at a time, not in chunks of --visual-length
     note: Callable = lambda options, device: None  # a line that training prints at its start
     second: Callable = lambda model, options, steps: ()  # or (optimizer, its rate by step) of what `parameter_groups` leaves out
+    presets: dict[str, dict] = {}  # noqa: RUF012, never written to
     budget: tuple[tuple[str, ...], str] = ((), "")  # parts whose size is printed (none: all), and the paper's figures for them
 
 
