@@ -80,7 +80,7 @@ def test_options_that_texts_name_exist():
     for path in [*files, *ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("[a-z]*/README.md")]:
         if path.name == "LOG.md":  # of what was tried and is no more
             continue
-        for name in re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", path.read_text()):
+        for name in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]", path.read_text()):
             if not {name, name.replace("--no-", "--")} & (known | others) and (path.name, name) not in gone:
                 named.setdefault(name, path.name)
     assert named == {"--its-name": "base.py", "--no": "ablate.py"}  # placeholders
