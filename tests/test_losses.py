@@ -58,6 +58,8 @@ def test_magnitudes_by_hand():
     labels = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]])
     value = magnitude_separability(visual, labels, torch.ones(4, dtype=torch.long), margin=10)
     assert value.item() == pytest.approx((1 + 1 + 16 + 16) / 4 + (4 + 9 + 36 + 4) / 4)
+    light = magnitude_separability(visual, labels, torch.ones(4, dtype=torch.long), margin=10, push=0.001)  # as MGFN weighs it
+    assert light.item() == pytest.approx((1 + 1 + 16 + 16) / 4 + 0.001 * (4 + 9 + 36 + 4) / 4)
 
 
 @pytest.mark.parametrize("kinds", [[1, 1], [0, 0], [1, 0]])

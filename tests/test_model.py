@@ -1,14 +1,18 @@
 """ReFLIP-VAD whole: shapes, every ablation, padding, prompts, V-prompt by hand."""
 
+import math
+from argparse import Namespace
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from benchmarks import UCF, XD
-from model import TEMPORAL, build_model, within_range
+from model import SYSTEMS, TEMPORAL, build_model, within_range
 from utils.checkpoint import trained_state
 from utils.errors import BadInput
 from utils.prompt import PROMPTS
+from utils.systems.base import Output
 from utils.text import load_sentence_text
 
 SIZES = {"visual_length": 32, "visual_width": 64, "attn_window": 8, "window_length": 8, "prompt_prefix": 4, "prompt_postfix": 4}
@@ -31,10 +35,18 @@ def test_shapes(small_clip, small_distilbert, dataset):
     assert ((out.coarse >= 0) & (out.coarse <= 1)).all()
 
 
-@pytest.mark.parametrize("prompt", PROMPTS)
-@pytest.mark.parametrize("temporal", ["none", "ge"])
-def test_padding_never_influences_a_valid_snippet(small_clip, small_distilbert, prompt, temporal):
-    model = build(small_clip, small_distilbert, prompt=prompt, temporal=temporal).eval()
+@pytest.mark.parametrize(
+    "more",
+    [
+        *({"prompt": prompt, "temporal": temporal} for prompt in PROMPTS for temporal in ("none", "ge")),
+        {"stage_norm": True},
+        {"shortcut_conv": True},
+        {"channel_attention": "plain", "ge_skip": False},
+        {"channel_attention": "mean"},
+    ],
+)
+def test_padding_never_influences_a_valid_snippet(small_clip, small_distilbert, more):
+    model = build(small_clip, small_distilbert, **more).eval()
     x, lengths = torch.randn(2, 24, 64), torch.tensor([24, 9])
     spoiled = x.clone()
     spoiled[1, 9:] = torch.nan
@@ -82,6 +94,30 @@ def test_the_v_prompt_of_a_quiet_video_keeps_its_gradient():
         for found, expected in zip(v_prompt(level, True), v_prompt(-20, True), strict=True):
             assert torch.allclose(found, expected, atol=1e-4)
     assert not v_prompt(-200, True)[1].any()  # no number: nothing is left, and nothing breaks
+
+
+def test_its_losses_take_k_and_push_from_the_options():
+    """A normal and an abnormal bag of 16 snippets, K = 2, one of them scoring 3 (alignment: the anomaly's column), all others 0. Magnitudes
+    3 and 1, margin 4: pushed by (4 − 2)².
+    """
+    peak = torch.zeros(2, 16)
+    peak[:, 5] = 3.0
+    visual = torch.tensor([3.0, 1.0])[:, None, None].expand(2, 16, 1)
+    out = Output(peak.sigmoid(), torch.stack([torch.zeros(2, 16), peak], -1), visual, text=torch.eye(2), coarse_logits=peak)
+    labels, lengths = torch.eye(2), torch.tensor([16, 16])
+    weights = {"lambda_align": 1.0, "lambda_text": 1.0, "lambda_magnitude": 0.5, "margin": 4.0}
+
+    def found(top1, push):
+        options = Namespace(**weights, normal_top1=top1, magnitude_push=push)
+        return {name: value.item() for name, value in SYSTEMS["reflip"].losses(out, labels, lengths, options).items()}
+
+    score = 1 / (1 + math.exp(-3))
+    abnormal, align = -math.log((score + 0.5) / 2), math.log(1 + math.exp(-1.5))
+    for top1, normal, peak_of_normal in ((True, -math.log(1 - score), 3), (False, -math.log(1 - (score + 0.5) / 2), 1.5)):
+        terms = found(top1, 1.0)
+        assert terms["coarse"] == pytest.approx((normal + abnormal) / 2, rel=1e-5)
+        assert terms["align"] == pytest.approx((math.log(1 + math.exp(peak_of_normal)) + align) / 2, rel=1e-5)
+        assert (terms["magnitude"], found(top1, 0.25)["magnitude"]) == pytest.approx((2.0, 0.5))
 
 
 def test_reparameterized_prompt_by_its_definition(small_clip, small_distilbert):

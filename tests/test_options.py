@@ -10,9 +10,10 @@ import custom_option
 import ucf_option
 import xd_option
 from model import SYSTEMS, ReFLIPSettings
+from utils.datasets import benchmarks, load_dataset
 from utils.errors import BadInput, exit_code
 from utils.files import ROOT
-from utils.options import Shared, declared
+from utils.options import Shared, check_options, declared, of_preset
 from utils.sample import announce
 
 
@@ -98,6 +99,61 @@ def test_what_a_deleted_line_falls_back_to_is_said(monkeypatch, capsys):
     assert capsys.readouterr().out == said
     announce(xd_option.parse_args(["--feature-root", "x", "--model", "vadclip"]))
     assert capsys.readouterr().out == "data: XD-Violence features in x\n"
+
+
+def test_a_preset_wins_over_the_option_file_and_what_is_typed_over_it(monkeypatch, capsys):
+    monkeypatch.setitem(ucf_option.SYSTEMS["reflip"], "temperature", 0.05)  # which the paper does not set so
+    words = ["--feature-root", "x", "--preset", "paper"]
+    options = ucf_option.parse_args([*words, "--ge-skip", "--lambda-text", "0.2"])
+    assert (options.preset, options.channel_attention, options.lambda_align, options.scheduler) == ("paper", "plain", 1.28, "none")
+    assert (options.temperature, options.ge_skip, options.lambda_text) == (0.07, True, 0.2)
+    announce(options)
+    preset, _ = capsys.readouterr().out.splitlines()
+    assert preset.startswith("preset paper: ")
+    assert "temperature 0.07 (not 0.05)" in preset
+    assert "lambda_align 1.28 (not 0.01)" in preset
+    assert not any(name in preset for name in ("ge_skip", "lambda_text", "batch_size"))  # typed, typed, the same
+    plain = ucf_option.parse_args(["--feature-root", "x"])
+    assert (plain.preset, plain.changed, plain.temperature, plain.ge_skip, plain.scheduler) == (None, {}, 0.05, True, "cosine")
+
+
+def test_a_preset_is_of_the_data_set(monkeypatch):
+    words = ["--feature-root", "x", "--preset", "paper"]
+    xd = xd_option.parse_args(words)
+    assert (xd.lr, xd.lambda_align, xd.lambda_magnitude, xd.ge_skip) == (5e-4, 0.0128, 1e-4, False)
+    sample = xd_option.parse_args(words[2:])  # whose size it has
+    assert (sample.lr, sample.max_epoch, sample.lambda_align, sample.visual_length) == (1e-3, 5, 0.0128, 256)
+    assert not {"lr", "max_epoch", "visual_length"} & sample.changed.keys()
+    monkeypatch.setitem(xd_option.SYSTEMS["reflip"], "preset", "paper")  # stated there, too
+    assert xd_option.parse_args(words[:2]).lambda_align == 0.0128
+
+
+def test_a_preset_that_is_none():
+    with pytest.raises(BadInput, match=r"--preset papr: no such preset of --model reflip; expected one of paper$"):
+        ucf_option.parse_args(["--preset", "papr"])
+    with pytest.raises(BadInput, match=r"--preset paper: no such preset of --model vadclip; the system has none; leave it out$"):
+        ucf_option.parse_args(["--preset", "paper", "--model", "vadclip"])
+
+
+def test_presets_name_options_and_values_that_there_are():
+    for name, system in SYSTEMS.items():
+        for preset, values in system.presets.items():
+            check_options(values, name, preset)
+            assert all(declared(name)[key].hyperparameter for key in values)
+            for dataset in benchmarks():
+                of_preset(preset, name, load_dataset(dataset))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("lrr = 1", "presets.reflip.paper: unknown option 'lrr'; did you mean 'lr'?"), ("lr = 0.0", "lr = 0.0: expected a value above 0")],
+)
+def test_a_preset_in_a_data_sets_file_that_makes_no_sense(line, said, tmp_path):
+    path = tmp_path / "dataset.toml"
+    path.write_text(f'title = "Shop"\nfps = 25\n[classes]\nN = "normal"\nT = "theft"\n[presets.reflip.paper]\n{line}\n')
+    with pytest.raises(BadInput) as caught:
+        custom_option.parse_args(["--data", str(tmp_path), "--preset", "paper"], testing=False)
+    assert str(caught.value).startswith(f"{path}: {said}")
 
 
 @pytest.mark.parametrize(
@@ -229,6 +285,8 @@ def test_help_names_every_option_its_default_and_what_the_paper_tried(capsys):
     assert "--d-state" not in text  # another system's
     assert "--d-state" in shown(capsys, xd_option, "--model", "trclip")
     assert "--data" in shown(capsys, custom_option)
+    assert "there are: paper]" in text
+    assert "there are: none]" in shown(capsys, xd_option, "--model", "trclip")
 
 
 def test_help_of_a_test_script_leaves_training_out_and_of_a_system_shows_its_defaults(capsys):
