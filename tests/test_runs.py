@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import xd_option
 import xd_test
@@ -154,6 +155,52 @@ def test_a_run_of_an_earlier_version_goes_on_and_its_epochs_are_compared_by_one_
     assert "note: an earlier version chose epoch 1; fine AP by video chooses from here on, of which it has " in said
     found = checkpoint.load(tmp_path / "seed-1" / "best.pt")
     assert (found["epoch"], found["figure"], found["thresholds"]) == (whole["epoch"], whole["figure"], whole["thresholds"])
+
+
+def test_a_run_from_before_there_was_an_option_is_as_it_was(run, monkeypatch, capsys):
+    """Tested and gone on with as the default of the code says, which does not move, whatever the option file says by now."""
+    folder, words = run
+    later = ("channel_attention", "stage_norm", "shortcut_conv", "normal_top1", "magnitude_push", "preset", "changed")
+    for name in ("best.pt", "last.pt"):
+        saved = torch.load(folder / "seed-1" / name, weights_only=False)
+        saved["options"] = {key: value for key, value in saved["options"].items() if key not in later}
+        torch.save(saved, folder / "seed-1" / name)
+    made = json.loads((folder / "seed-1" / "options.json").read_text())
+    (folder / "seed-1" / "options.json").write_text(json.dumps({key: made[key] for key in made.keys() - set(later)}))
+    for name, value in {"channel_attention": "plain", "stage_norm": True, "normal_top1": False}.items():
+        monkeypatch.setitem(xd_option.SYSTEMS["reflip"], name, value)
+    before = json.loads((folder / "seed-1" / "report.json").read_text())["coarse"]
+    best = str(folder / "seed-1" / "best.pt")
+    xd_test.main(["--checkpoint", best])
+    assert json.loads((folder / "seed-1" / "test" / "report.json").read_text())["coarse"] == before
+    with pytest.raises(BadInput, match=r"best.pt: trained with --channel-attention residual, found mean; leave the option out"):
+        xd_test.main(["--checkpoint", best, "--channel-attention", "mean"])
+    capsys.readouterr()
+    xd_train.main(["--output", str(folder), "--resume"])
+    assert "xd_option.py says channel_attention plain by now; the run goes on with residual" in capsys.readouterr().out
+    assert json.loads((folder / "seed-1" / "report.json").read_text())["coarse"] == before
+    with pytest.raises(BadInput, match="its seed 1 was trained with channel_attention = residual, now it is plain"):
+        xd_train.main([*words, "--seed", "2"])
+
+
+@pytest.mark.slow
+def test_a_preset_is_remembered(small_sample, tmp_path, capsys):
+    words = [*small_sample("xd"), "--select", "last", "--max-epoch", "1", "--preset", "paper", "--output", str(tmp_path / "run")]
+    xd_train.main(words)
+    assert "preset paper: ge_skip False (not True), channel_attention plain (not residual), " in capsys.readouterr().out
+    seed = tmp_path / "run" / "seed-1"
+    for made in (json.loads((seed / "options.json").read_text()), checkpoint.load(seed / "best.pt")["options"]):
+        assert (made["preset"], made["ge_skip"], made["channel_attention"]) == ("paper", False, "plain")
+    xd_test.main(["--checkpoint", str(seed / "best.pt")])
+    ours, theirs = (json.loads((seed / name).read_text())["coarse"] for name in ("report.json", "test/report.json"))
+    assert ours == theirs
+    capsys.readouterr()
+    xd_train.main(["--output", str(tmp_path / "run"), "--resume"])
+    said = capsys.readouterr().out
+    assert "going on with" in said
+    assert not any(name in said for name in ("ge_skip", "scheduler", "lambda_align"))  # not what the option file says of them
+    with pytest.raises(BadInput, match="its seed 1 was trained with preset = paper, now it is None"):
+        xd_train.main([*(word for word in words if word not in ("--preset", "paper")), "--seed", "2"])
 
 
 @pytest.mark.slow
