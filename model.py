@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from utils import systems
 from utils.errors import BadInput
 from utils.losses import magnitude_separability, mil_align, mil_classification, text_separation
-from utils.prompt import PROMPTS, PromptEncoder, bring, cosine, fixed_features, text_encoder
+from utils.prompt import PROMPTS, PromptEncoder, bring, cosine, fixed_features, text_encoder, within_range
 from utils.systems.base import Output, ProjectionSettings, PromptSettings, Settings, System, WindowSettings, option
 from utils.temporal import GCN, FeedForward, QuickGELU, TemporalTransformer, enter_autocast, from_windows, to_windows
 
@@ -212,13 +212,6 @@ class TemporalNetwork(nn.Module):
         for part in self.parts:
             x = part(x, mask)
         return self.linear(x)
-
-
-def within_range(weights: Tensor) -> Tensor:
-    """Weights (B, T), each row times a power of two that brings its largest to [1, 2), as far as 2^66 does: what is normalised behind it
-    stays as it was, to the bit, but for videos whose scores all lie below 1e-15, which would be lost in the normalisation's eps.
-    """
-    return weights * torch.exp2(-weights.detach().amax(1, keepdim=True).clamp(min=1e-20).log2().floor())
 
 
 class ReFLIPVAD(nn.Module):

@@ -8,10 +8,10 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks import UCF, XD
-from model import SYSTEMS, TEMPORAL, build_model, within_range
+from model import SYSTEMS, TEMPORAL, build_model
 from utils.checkpoint import trained_state
 from utils.errors import BadInput
-from utils.prompt import PROMPTS
+from utils.prompt import PROMPTS, within_range
 from utils.systems.base import Output
 from utils.text import load_sentence_text
 

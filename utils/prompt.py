@@ -225,3 +225,10 @@ def cosine(visual: Tensor, embeddings: Tensor) -> Tensor:
     visual = visual.float()
     products = visual @ F.normalize(embeddings.float(), dim=-1).transpose(-1, -2)
     return products / visual.norm(dim=-1, keepdim=True).clamp(min=1e-12)  # C+1 columns are divided instead of D
+
+
+def within_range(weights: Tensor) -> Tensor:
+    """Weights (B, T), each row times a power of two that brings its largest to [1, 2), as far as 2^66 does: what is normalised behind it
+    stays as it was, to the bit, but for videos whose scores all lie below 1e-15, which would be lost in the normalisation's eps.
+    """
+    return weights * torch.exp2(-weights.detach().amax(1, keepdim=True).clamp(min=1e-20).log2().floor())

@@ -1,6 +1,6 @@
 """Quorum-VAD, a system of our own: a few small networks that learn the same bags side by side, each from another start, and are asked
 together. A member is TrCLIP-VAD's branch of captions on whatever the features are: a multi-scale temporal network under VadCLIP's two
-heads. The anomaly score is the mean, over the members, of what their two heads say of it; the classes share it.
+heads, with ReFLIP-VAD's V-prompt. The anomaly score is the mean, over the members, of what their two heads say of it; the classes share it.
 
 B videos, T snippets, D feature width, E text width, C+1 classes (class 0 = normal), M members. Masks: True = valid snippet.
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils.losses import mil_align, mil_classification, text_separation
-from utils.prompt import TextSide, cosine, position_prompts
+from utils.prompt import TextSide, cosine, position_prompts, within_range
 from utils.systems.base import Output, PromptSettings, Settings, System, option
 from utils.systems.trclip import MTN
 from utils.systems.vadclip import SYSTEM as VADCLIP
@@ -51,7 +51,7 @@ class Member(nn.Module):
         x = self.dropout(self.temporal(x, mask))
         logits = self.classifier(x + self.ffn_score(x))[..., 0].float()
         text = self.text(text)
-        prompt = F.normalize((logits * mask)[:, None] @ x.float(), dim=-1)  # (B, 1, D), VadCLIP's V-prompt
+        prompt = F.normalize(within_range(logits.sigmoid() * mask)[:, None] @ x.float(), dim=-1)  # (B, 1, D), ReFLIP-VAD's eq. 9
         embeddings = text + prompt
         embeddings = embeddings + self.ffn_class(embeddings)
         return logits, cosine(x, embeddings).float() / self.temperature, text
