@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ import xd_test
 import xd_train
 from model import TEMPORAL
 from tools import evaluate
-from utils import checkpoint, engine
+from utils import checkpoint, engine, testing, training
 from utils.errors import BadInput
+from utils.evaluation.selection import Figure
 from utils.prompt import PROMPTS
 
 SCRIPTS = {"ucf": (ucf_train.main, ucf_test.main), "xd": (xd_train.main, xd_test.main)}
@@ -147,6 +149,36 @@ def test_selection(small_sample, tmp_path, select):
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["selected_on"] == select
     assert ("selected on test" in (tmp_path / "report.md").read_text()) == (select == "test")
+
+
+@pytest.mark.parametrize(("figures", "best"), [
+    ([(0.90, 0.02), (0.95, 0.02), (0.94, 0.01), (0.92, 0.09)], 3),  # 0.92 is more than the error of 0.95 below it
+    ([(0.90, 0.1), (0.95, 0.02), (0.80, 0.5), (0.93, 0.02)], 4),
+    ([(0.90, 0.0), (0.95, 0.0), (0.94, 0.0), (0.95, 0.0)], 4),
+    ([(0.95, 0.0), (0.90, 0.0), (0.94, 0.0), (0.90, 0.0)], 1),
+])  # fmt: skip
+@pytest.mark.parametrize("cut", [None, 2])
+def test_the_latest_epoch_within_a_standard_error_of_the_highest_is_the_best(small_sample, tmp_path, monkeypatch, figures, best, cut):
+    """Interrupted after the second epoch, too."""
+    left = [Figure(value, "figure", error) for value, error in figures]
+    monkeypatch.setattr(training, "selection_figure", lambda *_: lambda model: left.pop(0))
+    finish = engine.Training.finish_epoch
+
+    def dying(self, *rest):
+        finish(self, *rest)
+        if self.epoch == cut and len(left) == len(figures) - cut:
+            raise Killed
+
+    monkeypatch.setattr(engine.Training, "finish_epoch", dying)
+    words = [*small_sample("ucf", model="deepmil"), "--max-epoch", "4", "--seed", "1", "--output", str(tmp_path)]
+    monkeypatch.setattr(testing, "test", lambda *_, **__: sys.exit())
+    if cut:
+        with pytest.raises(Killed):
+            ucf_train.main(words)
+    with pytest.raises(SystemExit):
+        ucf_train.main([*words, *["--resume"] * bool(cut)])
+    made = checkpoint.load(tmp_path / "seed-1" / "best.pt")
+    assert (made["epoch"], made["figure"]) == (best, figures[best - 1][0])
 
 
 CASES = [("--temporal", name) for name in TEMPORAL] + [("--prompt", name) for name in PROMPTS]

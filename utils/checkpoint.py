@@ -90,9 +90,12 @@ class Best(TypedDict):
 
 
 class Last(Best):
-    """last.pt, from which training goes on; best: the selection figure so far, minus infinity where there is none."""
+    """last.pt, from which training goes on; best: the highest selection figure so far, minus infinity where there is none; error: its
+    standard error.
+    """
 
     best: float
+    error: NotRequired[float]
     optimizer: dict
     scheduler: dict
     second: NotRequired[dict]  # the same of System.second

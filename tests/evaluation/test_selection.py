@@ -24,7 +24,8 @@ def fine(*rows):
 def test_auc_and_ap_are_scikit_learns(values, metric):
     scores = {name: coarse(value) for name, value in zip(ABNORMAL, values, strict=True)}
     expected = {"auc": roc_auc_score, "ap": average_precision_score}[metric]([0, 0, 1, 1], values)
-    value, name = held_out_figure(scores, ABNORMAL, "coarse", metric)
+    value, name, error = held_out_figure(scores, ABNORMAL, "coarse", metric)
+    assert 0 <= error <= 0.5
     assert value == pytest.approx(expected)
     assert name == f"coarse {metric.upper()} by video"
 
@@ -45,6 +46,15 @@ def test_the_epoch_is_chosen_by_the_score_that_is_reported():
 
 def test_a_model_with_one_score_is_chosen_by_that_and_says_so():
     scores = {"calm": coarse(0.1), "fight": coarse(0.9)}
-    assert held_out_figure(scores, ABNORMAL, "fine", "ap") == (1, "coarse AP by video")
+    assert held_out_figure(scores, ABNORMAL, "fine", "ap")[:2] == (1, "coarse AP by video")
     scores = {"calm": fine([0.9, 0.1, 0]), "fight": fine([0.1, 0.9, 0])}
-    assert held_out_figure(scores, ABNORMAL, "coarse", "auc") == (1, "fine AUC by video")
+    assert held_out_figure(scores, ABNORMAL, "coarse", "auc")[:2] == (1, "fine AUC by video")
+
+
+def test_the_standard_error_by_theory():
+    """200 + 200 videos: the spread of the AUC as Hanley and McNeil (1982) give it."""
+    random = np.random.default_rng(0)
+    scores = {f"{kind}{number}": coarse(random.normal(kind)) for kind in (0, 1) for number in range(200)}
+    value, _, error = held_out_figure(scores, {name: name[0] == "1" for name in scores}, "coarse", "auc")
+    one, two = value / (2 - value), 2 * value**2 / (1 + value)
+    assert error == pytest.approx(np.sqrt((value * (1 - value) + 199 * (one + two - 2 * value**2)) / 200**2), rel=0.1)

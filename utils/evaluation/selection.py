@@ -7,16 +7,20 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.evaluation.ground_truth import GroundTruth
+from utils.evaluation.intervals import resampled
 from utils.evaluation.metrics import bag_score, frame_metrics, video_figures
 from utils.evaluation.report import anomaly_scores, bags, frame_labels, timed, title
 from utils.evaluation.scores import Scores
 
 
 class Figure(NamedTuple):
-    """A selection figure, the higher the better, and its name."""
+    """A selection figure, the higher the better, its name, and its standard error: epochs that are nearer to each other are not told
+    apart by it (utils/engine.py).
+    """
 
     value: float
     name: str
+    error: float = 0.0
 
 
 def shown_part(scores: dict[str, Scores], part: str) -> str:
@@ -25,9 +29,11 @@ def shown_part(scores: dict[str, Scores], part: str) -> str:
     return part if part in first.given() else "fine" if part == "coarse" else "coarse"
 
 
-def by_video(values: np.ndarray, abnormal: np.ndarray, metric: str) -> float:
-    """AUC or AP (`metric` "auc", "ap") of videos with the scores (V,), of which the `abnormal` (V,) bool are to be found."""
-    return float(video_figures(values, abnormal)(np.ones(len(values), np.int64))[metric])
+def by_video(values: np.ndarray, abnormal: np.ndarray, metric: str) -> np.ndarray:
+    """AUC or AP (`metric` "auc", "ap") of videos with the scores (V,), of which the `abnormal` (V,) bool are to be found: of all of them,
+    then of each bootstrap resample (utils/evaluation/intervals.py).
+    """
+    return resampled(video_figures(values, abnormal), len(values))[metric]
 
 
 def held_out_figure(scores: dict[str, Scores], abnormal: dict[str, bool], part: str, metric: str) -> Figure:
@@ -36,7 +42,8 @@ def held_out_figure(scores: dict[str, Scores], abnormal: dict[str, bool], part: 
     """
     part = shown_part(scores, part)
     values = np.array([bag_score(parts.anomaly(part)) for parts in scores.values()])
-    return Figure(by_video(values, np.array([abnormal[name] for name in scores]), metric), title(("video", part, metric)))
+    drawn = by_video(values, np.array([abnormal[name] for name in scores]), metric)
+    return Figure(float(drawn[0]), title(("video", part, metric)), float(np.nanstd(drawn[1:])))
 
 
 def headline_figure(scores: dict[str, Scores], truth: dict[str, GroundTruth], part: str, metric: str) -> Figure:
@@ -44,6 +51,6 @@ def headline_figure(scores: dict[str, Scores], truth: dict[str, GroundTruth], pa
     part = shown_part(scores, part)
     if len(timed(scores, truth)) < len(scores):
         abnormal = np.array([bool(truth[name].shows) for name in scores])
-        return Figure(by_video(bags(scores, truth, part), abnormal, metric), title(("video", part, metric)))
+        return Figure(float(by_video(bags(scores, truth, part), abnormal, metric)[0]), title(("video", part, metric)))
     labels = [frame_labels(truth[name], truth[name].frames) for name in scores]
     return Figure(float(frame_metrics(anomaly_scores(scores, truth, part), labels)[metric]), title((part, metric)))
