@@ -151,6 +151,7 @@ TABLES = {
         "mgfn": "--stage-norm --shortcut-conv --magnitude-push 0.001",
         "no-ge-skip": "--no-ge-skip",
         "eg": "--temporal eg",
+        "ee": "--temporal ee",
         "margin-1": "--margin 1",
         "margin-100": "--margin 100",
         "reflip": "--model reflip",
