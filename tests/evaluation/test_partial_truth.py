@@ -71,7 +71,7 @@ def test_without_any_interval_there_are_no_figures_by_frame(tmp_path):
     for shown in ((tmp_path / "report.md").read_text(), report.print_table(content)):
         assert "no frame figures: no test video has intervals (ground truth: gt.json)" in shown
         assert "video coarse auc" in shown
-    assert headline_figure(scores, TRUTH, "coarse", "auc") == (3 / 4, "coarse AUC by video")
+    assert headline_figure(scores, TRUTH, "coarse", "auc") == (3 / 4, "coarse AUC by video", 0)
 
 
 def test_complete_ground_truth_has_the_figures_that_it_had():
