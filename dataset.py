@@ -294,17 +294,18 @@ def check_crops(videos: Sequence[Video]) -> None:
 
 
 def resample(features: torch.Tensor, length: int, out: torch.Tensor | None = None) -> tuple[torch.Tensor, int]:
-    """Training input: (T, D) float32 -> (length, D), valid rows = min(T, length). out: zeros (length, D) that are filled.
+    """Training input: (T, D) float32 -> (length, D), valid rows = min(T, length). out: (length, D) that is written.
 
     A longer video is averaged over `length` even segments, a shorter one zero-padded (as VadCLIP's released code).
     """
     rows, width = features.shape
-    out = features.new_zeros(length, width) if out is None else out
+    out = features.new_empty(length, width) if out is None else out
     if rows <= length:
         out[:rows] = features
+        out[rows:] = 0
         return out, rows
     segments, counts = _segments(rows, length)
-    return out.index_add_(0, segments, features).div_(counts), length
+    return out.zero_().index_add_(0, segments, features).div_(counts), length
 
 
 @functools.lru_cache(2048)
@@ -370,8 +371,8 @@ class FeatureDataset(torch.utils.data.Dataset):
             features, lengths, *more = self[[index]]
             return features[0], int(lengths[0]), *(part[0] for part in more)
         parts = [one if isinstance(one, tuple) else (one,) for one in index]
-        features, lengths = torch.zeros(len(parts), self.length, self.width), torch.zeros(len(parts), dtype=torch.int64)
-        captions = [] if self.captions is None else [torch.zeros(len(parts), self.length, self.captions.width)]
+        features, lengths = torch.empty(len(parts), self.length, self.width), torch.zeros(len(parts), dtype=torch.int64)
+        captions = [] if self.captions is None else [torch.empty(len(parts), self.length, self.captions.width)]
         for row, (number, *version) in enumerate(parts):
             found = self.load(number)
             lengths[row] = resample(found, self.length, features[row])[1]

@@ -157,6 +157,7 @@ def main(argv=None) -> None:
         finally:
             for left in (temporary, old):
                 shutil.rmtree(left, ignore_errors=True)
+    pack_of(output)  # it can be opened, and ROOT is as it was when it was begun
     for what, names in left_out.items():
         print(f"left out, {what}: {len(names)} ({some(names)})")
     sizes = ", ".join(f"{dtype} {count * np.dtype(dtype).itemsize / 2**30:.2f} GiB" for dtype, count in counts.items())

@@ -30,11 +30,15 @@ class Rows:
         start = int(self.starts[number])
         self.values[start : start + len(rows)] = rows
 
+    def places(self, numbers: Tensor) -> Tensor:
+        """(B, length): where the rows of the matrices `numbers` (B,) lie."""
+        at = torch.arange(self.length)
+        return torch.where(at < self.counts[numbers, None], self.starts[numbers, None] + at, len(self.values) - 1)
+
     def batch(self, numbers: Tensor) -> Tensor:
         """(B, length, width) of the matrices `numbers` (B,), zeros behind each."""
-        at = torch.arange(self.length)
-        places = torch.where(at < self.counts[numbers, None], self.starts[numbers, None] + at, len(self.values) - 1)
-        return self.values.index_select(0, moved(places.flatten(), self.values.device)).view(len(numbers), self.length, -1)
+        places = moved(self.places(numbers).flatten(), self.values.device)
+        return self.values.index_select(0, places).view(len(numbers), self.length, -1)
 
 
 class Cached(Dataset):
@@ -94,6 +98,11 @@ def moved(values: Tensor, device: torch.device) -> Tensor:
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
+def cores() -> int:
+    """How many cores this process may use: under Slurm fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def processes_here() -> int:
     """How many of torchrun's processes share this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -143,7 +152,7 @@ def make_loader(train: FeatureDataset, batches, options, device: torch.device) -
     on_gpu = isinstance(data, Cached) and data.device.type == "cuda"
     workers = 0 if on_gpu else options.workers
     if workers is None:
-        workers = min(WORKERS, max(1, (os.cpu_count() or 1) // processes_here())) if device.type == "cuda" else 0
+        workers = min(WORKERS, max(1, cores() // processes_here())) if device.type == "cuda" else 0
     return DataLoader(
         data,
         sampler=batches,
