@@ -25,9 +25,7 @@ from tqdm import tqdm
 from dataset import open_features
 from utils.errors import BadInput, Parser, exit_code, printable, some
 from utils.files import check_name, make_folder, only_writer, write_json
-from utils.packs import INDEX, Entry, Pack, is_beside, pack_of, relevant, stamp, values_file
-
-DTYPES = ("float16", "float32", "float64")
+from utils.packs import DTYPES, INDEX, Entry, Pack, is_beside, pack_of, relevant, stamp, values_file
 
 
 class Writer:
@@ -161,7 +159,7 @@ def main(argv=None) -> None:
     for what, names in left_out.items():
         print(f"left out, {what}: {len(names)} ({some(names)})")
     sizes = ", ".join(f"{dtype} {count * np.dtype(dtype).itemsize / 2**30:.2f} GiB" for dtype, count in counts.items())
-    print(f"{output}: {arrays} arrays, {sizes}; type --feature-root {output} where {root} stood")
+    print(f"{output}: {arrays} arrays, {sizes}; name it where {root} stood, --feature-root {output}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from typing_extensions import TypedDict
@@ -20,7 +21,9 @@ from utils.labels import CROPS
 from utils.reading import Flag, Text, many, parse_json, read_text, whole
 
 INDEX = "packed_features.json"
+DTYPES = ("float16", "float32", "float64")
 FOLDER = "--feature-root or --caption-root"  # what a pack is named with
+AGAIN = f"pack it anew with tools.pack_features, or name another folder with {FOLDER}"
 
 
 class Stamp(TypedDict):
@@ -35,7 +38,7 @@ class Entry(Stamp):
     values, by crop; finite: whether all are, in float32; sha256: of the file that it was.
     """
 
-    dtype: Text
+    dtype: Literal[DTYPES]
     start: whole(0, 2**62)
     shape: many(whole(1, 2**40))
     finite: Flag
@@ -85,14 +88,9 @@ class Array:
         crop = crop or 0
         if crop not in self.read:
             if zlib.crc32(self.values[crop]) != self.entry["crc32"][crop]:
-                raise BadInput(f"{self.path}: damaged since it was packed (its checksum is another); {again(self.path)}")
+                raise BadInput(f"{self.path}: damaged since it was packed (its checksum is another); {AGAIN}")
             self.read.add(crop)
         return self.entry["finite"]
-
-
-def again(place: Path) -> str:
-    """What to do about a pack: `place` is the pack, or in it."""
-    return f"pack it anew with tools.pack_features, or name another folder than {place} lies in"
 
 
 class Pack:
@@ -102,17 +100,16 @@ class Pack:
 
     def __init__(self, folder: Path):
         self.folder, self.index = folder, folder / INDEX
-        todo = f"pack it anew with tools.pack_features, or name another folder with {FOLDER}"
         self.stamp = stamp(self.index)
-        content = parse_json(read_text(self.index, FOLDER), str(self.index), todo, Index)
-        self.root, self.others = Path(content["root"]), content["others"]
-        values = {dtype: self._values(dtype, todo) for dtype in sorted({entry["dtype"] for entry in content["arrays"].values()})}
+        content = parse_json(read_text(self.index, FOLDER), str(self.index), AGAIN, Index)
+        self.root = Path(content["root"])
+        values = {dtype: self._values(dtype) for dtype in sorted({entry["dtype"] for entry in content["arrays"].values()})}
         self.arrays: dict[str, Array] = {}
         for name, entry in content["arrays"].items():
             rows, *crops, width = entry["shape"] if len(entry["shape"]) in (2, 3) else (0, 0, 0)
             end, whole = entry["start"] + math.prod(entry["shape"]), values[entry["dtype"]]
             if not rows or crops not in ([], [CROPS]) or len(entry["crc32"]) != math.prod(crops) or end > len(whole):
-                raise BadInput(f"{self.index}: {name}: shape {entry['shape']} at {entry['start']} of {len(whole)} values; {todo}")
+                raise BadInput(f"{self.index}: {name}: shape {entry['shape']} at {entry['start']} of {len(whole)} values; {AGAIN}")
             array = whole[entry["start"] : end].reshape(*crops or [1], rows, width)
             self.arrays[f"{folder}/{name}"] = Array(folder / name, array, entry)
         if change := self.change(content["arrays"] | content["others"]):
@@ -121,13 +118,13 @@ class Pack:
                 f"--output {folder} --overwrite), or name {self.root} itself with {FOLDER}"
             )
 
-    def _values(self, dtype: str, todo: str) -> np.ndarray:
+    def _values(self, dtype: str) -> np.ndarray:
         path = values_file(self.folder, dtype)
         if fault := irregular(path):
-            raise BadInput(f"{path}: {fault}; {todo}")
-        values = reading.open_array(path, FOLDER, todo)
+            raise BadInput(f"{path}: {fault}; {AGAIN}")
+        values = reading.open_array(path, FOLDER, AGAIN)
         if values.ndim != 1 or values.dtype.kind != "f" or values.dtype.name != dtype:
-            raise BadInput(f"{path}: {values.dtype} of shape {values.shape}; expected {dtype} (n,); {todo}")
+            raise BadInput(f"{path}: {values.dtype} of shape {values.shape}; expected {dtype} (n,); {AGAIN}")
         return np.asarray(values)  # np.memmap's own slices cost more than all else of a read
 
     def change(self, known: dict[str, Stamp]) -> str | None:
@@ -160,6 +157,9 @@ def pack_of(path: Path) -> Pack | None:
         except (OSError, ValueError):
             continue
         if folder not in _packs or _packs[folder].stamp != now:
+            before = _packs.pop(folder, None)
+            for name in before.arrays if before else ():
+                del _arrays[name]
             _packs[folder] = Pack(folder)
             _arrays.update(_packs[folder].arrays)
         return _packs[folder]
