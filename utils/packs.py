@@ -18,7 +18,7 @@ from utils import reading
 from utils.errors import BadInput
 from utils.files import files_below, irregular
 from utils.labels import CROPS
-from utils.reading import Flag, Text, many, parse_json, read_text, whole
+from utils.reading import Flag, Text, many, parse_json, read_text, shown, whole
 
 INDEX = "packed_features.json"
 DTYPES = ("float16", "float32", "float64")
@@ -106,10 +106,12 @@ class Pack:
         values = {dtype: self._values(dtype) for dtype in sorted({entry["dtype"] for entry in content["arrays"].values()})}
         self.arrays: dict[str, Array] = {}
         for name, entry in content["arrays"].items():
+            if not name.endswith(".npy") or name.startswith("/") or "\0" in name or ".." in name.split("/"):
+                raise BadInput(f"{self.index}: {shown(name)}: expected the path of a .npy below the folder; {AGAIN}")
             rows, *crops, width = entry["shape"] if len(entry["shape"]) in (2, 3) else (0, 0, 0)
             end, whole = entry["start"] + math.prod(entry["shape"]), values[entry["dtype"]]
             if not rows or crops not in ([], [CROPS]) or len(entry["crc32"]) != math.prod(crops) or end > len(whole):
-                raise BadInput(f"{self.index}: {name}: shape {entry['shape']} at {entry['start']} of {len(whole)} values; {AGAIN}")
+                raise BadInput(f"{self.index}: {name}: shape {shown(entry['shape'])} at {entry['start']} of {len(whole)} values; {AGAIN}")
             array = whole[entry["start"] : end].reshape(*crops or [1], rows, width)
             self.arrays[f"{folder}/{name}"] = Array(folder / name, array, entry)
         if change := self.change(content["arrays"] | content["others"]):
@@ -129,7 +131,7 @@ class Pack:
 
     def change(self, known: dict[str, Stamp]) -> str | None:
         """What has changed in the folder that was packed, in words. A file that is gone has not: the pack may be all that is left of it."""
-        for path in relevant(self.root) if self.root.is_dir() else ():
+        for path in relevant(self.root) if self.root.is_absolute() and os.path.isdir(self.root) else ():
             before, now = known.get(name := path.relative_to(self.root).as_posix()), stamp(path)
             if before is None:
                 return f"{name} is new"

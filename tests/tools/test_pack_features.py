@@ -32,6 +32,7 @@ from tools.embed_captions import feature_places, prepare_folder
 from tools.new_dataset import main as new_dataset
 from tools.pack_features import main
 from utils import checkpoint, packs
+from utils.captions.tree import CaptionTree
 from utils.errors import BadInput
 from utils.loading import load_data
 from utils.packs import INDEX
@@ -372,6 +373,30 @@ def test_tools_read_it_as_the_folder(tmp_path, capsys, monkeypatch):
         shown[root] += (make_gt.read_frames(root), feature_places(root, ["Fight1"]))
     assert shown["root"] == shown["root-packed"]
     assert "ok: training would start" in shown["root"][0]
+
+
+def test_a_caption_tree(tmp_path):
+    """Its versions, files, what made them, and the texts beside them."""
+    made = {"encoder": "x", "encoder_digest": "y", "fill": "zeros", "pooling": "mean"}
+    for number, version in enumerate(("source", "rewrite-1", "rewrite-10", "rewrite-2")):
+        save(tmp_path / "root" / version / "v.npy", value=number)
+        save(tmp_path / "root" / version / "Abuse001_x264_emb_0.npy", value=number + 10)
+        (tmp_path / "root" / version / "embed.json").write_text(json.dumps(made))
+    caption = {"frames": [0, 16], "caption": "a man walks"}
+    (tmp_path / "root" / "source" / "v.jsonl").write_text('{"video": "v"}\n' + json.dumps(caption) + "\n")
+    video = Video("v", "Normal", (1.0,), (Path("v.npy"),), None)
+    published = Video("Abuse001_x264", "Abuse", (1.0,), (Path("Abuse001_x264__0.npy"),), (0,))
+    trees = [CaptionTree(place, WIDTH) for place in (tmp_path / "root", packed(tmp_path / "root"))]
+    assert trees[1].versions == trees[0].versions == ("source", "rewrite-1", "rewrite-2", "rewrite-10")
+    assert trees[1].made == trees[0].made == made
+    assert trees[1].texts([video]) == trees[0].texts([video])
+    for tree in trees:
+        tree.check([video, published], {"v": 4, "Abuse001_x264": 4}, tree.versions)
+        assert [tree.load(video, None, 4, version)[0, 0].item() for version in tree.versions] == [0, 1, 3, 2]
+        assert [tree.load(published, 0, 4, version)[0, 0].item() for version in tree.versions] == [10, 11, 13, 12]
+    source = CaptionTree(tmp_path / "root-packed" / "source", WIDTH)
+    assert source.versions == ("source",)
+    assert source.load(video, None, 4)[0, 0] == 0
 
 
 def test_one_recording_under_two_names_is_found(tmp_path):
