@@ -7,6 +7,7 @@ seconds of the processor, which other work on the machine does not lengthen as m
 
 import gc
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ from utils.evaluation.ground_truth import load_ground_truth
 from utils.labels import SNIPPET
 from utils.prefetch import WORKERS, make_loader
 
-STEPS = (5, 10)  # ms, of a GPU at the paper's sizes (../shared/design/speed.md: 2 TFLOP)
+STEPS = (5, 10, 50)  # ms, of a GPU: 2 TFLOP are 5 to 10 ms of an H100; docs/speed.md measured 58 and more
 ROUNDS = 3
 
 
@@ -85,6 +86,27 @@ def rate(loader: DataLoader, clock: Callable[[], float]) -> float:
     return bags / (clock() - start)
 
 
+def through_a_worker(loader: DataLoader) -> tuple[float, float]:
+    """Milliseconds of the processor that a batch costs a worker process, and the main one, which maps it and copies it to where it is sent
+    from. (A GPU's pinned memory; here memory that is kept.)
+    """
+
+    def children() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    before, kept, batches = children(), None, 0
+    start = time.process_time()
+    for _ in range(ROUNDS):
+        for features, *_ in loader:
+            kept = torch.zeros_like(features) if kept is None else kept
+            kept.copy_(features)
+            batches += 1
+    main = time.process_time() - start
+    loader._iterator._shutdown_workers()
+    return 1000 * (children() - before) / batches, 1000 * main / batches
+
+
 def disk_rate(file: Path, bags: int) -> float:
     """Bags a second that reading a file of so many, from end to end, would give."""
     forget(file.parent)
@@ -95,22 +117,23 @@ def disk_rate(file: Path, bags: int) -> float:
     return bags / (time.perf_counter() - start)
 
 
-def loaders(root: Path, pack: Path, listing: Path, options) -> Iterator[tuple[str, Path, Callable[[], DataLoader]]]:
-    """What is measured: its name, what it reads, and what makes it."""
+def loaders(root: Path, pack: Path, listing: Path, options) -> Iterator[tuple[str, Path, Callable[..., DataLoader]]]:
+    """What is measured: its name, what it reads, and what makes it, with workers."""
 
-    def make(place: Path, cache: bool = False, literal: bool = False) -> DataLoader:
+    def make(place: Path, workers: int, cache: bool = False, literal: bool = False) -> DataLoader:
         index_features(place)
         train = FeatureDataset(read_list(listing, place, UCF), length=options.visual_length, width=options.visual_width)
         batches = BalancedBatches(train.abnormal, options.batch_size, seed=1)
         if literal:
-            return DataLoader(Literal(train), batch_sampler=batches, collate_fn=default_collate)
-        options.cache = cache
+            several = {"num_workers": workers, "persistent_workers": workers > 0}
+            return DataLoader(Literal(train), batch_sampler=batches, collate_fn=default_collate, **several)
+        options.cache, options.workers = cache, workers
         return make_loader(train, batches, options, torch.device("cpu"))
 
-    yield "separate files, literal", root, lambda: make(root, literal=True)
-    yield "separate files", root, lambda: make(root)
-    yield "packed", pack, lambda: make(pack)
-    yield "packed, --cache", pack, lambda: make(pack, cache=True)
+    yield "separate files, literal", root, lambda workers=0: make(root, workers, literal=True)
+    yield "separate files", root, lambda workers=0: make(root, workers)
+    yield "packed", pack, lambda workers=0: make(pack, workers)
+    yield "packed, --cache", pack, lambda workers=0: make(pack, workers, cache=True)
 
 
 def bench_loader(crops: int = 4, videos: int | None = None, words=()) -> None:
@@ -139,15 +162,14 @@ def bench_loader(crops: int = 4, videos: int | None = None, words=()) -> None:
         warm = dict.fromkeys(ready, 0.0)
         for _ in range(ROUNDS):
             warm = {name: max(warm[name], rate(loader, time.process_time)) for name, loader in ready.items()}
-        for name, found in warm.items():
-            ratio = found / warm["separate files, literal"]
+        for name, _, make in wanted:
+            ratio = warm[name] / warm["separate files, literal"]
             at_first = f"{cold[name]:.0f} cold ({cold[name] / cold['separate files, literal']:.1f} ×), " if name in cold else ""
-            milliseconds = 1000 * options.batch_size / found
-            shares = ", ".join(f"{waiting(milliseconds / WORKERS, step):.0%} of a step of {step} ms" for step in STEPS)
-            print(
-                f"{name}: {at_first}{found:.0f} bags a second of a core warm ({ratio:.1f} ×), {milliseconds:.1f} ms a batch; "
-                f"with {WORKERS} such cores {shares} waits"
-            )
+            batch = 1000 * options.batch_size / warm[name]
+            print(f"{name}: {at_first}{warm[name]:.0f} bags a second of a core warm ({ratio:.1f} ×), {batch:.1f} ms a batch", end="; ")
+            worker, main = through_a_worker(make(1))
+            shares = ", ".join(f"{waiting(max(worker / WORKERS, main), step):.0%} of a step of {step} ms" for step in STEPS)
+            print(f"through a worker {worker:.1f} ms, and {main:.1f} ms in the main process: with {WORKERS} of them {shares} waits")
         cache = ready["packed, --cache"].dataset
         numbers = torch.arange(options.batch_size) % len(cache)
         host = 1000 * seconds(lambda: (cache.features.places(numbers), cache.features.counts[numbers], cache.targets[numbers]), 10)
