@@ -6,9 +6,9 @@ Features are float32 CPU tensors. Source: VadCLIP's released code and features.
 """
 
 import functools
-import hashlib
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,9 +23,10 @@ from torch.nn.functional import pad
 from typing_extensions import TypedDict
 
 from utils.errors import BadInput, some
-from utils.files import files_below, irregular
+from utils.files import irregular
 from utils.labels import CROPS, Dataset, class_indices, multi_hot, video_name
-from utils.reading import OPEN, ROWS, Plain, Text, open_array, read_csv, whole
+from utils.packs import arrays_below, content, open_array, packed
+from utils.reading import OPEN, ROWS, Plain, Text, read_csv, whole
 
 MANIFEST = "extract.json"  # beside features that tools.extract_features wrote: what made them
 
@@ -168,18 +169,17 @@ def read_entries(path: Path | str, option: str) -> list[tuple[str, str, str | No
 
 
 def index_features(root: Path) -> dict[str, dict[tuple[str, ...], dict[int | None, Path]]]:
-    """Every .npy below the root: name -> folder below the root, as parts -> crop (None without suffix) -> file.
+    """Every .npy below the root (absolute), packed or not: name -> folder below the root, as parts -> crop (None without suffix) -> file.
 
     Links are followed (utils.files.files_below); what is no regular file is left out. Raises BadInput where two files of a folder have the
-    same name and crop.
+    same name and crop, and for a pack that is not as it was made (utils/packs.py).
     """
     index: dict[str, dict] = {}
-    for file in files_below(root):
-        if file.name.endswith(".npy") and not irregular(file):
-            name, crop = split_crop(file.name)
-            home = index.setdefault(name, {}).setdefault(file.parent.relative_to(root).parts, {})
-            if home.setdefault(crop, file) != file:  # a.npy and a.mp4.npy
-                raise BadInput(f"{file} and {home[crop]} are both {name}; keep one of them, or rename it")
+    for file in arrays_below(root):
+        name, crop = split_crop(file.name)
+        home = index.setdefault(name, {}).setdefault(file.parent.relative_to(root).parts, {})
+        if home.setdefault(crop, file) != file:  # a.npy and a.mp4.npy
+            raise BadInput(f"{file} and {home[crop]} are both {name}; keep one of them, or rename it")
     return index
 
 
@@ -237,17 +237,27 @@ def load_features(path: Path | str, width: int, crop: int | None = None) -> torc
     Raises BadInput for a file that is missing, empty, truncated, pickled, no array, no floats, of another rank or
     width, without rows, or not finite, and for a crop that is not there.
     """
-    array = open_features(path, width)
+    array, part = open_features(path, width), None
     if array.ndim == 3:
         if crop is None or not 0 <= crop < CROPS:
             raise BadInput(f"{path}: no crop {crop} in shape {array.shape}; choose --test-crop from 0 to {CROPS - 1}")
-        array = array[:, crop]
-    with np.errstate(over="ignore"):  # float64 beyond float32 turns into infinity, refused below
-        features = np.array(array, dtype=np.float32, order="C")
-    finite = np.isfinite(features).all(axis=1)
-    if not finite.all():
-        raise BadInput(f"{path}: NaN or infinity in row {finite.argmin()}; expected finite features; extract it anew")
-    return torch.from_numpy(features)
+        array, part = array[:, crop], crop
+    features = _float32(array)
+    if (found := packed(path)) is None or not found.is_finite(part):
+        finite = np.isfinite(features.numpy()).all(axis=1)
+        if not finite.all():
+            raise BadInput(f"{path}: NaN or infinity in row {finite.argmin()}; expected finite features; extract it anew")
+    return features
+
+
+def _float32(array: np.ndarray) -> torch.Tensor:
+    """A float32 copy in C order. PyTorch takes a twentieth of NumPy's time for float16, and no types but its own."""
+    if array.dtype.isnative and array.itemsize <= 8 and array.flags.aligned:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it can be written through the tensor, which lives for this line only
+            return torch.from_numpy(array).to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    with np.errstate(over="ignore"):  # float64 beyond float32 turns into infinity, which is refused
+        return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
 
 
 def check_features(videos: Sequence[Video], width: int) -> dict[str, int]:
@@ -283,18 +293,27 @@ def check_crops(videos: Sequence[Video]) -> None:
     )
 
 
-def resample(features: torch.Tensor, length: int) -> tuple[torch.Tensor, int]:
-    """Training input: (T, D) float32 -> (length, D), valid rows = min(T, length).
+def resample(features: torch.Tensor, length: int, out: torch.Tensor | None = None) -> tuple[torch.Tensor, int]:
+    """Training input: (T, D) float32 -> (length, D), valid rows = min(T, length). out: (length, D) that is written.
 
     A longer video is averaged over `length` even segments, a shorter one zero-padded (as VadCLIP's released code).
     """
     rows, width = features.shape
+    out = features.new_empty(length, width) if out is None else out
     if rows <= length:
-        return pad(features, (0, 0, 0, length - rows)), rows
+        out[:rows] = features
+        out[rows:] = 0
+        return out, rows
+    segments, counts = _segments(rows, length)
+    return out.zero_().index_add_(0, segments, features).div_(counts), length
+
+
+@functools.lru_cache(2048)
+def _segments(rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The segment of each row (T,), and how many rows each has (length, 1)."""
     # Floats rounded down, as released: i * rows // length differs now and then (114 rows to 100).
     counts = torch.from_numpy(np.diff(np.linspace(0, rows, length + 1, dtype=np.int64)))  # (length,), all positive
-    segments = torch.arange(length).repeat_interleave(counts)  # (T,)
-    return features.new_zeros(length, width).index_add_(0, segments, features) / counts[:, None], length
+    return torch.arange(length).repeat_interleave(counts), counts[:, None].float()
 
 
 def chunk(features: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -312,13 +331,13 @@ def same_content(videos: Sequence[Video], others: Sequence[Video]) -> list[tuple
     """Names of the pairs (video, other) whose first feature files are equal byte for byte: one recording under two names."""
 
     @functools.cache
-    def digest(file: Path) -> bytes:
-        return hashlib.sha256(file.read_bytes()).digest()
+    def digest(file: Path) -> str:
+        return content(file)[1]()
 
     sizes: dict[int, list[Video]] = {}
     for other in others:
-        sizes.setdefault(other.files[0].stat().st_size, []).append(other)
-    same = [(video, other) for video in videos for other in sizes.get(video.files[0].stat().st_size, [])]
+        sizes.setdefault(content(other.files[0])[0], []).append(other)
+    same = [(video, other) for video in videos for other in sizes.get(content(video.files[0])[0], [])]
     return [(video.name, other.name) for video, other in same if digest(video.files[0]) == digest(other.files[0])]
 
 
@@ -326,12 +345,13 @@ class FeatureDataset(torch.utils.data.Dataset):
     """Training samples, one per video and crop: features (length, D) float32, valid rows, target (C+1,) float32, and with `captions`
     (utils/captions/tree.py) the caption features (length, E) float32, brought to `length` as the features are.
 
-    An index is a number, or with captions (number, version), the version one of theirs. `abnormal[i]` says whether sample i is of an
-    abnormal video. Raises BadInput as load_features does.
+    An index is a number, or with captions (number, version), the version one of theirs; a list of them gives a batch, (B, length, D), (B,),
+    (B, C+1), (B, length, E). `abnormal[i]` says whether sample i is of an abnormal video; `versions` are those that are asked for. Raises
+    BadInput as load_features does.
     """
 
-    def __init__(self, videos: Sequence[Video], *, length: int, width: int, captions=None):
-        self.length, self.width, self.captions = length, width, captions
+    def __init__(self, videos: Sequence[Video], *, length: int, width: int, captions=None, versions: Sequence[str] = ()):
+        self.length, self.width, self.captions, self.versions = length, width, captions, tuple(versions)
         self.samples: list[tuple[Video, Path, int | None]] = []
         for video in videos:
             ten = video.crops is None and open_features(video.files[0], width).ndim == 3
@@ -347,14 +367,32 @@ class FeatureDataset(torch.utils.data.Dataset):
         return self.samples[index[0] if isinstance(index, tuple) else index][0].name
 
     def __getitem__(self, index) -> tuple:
-        index, *version = index if isinstance(index, tuple) else (index,)
-        video, file, crop = self.samples[index]
-        features = load_features(file, self.width, crop)
-        sample = (*resample(features, self.length), torch.tensor(video.target))
-        if self.captions is None:
-            return sample
-        crop = split_crop(file.name)[1] if crop is None else crop
-        return *sample, resample(self.captions.load(video, crop, len(features), *version), self.length)[0]
+        if not isinstance(index, list):
+            features, lengths, *more = self[[index]]
+            return features[0], int(lengths[0]), *(part[0] for part in more)
+        parts = [one if isinstance(one, tuple) else (one,) for one in index]
+        features, lengths = torch.empty(len(parts), self.length, self.width), torch.zeros(len(parts), dtype=torch.int64)
+        captions = [] if self.captions is None else [torch.empty(len(parts), self.length, self.captions.width)]
+        for row, (number, *version) in enumerate(parts):
+            found = self.load(number)
+            lengths[row] = resample(found, self.length, features[row])[1]
+            for part in captions:
+                resample(self.load_captions(number, len(found), *version), self.length, part[row])
+        return features, lengths, torch.tensor([self.samples[number][0].target for number, *_ in parts]), *captions
+
+    def load(self, number: int) -> torch.Tensor:
+        """The features (T, D) of a sample."""
+        _, file, crop = self.samples[number]
+        return load_features(file, self.width, crop)
+
+    def load_captions(self, number: int, rows: int, *version: str) -> torch.Tensor:
+        """The caption features (rows, E) of a sample whose features have so many rows."""
+        return self.captions.load(self.samples[number][0], self.crop(number), rows, *version)
+
+    def crop(self, number: int) -> int | None:
+        """Which crop a sample is of, where its file or the file's name says."""
+        _, file, crop = self.samples[number]
+        return split_crop(file.name)[1] if crop is None else crop
 
 
 def tested_file(video: Video, crop: int) -> Path:

@@ -20,7 +20,7 @@ COMMON = dict(
     val_share=0.1,  # of the training videos, held out with select="val"
     precision="fp32",  # fp32 bf16
     device="auto",  # auto cpu cuda mps
-    workers=0,
+    workers=None,  # 0 on a CPU, on a GPU one for each core, up to 8
 )
 
 # By --model. Of ReFLIP-VAD every hyperparameter; of the others what this dataset changes (what a paper sets on both datasets stands as

@@ -18,6 +18,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,32 @@ def read_features(path: Path) -> None:
     from dataset import load_features
 
     load_features(path, WIDTH, 0)
+
+
+def pack_files() -> dict:
+    """A pack of three arrays, one of them of ten crops."""
+    from tools.pack_features import pack
+
+    with tempfile.TemporaryDirectory() as folder:
+        root, place = Path(folder, "root"), Path(folder, "pack")
+        for name, shape in (("a__0", (2, WIDTH)), ("b/a__1", (3, WIDTH)), ("c", (2, 10, WIDTH))):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            np.save(root / f"{name}.npy", np.ones(shape, np.float16))
+        place.mkdir()
+        pack(root, place)
+        index = json.loads((place / "packed_features.json").read_text())
+        return {"packed_features.json": index, "packed.float16": (place / "packed.float16").read_bytes()}
+
+
+def read_pack(path: Path) -> None:
+    from dataset import index_features, load_features
+    from utils import packs
+
+    packs._packs.clear()
+    packs._arrays.clear()
+    for homes in index_features(path.parent).values():
+        for file in (file for files in homes.values() for file in files.values()):
+            assert (load_features(file, WIDTH, 3) == 1).all()
 
 
 def read_list(path: Path) -> None:
@@ -423,6 +450,7 @@ EVENTS = [["path", "start", "end"], ["b", "0.5", "1"], ["x/b.mp4", "0:00:00", "0
 
 READERS = {
     "features": Reader(1800, lambda: {"x.npy": FEATURES}, read_features),
+    "pack": Reader(800, pack_files, read_pack, True),
     "list": Reader(1600, lambda: {"l.csv": LIST, "Abuse028_x264.npy": FEATURES, "n.npy": FEATURES}, read_list),
     "truth": Reader(1600, lambda: {"gt.json": TRUTH}, read_truth),
     "scores npz": Reader(

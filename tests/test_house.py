@@ -12,6 +12,7 @@ GROUND = {
     "utils.errors",
     "utils.files",
     "utils.reading",
+    "utils.packs",
     "utils.labels",
     "utils.text",
     "utils.losses",

@@ -42,7 +42,8 @@ from utils.evaluation.ground_truth import load_ground_truth
 from utils.evaluation.report import coverage, coverage_line
 from utils.files import make_folder, only_writer, replacing, write_json
 from utils.labels import SNIPPET, Dataset, class_indices
-from utils.reading import ROWS, open_array, read_bytes, read_json
+from utils.packs import check_unpacked, open_array
+from utils.reading import ROWS, read_bytes, read_json
 from utils.text import POOLING, SentenceText, load_sentence_text
 
 GROUP = 64  # videos whose sentences are embedded together, then written
@@ -120,6 +121,7 @@ def settings_of(options, encoder: SentenceText, lengths: dict[str, int]) -> dict
 
 def prepare_folder(folder: Path, settings: dict) -> None:
     """Refuse a folder that holds features made otherwise, or beside other versions that were. Raises BadInput naming what differs."""
+    check_unpacked(folder, "--output")
     check_alike(folder.absolute(), settings, "--output")
     make_folder(folder)
     if (folder / MANIFEST).exists():

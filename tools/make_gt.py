@@ -19,7 +19,8 @@ from utils.errors import BadInput, Parser, exit_code, printable, some
 from utils.evaluation.annotations import Segments, read_annotations
 from utils.evaluation.ground_truth import GroundTruth, write_ground_truth
 from utils.labels import SNIPPET, Dataset, video_name
-from utils.reading import FRAMES, ROWS, open_array, read_json, shown
+from utils.packs import open_array
+from utils.reading import FRAMES, ROWS, read_json, shown
 
 SLACK = 16  # frames by which official segments end after a video whose count is a multiple of 16 (list/README.md)
 

@@ -25,6 +25,7 @@ from utils.errors import BadInput
 from utils.evaluation.scores import Scores
 from utils.files import replacing
 from utils.options import PER_MACHINE, as_trained
+from utils.prefetch import ahead, make_loader
 from utils.reading import OPEN, read_json_lines, real, whole
 
 WHOLE = 8192  # snippets, 73 minutes at 30 fps: of longer videos a T × T adjacency does not fit into memory
@@ -216,10 +217,7 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
     else:
         for left in [folder / "log.jsonl", *folder.glob("events.out.tfevents.*")]:  # by an attempt that did not end its first epoch
             left.unlink(missing_ok=True)
-    own = torch.Generator()  # else the loader draws its workers' seed from the generator that dropout draws from
-    loader = torch.utils.data.DataLoader(
-        train, batch_sampler=batches, num_workers=options.workers, persistent_workers=options.workers > 0, generator=own
-    )
+    loader = make_loader(train, batches, options, device)
     with ending_workers(loader), SummaryWriter(folder, purge_step=run.epoch + 1) as board:
         while run.epoch < options.max_epoch:
             start, epoch = time.perf_counter(), run.epoch + 1
@@ -229,7 +227,7 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
                 model.get_submodule(name).eval()
             sums = collections.Counter()
             bar = tqdm(
-                zip(batches, loader, strict=True),
+                zip(batches, ahead(loader, device), strict=True),
                 f"epoch {epoch}/{options.max_epoch}",
                 len(batches),
                 unit="batch",

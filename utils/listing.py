@@ -13,6 +13,7 @@ from utils.evaluation.annotations import Interval, event_of, read_annotations, r
 from utils.evaluation.ground_truth import GroundTruth, load_ground_truth
 from utils.files import files_below, irregular
 from utils.labels import Dataset, class_indices, is_video, video_name
+from utils.packs import arrays_below
 from utils.reading import read_csv, read_text
 from utils.splits import split
 
@@ -44,7 +45,7 @@ def read_folder(root: Path, output: Path) -> dict[str, Listed]:
     if not root.is_dir():
         raise BadInput(f"{root}: {irregular(root) or 'no folder'}; name the folder of the videos")
     there = list(files_below(root, but=output))
-    found = [path for path in there if is_video(path.name)] or [path for path in there if path.suffix == ".npy"]
+    found = [path for path in there if is_video(path.name)] or list(arrays_below(root))
     if not found:
         raise BadInput(f"{root}: no video below it; expected {root}/CLASS/VIDEO.mp4; name the folder that holds the classes, or a --list")
     sided = {path.relative_to(root).parts[0] for path in found} == {"train", "test"}

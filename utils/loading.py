@@ -188,7 +188,8 @@ def load_data(options, seed: int | None) -> Data:
                 f"--select val: the {len(held_out)} held-out videos are all of one kind; "
                 f"expected normal and abnormal ones; raise --val-share (it is {options.val_share}), or take --select last"
             )
-    train = FeatureDataset(videos, length=options.visual_length, width=options.visual_width, captions=captions)
+    more = {"captions": captions, "versions": versions} if captions else {}
+    train = FeatureDataset(videos, length=options.visual_length, width=options.visual_width, **more)
     batches = {"balanced": BalancedBatches, "shuffle": ShuffledBatches}[options.sampling](train.abnormal, options.batch_size, seed)
     if captions:
         batches = DrawnVersions(batches, versions)

@@ -44,7 +44,10 @@ class Shared:
         0, "accept videos whose features and ground truth differ by up to so many snippets", group="data", low=0
     )
     allow_overlap: bool = option(False, "train although videos of the test list are in the training list, too", group="data")
-    workers: int = option(0, "processes that load features", group="data", low=0, high=256)
+    workers: int | None = option(
+        None, "processes that load features; without it 0 on a CPU, and on a GPU one for each core, up to 8", group="data", low=0, high=256
+    )
+    cache: bool = option(False, "keep the whole training set, resampled, in the GPU's or the host's memory", group="data")
     model: str = option("reflip", "which system", choices=tuple(SYSTEMS))
     preset: str | None = option(
         None, "settings of the system by name; they win over the option file, and what is typed over them", group="training"
@@ -152,7 +155,7 @@ FOLDS = {"folds", "folds_of", "shuffle_labels"}  # decide which lists a run is o
 OF_ONE_RUN = {"preset", "init", "freeze", "resume", "overwrite", "seeds"}  # of that group, what an option file need not set
 TESTED_TOO = {"device", "precision"}  # of the group "training", what a test script has, too
 PER_MACHINE = {
-    *("resume", "overwrite", "output", "init", "device", "workers"),
+    *("resume", "overwrite", "output", "init", "device", "workers", "cache"),
     *("data", "feature_root", "caption_root", "train_list", "test_list", "gt_path"),
     *TEST_ONLY,
     *FOLDS,
@@ -180,7 +183,7 @@ class Declared:
     @property
     def training(self) -> bool:
         """Whether only a training script has it."""
-        more = {"train_list", "allow_overlap", "select", "val_share", *FOLDS}
+        more = {"train_list", "allow_overlap", "select", "val_share", "cache", *FOLDS}
         return (self.group == "training" and self.name not in TESTED_TOO) or self.name in more
 
     @property

@@ -21,7 +21,8 @@ from dataset import MANIFEST, Manifest, index_features
 from utils.errors import BadInput
 from utils.files import files_below, locked, make_folder, replacing, write_json
 from utils.labels import SNIPPET, video_name
-from utils.reading import FRAMES, OPEN, ROWS, Text, checked, open_array, read_json, real, whole
+from utils.packs import check_unpacked, open_array
+from utils.reading import FRAMES, OPEN, ROWS, Text, checked, read_json, real, whole
 from utils.video.crops import UNNAMED
 from utils.video.extraction import Extracted
 
@@ -96,6 +97,7 @@ class FeatureFolder:
     """
 
     def __init__(self, path: Path | str, about: dict):
+        check_unpacked(path, "--output")
         self.path, self._about = make_folder(path), about
         with self._locked() as manifest:
             for file in self.path.rglob(".*.tmp"):
