@@ -18,7 +18,7 @@ import math
 import os
 import sys
 import zlib
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -239,4 +239,4 @@ def caption(options, number: int, count: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(main, within=nullcontext))  # torchrun's processes share the videos

@@ -16,6 +16,7 @@ Files are not trusted: each one is decoded in a process of its own, of limited m
 import argparse
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -120,4 +121,4 @@ def extract_share(options, number: int, count: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(main, within=nullcontext))  # torchrun's processes share the videos
