@@ -11,6 +11,7 @@ from utils.options import declared
 GROUND = {
     "utils.errors",
     "utils.files",
+    "utils.ranks",
     "utils.reading",
     "utils.labels",
     "utils.text",
