@@ -1,0 +1,268 @@
+"""Several processes of torchrun train and test as one does. (Each test ends its processes, whatever happens.)"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import model
+import ucf_train
+from utils import checkpoint, ranks
+from utils.batches import RankBatches
+from utils.errors import BadInput
+from utils.evaluation.scores import load_scores
+from utils.files import ROOT
+from utils.losses import magnitude_separability, mil_classification, text_separation
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
+
+# Three steps an epoch; one bag in the last batch, so that the second rank has none; halves that two ranks cannot divide alike.
+USUAL, SINGLE, ODD = "--batch-size 96", "--sampling shuffle --batch-size 93", "--batch-size 90"
+
+
+@contextlib.contextmanager
+def torchrun(number, script, *words):
+    """Start `number` ranks on this machine, which end with the block."""
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number), str(ROOT / script)]
+    process = subprocess.Popen(
+        [*run, *map(str, words)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        for started in {process.pid, *children(process.pid)}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(started, signal.SIGKILL)
+        process.communicate()
+
+
+def children(process: int) -> list[int]:
+    """The processes that one has started."""
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, text=True, check=False).stdout
+    return [int(number) for number in found.split()]
+
+
+def finished(number, script, *words):
+    """(exit code, stdout, stderr) of a script's ranks."""
+    with torchrun(number, script, *words) as process:
+        out, errors = process.communicate(timeout=300)
+        return process.returncode, out, errors
+
+
+def said(stderr):
+    """What our processes write on stderr, without bars and without torchrun's own."""
+    lines = [line.split("\r")[-1] for line in stderr.splitlines()]
+    return [line for line in lines if line.startswith(("error: ", "interrupted: ", "[rank")) or "utils/" in line]
+
+
+def check_alike(one, two, losses, weights, but=()):
+    """That two runs have the same losses, weights and scores, within the tolerances; weights whose name ends in one of `but` left out."""
+    logs = [json.loads((run / "seed-1" / "log.jsonl").read_text().splitlines()[0]) for run in (one, two)]
+    for name in (name for name in logs[0] if name.startswith(("loss", "steps"))):
+        assert logs[1][name] == pytest.approx(logs[0][name], rel=losses, abs=losses), (two.name, name)
+    states = [checkpoint.load(run / "seed-1" / "last.pt")["weights"] for run in (one, two)]
+    apart = {name: float((states[1][name] - value).abs().max()) for name, value in states[0].items() if not name.endswith(but)}
+    assert max(apart.values()) < weights, (two.name, max(apart, key=apart.get), max(apart.values()))
+    scores = [load_scores(run / "seed-1" / "scores.npz")[0] for run in (one, two)]
+    assert list(scores[0]) == list(scores[1])
+    for name, parts in scores[0].items():
+        np.testing.assert_allclose(scores[1][name].coarse, parts.coarse, atol=weights)
+
+
+def words_of(small_sample, system, folder):
+    return [*small_sample("ucf", model=system), *["--max-epoch", "1", "--seed", "1", "--select", "last", "--output"], str(folder)]
+
+
+def span(x, slices):
+    """What spans a batch: a normalisation, bags that are compared, means and their gradients; of x (b, T, W), given in slices."""
+    torch.manual_seed(0)
+    norm = torch.nn.BatchNorm1d(4)
+    torch.nn.init.normal_(norm.weight)
+    x = x[slices].clone().requires_grad_()
+    visual = ranks.batch_norm(norm, x.transpose(1, 2)).transpose(1, 2) + ranks.batch_norm(norm, x.flatten(0, 1)).view_as(x)
+    labels = torch.nn.functional.one_hot(torch.arange(9)[slices] % 2, 2).double()
+    lengths = torch.arange(1, 10)[slices]
+    losses = {
+        "magnitude": magnitude_separability(visual, labels, lengths, margin=3.0),
+        "coarse": mil_classification(visual[..., 0], labels, lengths, logits=True),
+        "text": text_separation(norm.weight[:, None] * torch.eye(4)),
+    }
+    sum(losses.values()).backward()
+    ranks.sum_gradients(norm)
+    whole = ranks.merged({int(length): row for length, row in zip(lengths, x.grad, strict=True)})
+    rows = torch.stack([whole[number] for number in range(1, 10)])
+    return [*ranks.summed(losses).values(), rows, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var]
+
+
+def test_what_spans_a_batch_spans_the_ranks(tmp_path):
+    """In three processes, of which one has no bag, by themselves, without torchrun and its launcher."""
+    code = (
+        "import sys, torch\n"
+        f"sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
+        "torch.set_num_threads(1); torch.set_default_dtype(torch.float64); torch.Tensor.float = torch.Tensor.double\n"
+        "import test_ranks\n"
+        "from utils import ranks\n"
+        "cut = [slice(0, 3), slice(3, 3), slice(3, 9)]\n"
+        "with ranks.joined():\n"
+        "    found = test_ranks.span(torch.load(sys.argv[1]), cut[ranks.rank()])\n"
+        "    if ranks.rank() == 0: torch.save(found, sys.argv[2])\n"
+    )
+    x = torch.randn(9, 32, 4, dtype=torch.float64)
+    torch.save(x, tmp_path / "x.pt")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    shared = {**os.environ, "WORLD_SIZE": "3", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    run = [sys.executable, "-c", code, str(tmp_path / "x.pt"), str(tmp_path / "found.pt")]
+    started = [subprocess.Popen(run, env={**shared, "RANK": str(number), "LOCAL_RANK": str(number)}) for number in range(3)]
+    try:
+        assert [process.wait(100) for process in started] == [0, 0, 0]
+    finally:
+        for process in started:
+            process.kill()
+    with monkeypatched_double():
+        expected = span(x, slice(None))
+    for ours, theirs in zip(torch.load(tmp_path / "found.pt"), expected, strict=True):
+        torch.testing.assert_close(torch.as_tensor(ours), torch.as_tensor(theirs), rtol=1e-10, atol=1e-12)
+
+
+@contextlib.contextmanager
+def monkeypatched_double():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.slow
+def test_two_ranks_train_as_one_process_and_the_first_one_writes(small_sample, tmp_path):
+    ucf_train.main([*words_of(small_sample, "reflip", tmp_path / "one"), *USUAL.split()])
+    code, out, errors = finished(2, "ucf_train.py", *words_of(small_sample, "reflip", tmp_path / "two"), *USUAL.split())
+    assert code == 0, errors
+    assert out.count("report over 1 seed") == 1
+    # A third of this bias is of keys, which a softmax does not see: Adam makes steps of what rounding leaves of its gradient.
+    check_alike(tmp_path / "one", tmp_path / "two", losses=1e-5, weights=1e-4, but=("qkv.bias",))
+    one, two = (
+        {str(p.relative_to(tmp_path / run)) for p in (tmp_path / run).rglob("*") if "tfevents" not in p.name} for run in ("one", "two")
+    )
+    assert one == two
+    assert len(list((tmp_path / "two" / "seed-1").glob("*tfevents*"))) == 1
+
+
+SYSTEMS = ("reflip", "quorum", "vadclip", "dsanet", "trclip", "hlnet", "deepmil")
+MATRIX = {system: (system, USUAL) for system in SYSTEMS}
+MATRIX |= {f"{system}-masked": (system, f"{USUAL} --mask-padding") for system in ("trclip", "dsanet", "hlnet")}
+MATRIX |= {f"{system}-single": (system, SINGLE) for system in SYSTEMS}
+MATRIX |= {f"{system}-odd": (system, ODD) for system in ("reflip", "deepmil")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [2, 3])
+def test_ranks_train_every_system_as_one_process(small_sample, tmp_path, number):
+    assert set(SYSTEMS) == set(model.SYSTEMS)
+    cases = MATRIX if number == 2 else {name: case for name, case in MATRIX.items() if name.endswith("-single")}
+    for count in (1, number):
+        runs = [[*words_of(small_sample, system, tmp_path / f"{name}-{count}"), *more.split()] for name, (system, more) in cases.items()]
+        (tmp_path / f"{count}.json").write_text(json.dumps(runs))
+        code, _, errors = finished(count, "tests/ranked.py", tmp_path / f"{count}.json")
+        assert code == 0, errors
+    for name in cases:
+        check_alike(tmp_path / f"{name}-1", tmp_path / f"{name}-{number}", losses=1e-9, weights=1e-7)
+
+
+@pytest.mark.slow
+def test_ranks_repeat_and_resume_to_the_bit_and_fold(small_sample, tmp_path):
+    words = [*small_sample("ucf"), "--seed", "1", "--batch-size", "96", "--dropout", "0.3"]
+    for folder, more in (("a", []), ("b", ["--workers", "1"])):
+        assert finished(2, "ucf_train.py", *words, *more, "--output", tmp_path / folder)[0] == 0
+    with torchrun(2, "ucf_train.py", *words, "--output", tmp_path / "cut") as process:
+        log = tmp_path / "cut" / "seed-1" / "log.jsonl"
+        while not log.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+    code, _, errors = finished(2, "ucf_train.py", "--resume", "--output", tmp_path / "cut")
+    assert code == 0, errors
+    for name in ("last.pt", "best.pt", "scores.npz"):
+        assert len({(tmp_path / run / "seed-1" / name).read_bytes() for run in ("a", "b", "cut")}) == 1, name
+    code, _, errors = finished(2, "ucf_train.py", *words, "--folds", "2", "--output", tmp_path / "folds")
+    assert code == 0, errors
+    assert (tmp_path / "folds" / "seed-1" / "report.json").exists()
+    best = tmp_path / "a" / "seed-1" / "best.pt"
+    code, out, errors = finished(2, "ucf_test.py", "--checkpoint", best)
+    assert code == 0, errors
+    assert out.count("report: ") == 1
+    ours, theirs = (json.loads((best.parent / name).read_text())["coarse"] for name in ("report.json", "test/report.json"))
+    assert ours == theirs
+
+
+@pytest.mark.slow
+def test_a_fault_of_one_rank_ends_all_in_one_line(small_sample, tmp_path):
+    words = small_sample("ucf")
+    root, place = tmp_path / "features", words.index("--feature-root") + 1
+    root.mkdir()
+    for file in sorted((tmp_path / words[place]).iterdir()):
+        (root / file.name).symlink_to(file)
+    bad = sorted(root.iterdir())[0]
+    features = np.load(bad)
+    features[1] = np.nan
+    bad.unlink()
+    np.save(bad, features)
+    words[place] = str(root)
+    code, _, errors = finished(2, "ucf_train.py", *words, "--select", "last", "--output", tmp_path / "run")
+    assert code != 0
+    assert len(said(errors)) == 1, errors
+    assert said(errors)[0].startswith(f"error: {bad}: NaN or infinity in row 1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
+def test_who_ends_one_rank_ends_all(small_sample, tmp_path, ending):
+    words = [*small_sample("ucf"), "--seed", "1", "--max-epoch", "100", "--output", str(tmp_path / "run")]
+    with torchrun(2, "ucf_train.py", *words) as process:
+        log = tmp_path / "run" / "seed-1" / "log.jsonl"
+        while not log.exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.kill(max(children(process.pid)), ending)
+        _, errors = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert len(said(errors)) == 1, errors
+    assert "--resume" in said(errors)[0]
+
+
+def test_a_system_that_is_not_made_for_it_is_refused(small_sample, tmp_path, monkeypatch):
+    monkeypatch.setattr(ranks, "count", lambda: 2)
+    monkeypatch.setitem(model.SYSTEMS, "reflip", model.SYSTEMS["reflip"]._replace(ranks=False))
+    monkeypatch.setattr("utils.sample.announce", lambda options: None)
+    with pytest.raises(BadInput, match="torchrun: --model reflip is trained by one process; start it with python"):
+        ucf_train.main([*small_sample("ucf"), "--output", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_is_dealt_whole_and_by_halves(monkeypatch):
+    batches = [[*range(8), *range(100, 108)], [3]]
+    monkeypatch.setattr(ranks, "count", lambda: 3)
+    dealt = []
+    for number in range(3):
+        monkeypatch.setattr(ranks, "rank", lambda number=number: number)
+        dealt.append(list(RankBatches(batches)))
+    assert sorted(index for own in dealt for index in own[0]) == sorted(batches[0])
+    for own in dealt:
+        assert abs(sum(index < 100 for index in own[0]) - sum(index >= 100 for index in own[0])) <= 1
+        assert own[1] == [3]  # to be cut off where it is another rank's
