@@ -15,7 +15,8 @@ import torch
 
 import model
 import ucf_train
-from utils import checkpoint, ranks
+from ucf_option import parse_args
+from utils import checkpoint, engine, ranks, runs
 from utils.batches import RankBatches
 from utils.errors import BadInput
 from utils.evaluation.scores import load_scores
@@ -199,13 +200,24 @@ def test_who_ends_one_rank_ends_all(small_sample, tmp_path, ending):
     assert "--resume" in said(errors)[0]
 
 
-def test_a_system_that_is_not_made_for_it_is_refused(small_sample, tmp_path, monkeypatch):
+def test_a_system_that_is_not_made_for_it_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(ranks, "count", lambda: 2)
     monkeypatch.setitem(model.SYSTEMS, "reflip", model.SYSTEMS["reflip"]._replace(ranks=False))
-    monkeypatch.setattr("utils.sample.announce", lambda options: None)
-    with pytest.raises(BadInput, match="torchrun: --model reflip is trained by one process; start it with python"):
-        ucf_train.main([*small_sample("ucf"), "--output", str(tmp_path / "run")])
+    expected = "torchrun: --model reflip is trained by one process; start it with python, without torchrun"
+    with pytest.raises(BadInput, match=expected), runs.claimed(parse_args(["--output", str(tmp_path / "run")])):
+        pass
     assert not (tmp_path / "run").exists()
+
+
+def test_a_machine_with_fewer_gpus_than_ranks_is_told(monkeypatch):
+    monkeypatch.setattr(ranks, "count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert engine.own_device("cuda") == torch.device("cuda", 1)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(BadInput, match="torchrun: more than 2 processes on a machine of 2 GPUs; --nproc-per-node 2, or --device cpu"):
+        engine.own_device("auto")
 
 
 def test_a_batch_is_dealt_whole_and_by_halves(monkeypatch):

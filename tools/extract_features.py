@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from utils.distributed import share, wait_for_others
+from utils.distributed import own_gpu, share, wait_for_others
 from utils.engine import pick_device
 from utils.errors import COUNT, POSITIVE, BadInput, Parser, bounded, exit_code, some
 from utils.files import only_writer
@@ -65,7 +65,7 @@ def parse(argv) -> argparse.Namespace:
     options.workers = options.workers or min(8, max(1, cores // 2))
     options.device = pick_device(options.device)
     if options.device.type == "cuda":
-        options.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        options.device = torch.device("cuda", own_gpu())
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
     return options
 

@@ -5,7 +5,6 @@ import contextlib
 import ctypes
 import json
 import math
-import os
 import platform
 import time
 from collections.abc import Iterable
@@ -24,6 +23,7 @@ from dataset import test_videos
 from model import SYSTEMS
 from utils import checkpoint, ranks
 from utils.batches import RankBatches
+from utils.distributed import own_gpu
 from utils.errors import BadInput
 from utils.evaluation.scores import Scores
 from utils.files import replacing
@@ -44,15 +44,13 @@ def pick_device(name: str) -> torch.device:
 
 
 def own_device(name: str) -> torch.device:
-    """`pick_device`, of several ranks each one its own. Raises BadInput where there are fewer GPUs than ranks on this machine."""
+    """`pick_device`, of several ranks each one its own. Raises BadInput where this machine has fewer GPUs than ranks."""
     device = pick_device(name)
     if ranks.count() == 1 or device.type == "cpu":
         return device
-    number, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count() if device.type == "cuda" else 1
-    if device.type != "cuda" or number >= there:
-        what = f"torchrun: a process for each of {number + 1} devices or more, found {there} ({device.type})"
-        raise BadInput(f"{what}; give --nproc-per-node {there}, or --device cpu")
-    return torch.device("cuda", number)
+    if device.type != "cuda":
+        raise BadInput(f"--device {device}: is no device of several processes; give --device cpu, or start one, without torchrun")
+    return torch.device("cuda", own_gpu())
 
 
 def autocast(device: torch.device, precision: str):

@@ -118,8 +118,8 @@ def alone():
     """Round the `main` of a script of which torchrun's processes would all do the same, and write over each other: one of them refuses
     (BadInput), the others wait until torchrun ends them.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        if os.environ.get("RANK", "0") != "0":
+    if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if os.environ["RANK"] != "0":
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(60)
         raise BadInput(f"torchrun: {Path(sys.argv[0]).name} is one process; start it with python, without torchrun")

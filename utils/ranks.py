@@ -38,7 +38,7 @@ def joined():
     """Round the `main` of a script (utils.errors.exit_code): join torchrun's processes. All but the first are silent; of an error or an
     interruption, on whichever rank, the one that meets it first tells, and the others end without a word.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
     if torch.cuda.is_available():
