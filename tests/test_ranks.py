@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -63,9 +64,8 @@ def finished(number, script, *words):
 
 
 def said(stderr):
-    """What our processes write on stderr, without bars and without torchrun's own."""
-    lines = [line.split("\r")[-1] for line in stderr.splitlines()]
-    return [line for line in lines if line.startswith(("error: ", "interrupted: ", "[rank")) or "utils/" in line]
+    """What our processes say on stderr, perhaps behind the first one's bar, without torchrun's own."""
+    return re.findall(r"(?:error: |interrupted: |\[rank|\w+Warning: )[^\r\n]*", stderr)
 
 
 def check_alike(one, two, losses, weights, but=()):
