@@ -7,7 +7,7 @@ from utils.errors import exit_code, importing
 
 with importing():  # takes seconds: Ctrl-C, or a fault in the option file, is one line already
     from custom_option import parse_args
-    from utils import folds, loading, runs, sample, testing, training
+    from utils import folds, loading, ranks, runs, sample, testing, training
 
 
 def main(argv=None):
@@ -27,4 +27,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main, "; go on with --resume"))
+    sys.exit(exit_code(main, "; go on with --resume", ranks.joined))

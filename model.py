@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils import systems
+from utils import ranks, systems
 from utils.errors import BadInput
 from utils.losses import magnitude_separability, mil_align, mil_classification, text_separation
 from utils.prompt import PROMPTS, PromptEncoder, bring, cosine, fixed_features, text_encoder, within_range
@@ -105,7 +105,7 @@ class Emphasize(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         y = torch.zeros_like(x)
-        y[mask] = self.norm(x[mask]).to(y)
+        y[mask] = ranks.batch_norm(self.norm, x[mask]).to(y)
         y = self.conv(to_windows(y, self.window).transpose(1, 2)).transpose(1, 2)
         x = x + from_windows(y, *x.shape[:2])
         total = x.mean(-1, keepdim=True) if self.attention == "mean" else x.sum(-1, keepdim=True)
@@ -345,6 +345,7 @@ SYSTEM = System(
     transformers=lambda options: {"distilbert": options.distilbert if options.prompt == "reparameterized" else None},
     budget=(("temporal", "ffn_cls", "classifier"), "paper, GE: 1.14 M, 0.36 GFLOPs"),
     presets={"paper": PAPER},
+    ranks=True,
 )
 
 

@@ -7,7 +7,7 @@ from utils.errors import exit_code, importing
 
 with importing():  # takes seconds: Ctrl-C, or a fault in the option file, is one line already
     from ucf_option import parse_args
-    from utils import checkpoint, loading, restore, runs, sample, testing
+    from utils import checkpoint, loading, ranks, restore, runs, sample, testing
 
 
 def main(argv=None):
@@ -26,4 +26,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(main, within=ranks.joined))

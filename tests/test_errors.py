@@ -175,3 +175,14 @@ def test_what_fails_because_it_is_interrupted_is_an_interruption(capsys):
     assert capsys.readouterr().err == "interrupted: everything finished so far is saved\n"
     with pytest.raises(ValueError, match="a bug"):
         exit_code(lambda: (_ for _ in ()).throw(ValueError("a bug")))
+
+
+def test_torchrun_is_refused_where_its_processes_would_do_the_same(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert exit_code(lambda: None) == 0  # set by something else
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(sys, "argv", ["/project/tools/evaluate.py"])
+    assert exit_code(lambda: 1 / 0) == 2
+    assert capsys.readouterr().err == "error: torchrun: evaluate.py is one process; start it with python, without torchrun\n"
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert exit_code(lambda: None) == 0

@@ -11,6 +11,7 @@ from utils.options import declared
 GROUND = {
     "utils.errors",
     "utils.files",
+    "utils.ranks",
     "utils.reading",
     "utils.packs",
     "utils.labels",
@@ -75,7 +76,8 @@ def test_options_that_texts_name_exist():
     for call in (node for path in files for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
         if getattr(call.func, "attr", getattr(call.func, "id", "")) in ("add_argument", "add"):
             known |= {str(word.value) for word in call.args if isinstance(word, ast.Constant)}
-    others = {"--nproc-per-node", "--local-dir", "--array", "--cpus-per-task", "--time", "--short", "--porcelain"}
+    others = {"--standalone", "--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-id", "--rdzv-endpoint", "--nodes"}
+    others |= {"--ntasks-per-node", "--gpus-per-node", "--local-dir", "--array", "--cpus-per-task", "--time", "--short", "--porcelain"}
     gone = {("restore.py", "--mamba-width"), ("engine.py", "--ema")}  # named as such
     named = {}
     for path in [*files, *ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("[a-z]*/README.md")]:

@@ -15,10 +15,9 @@ Work is shared by --shard i/n, or over the processes of torchrun. No code of the
 import argparse
 import itertools
 import math
-import os
 import sys
 import zlib
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -27,7 +26,7 @@ from typing_extensions import TypedDict
 
 from utils.captions.captioner import DTYPES, Captioner
 from utils.captions.formats import Caption, VideoCaptions, caption_line, read_caption_file, write_captions
-from utils.distributed import share, wait_for_others
+from utils.distributed import own_gpu, share, wait_for_others
 from utils.errors import COUNT, SEED, BadInput, Parser, bounded, exit_code, printable, some
 from utils.files import make_folder, only_writer
 from utils.labels import SNIPPET
@@ -192,7 +191,7 @@ def parse(argv) -> argparse.Namespace:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise BadInput("--device cuda: not available here; expected cpu or auto")
     on_gpu = options.device != "cpu" and torch.cuda.is_available()
-    options.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if on_gpu else "cpu"
+    options.device = f"cuda:{own_gpu()}" if on_gpu else "cpu"
     options.precision = options.precision or ("bf16" if on_gpu else "fp32")
     return options
 
@@ -239,4 +238,4 @@ def caption(options, number: int, count: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(main, within=nullcontext))  # torchrun's processes share the videos

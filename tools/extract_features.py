@@ -16,12 +16,13 @@ Files are not trusted: each one is decoded in a process of its own, of limited m
 import argparse
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from utils.distributed import share, wait_for_others
+from utils.distributed import own_gpu, share, wait_for_others
 from utils.engine import pick_device
 from utils.errors import COUNT, POSITIVE, BadInput, Parser, bounded, exit_code, some
 from utils.files import only_writer
@@ -64,7 +65,7 @@ def parse(argv) -> argparse.Namespace:
     options.workers = options.workers or min(8, max(1, cores // 2))
     options.device = pick_device(options.device)
     if options.device.type == "cuda":
-        options.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        options.device = torch.device("cuda", own_gpu())
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
     return options
 
@@ -120,4 +121,4 @@ def extract_share(options, number: int, count: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(main, within=nullcontext))  # torchrun's processes share the videos

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from utils import ranks
 from utils.errors import BadInput
 
 
@@ -70,6 +71,21 @@ class ShuffledBatches(torch.utils.data.Sampler):
     def __iter__(self) -> Iterator[list[int]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.samples)
         yield from (order[at : at + self.size].tolist() for at in range(0, self.samples, self.size))
+
+
+class RankBatches(torch.utils.data.Sampler):
+    """This rank's slices of the batches of another sampler. One that gets none of a small batch, and whose loader must load something,
+    loads its first sample.
+    """
+
+    def __init__(self, batches: torch.utils.data.Sampler):
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list]:
+        return (ranks.mine(batch) or batch[:1] for batch in self.batches)
 
 
 class DrawnVersions(torch.utils.data.Sampler):

@@ -8,6 +8,7 @@ import math
 import platform
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NotRequired
 
@@ -20,7 +21,9 @@ from typing_extensions import TypedDict
 
 from dataset import test_videos
 from model import SYSTEMS
-from utils import checkpoint
+from utils import checkpoint, ranks
+from utils.batches import RankBatches
+from utils.distributed import own_gpu
 from utils.errors import BadInput
 from utils.evaluation.scores import Scores
 from utils.files import replacing
@@ -41,9 +44,19 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def own_device(name: str) -> torch.device:
+    """`pick_device`, of several ranks each one its own. Raises BadInput where this machine has fewer GPUs than ranks."""
+    device = pick_device(name)
+    if ranks.count() == 1 or device.type == "cpu":
+        return device
+    if device.type != "cuda":
+        raise BadInput(f"--device {device}: is no device of several processes; give --device cpu, or start one, without torchrun")
+    return torch.device("cuda", own_gpu())
+
+
 def autocast(device: torch.device, precision: str):
     """The forward pass in bf16 where asked for; losses and scores are float32 either way."""
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def keep_freed_memory() -> None:
@@ -91,8 +104,8 @@ def make_scheduler(optimizer: torch.optim.Optimizer, options):
 
 
 def step(model: nn.Module, batch, optimizer, options, device: torch.device, second=()) -> dict[str, float]:
-    """One step of training on (features, lengths, labels), or with captions behind; the value of each loss. Nothing is changed if the loss
-    is not finite. second: what System.second gives.
+    """One step of training on (features, lengths, labels), or with captions behind, of several ranks on their slices; the value of each
+    loss. Nothing is changed if the loss is not finite. second: what System.second gives.
     """
     features, lengths, labels, *captions = (part.to(device, non_blocking=True) for part in batch)
     with autocast(device, options.precision):
@@ -101,10 +114,11 @@ def step(model: nn.Module, batch, optimizer, options, device: torch.device, seco
     total = sum(losses.values())
     if not total.requires_grad:
         raise BadInput(f"--freeze {options.freeze}: no loss depends on what is left to train; name fewer parts")
-    values = {f"loss_{name}": value.item() for name, value in losses.items()} | {"loss": total.item()}
+    values = ranks.summed({f"loss_{name}": value for name, value in losses.items()} | {"loss": total})
     if math.isfinite(values["loss"]):
         model.zero_grad(set_to_none=True)
         total.backward()
+        ranks.sum_gradients(model)
         if options.grad_clip:
             nn.utils.clip_grad_norm_(model.parameters(), options.grad_clip)
         for one in (optimizer, *second):
@@ -148,7 +162,7 @@ class Training:
         Raises BadInput where the file is missing or was trained with other options.
         """
         path = folder / "last.pt"
-        state = checkpoint.load(path, checkpoint.Last, "--resume")
+        state = ranks.first(checkpoint.load)(path, checkpoint.Last, "--resume")
         trained = as_trained(state["options"])
         for name, value in self.about["options"].items():
             if trained.get(name) != value:
@@ -161,7 +175,7 @@ class Training:
                 f"--resume: {folder / 'last.pt'} was trained with --ema, which this version does not have; train anew without --resume"
             )
         if figure and "figure_of" not in state and state["epoch"] < self.options.max_epoch:
-            best = checkpoint.load(folder / "best.pt", option="--resume")
+            best = ranks.first(checkpoint.load)(folder / "best.pt", option="--resume")
             checkpoint.load_trained_state(self.model, best["weights"], folder / "best.pt")
             state["best"], name, state["error"] = figure(self.model)
             print(f"note: an earlier version chose epoch {best['epoch']}; {name} chooses from here on, of which it has {state['best']:.4g}")
@@ -169,13 +183,24 @@ class Training:
         checkpoint.load_steps(self.optimizer, self.scheduler, state, str(path))
         if self.second:
             checkpoint.load_steps(*self.second, state.get("second", {}), f"{path}: second")
-        checkpoint.set_random_state(state["random"], f"{path}: random")
+        if ranks.count() == 1:  # else each epoch begins with states of its own
+            checkpoint.set_random_state(state["random"], f"{path}: random")
         self.epoch, self.best, self.error = state["epoch"], state["best"], state.get("error", 0.0)
         self.about |= {name: state[name] for name in BEGUN if name in state}
-        self.log = [line for line in read_json_lines(folder / "log.jsonl", "--resume", Epoch) if line["epoch"] <= self.epoch]
+        log = ranks.first(read_json_lines)(folder / "log.jsonl", "--resume", Epoch)
+        self.log = [line for line in log if line["epoch"] <= self.epoch]
+
+    def seed_dropout(self) -> None:
+        """Begin an epoch of several ranks with random states that depend on (seed, epoch, rank) alone, so that no checkpoint needs to hold
+        the state of each.
+        """
+        if ranks.count() > 1:
+            own = np.random.SeedSequence((self.options.seed, self.epoch, ranks.rank()))
+            torch.manual_seed(int(own.generate_state(1, np.uint64)[0]))
 
     def finish_epoch(self, folder: Path, line: dict, figure) -> None:
-        """Measure the selection figure, keep best.pt and last.pt, add to log.jsonl; `figure` None keeps the last epoch as the best.
+        """Measure the selection figure, keep best.pt and last.pt, add to log.jsonl; `figure` None keeps the last epoch as the best. Of
+        several ranks the first one writes.
 
         The best is the latest epoch within a standard error of the highest figure (for trees: Breiman et al., 1984): a hundred held-out
         videos do not tell nearer ones apart, and of those the one that has learnt longest is as a rule the better one.
@@ -187,13 +212,15 @@ class Training:
             line["val"], self.about["figure_of"], error = figure(self.model)
             if line["val"] > self.best:
                 self.best, self.error = line["val"], error
+        self.log.append({"epoch": self.epoch, **line})
+        if ranks.rank():
+            return
         about = {**self.about, "epoch": self.epoch, "weights": checkpoint.trained_state(self.model)}
         if figure is None or line["val"] >= self.best - self.error:
             checkpoint.save(folder / "best.pt", {**about, "figure": line.get("val")})
         states = checkpoint.steps_state(self.optimizer, self.scheduler) | {"random": checkpoint.random_state()}
         if self.second:
             states["second"] = checkpoint.steps_state(*self.second)
-        self.log.append({"epoch": self.epoch, **line})
         with replacing(folder / "log.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in self.log))
         checkpoint.save(folder / "last.pt", {**about, "best": self.best, "error": self.error, **states})
@@ -205,23 +232,26 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
 
     figure(model) -> (float, its name, its standard error) is the selection figure, measured after each epoch; None selects the last epoch.
     begin() starts a run that does not go on, and gives what its checkpoints hold of that (BEGUN). A resumed run equals the uninterrupted
-    one, to the bit on CPU. Raises BadInput where the loss is not finite, naming the batch.
+    one, to the bit on CPU, of several ranks with as many. Raises BadInput where the loss is not finite, naming the batch.
     """
     keep_freed_memory()
-    goes_on = options.resume and (folder / "last.pt").exists()
+    goes_on = options.resume and ranks.first((folder / "last.pt").exists)()
     run = Training(model, options, classes, len(batches), {} if goes_on else begin())
     if str(folder).encode(errors="replace").decode() != str(folder):
         raise BadInput(f"{folder}: is not UTF-8, and TensorBoard writes into no such folder; name another one with --output")
     if goes_on:
         run.resume(folder, figure)
-    else:
+    elif not ranks.rank():
         for left in [folder / "log.jsonl", *folder.glob("events.out.tfevents.*")]:  # by an attempt that did not end its first epoch
             left.unlink(missing_ok=True)
-    loader = make_loader(train, batches, options, device)
-    with ending_workers(loader), SummaryWriter(folder, purge_step=run.epoch + 1) as board:
+    if ranks.count() > 1:  # alike to the bit, whatever the ranks' processors
+        model.load_state_dict(ranks.first(checkpoint.trained_state)(model), strict=False)
+    loader = make_loader(train, RankBatches(batches), options, device)
+    with ending_workers(loader), nullcontext() if ranks.rank() else SummaryWriter(folder, purge_step=run.epoch + 1) as board:
         while run.epoch < options.max_epoch:
             start, epoch = time.perf_counter(), run.epoch + 1
             batches.set_epoch(epoch)
+            run.seed_dropout()
             model.train()
             for name in frozen_names(options.freeze):  # batch statistics stay as they are, too
                 model.get_submodule(name).eval()
@@ -232,8 +262,11 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
                 len(batches),
                 unit="batch",
                 leave=False,
+                disable=ranks.rank() > 0,
             )
             for number, (indices, batch) in enumerate(bar, 1):
+                if not ranks.mine(indices):  # what was loaded is another rank's
+                    batch = [part[:0] for part in batch]
                 values = step(model, batch, run.optimizer, options, device, run.second)
                 if not math.isfinite(values["loss"]):
                     raise BadInput(not_finite(values, epoch, number, [train.name(index) for index in indices]))
@@ -241,10 +274,10 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
             line = {name: value / len(batches) for name, value in sums.items()}
             trained = round(time.perf_counter() - start, 3)
             run.finish_epoch(folder, line | {"steps": len(batches), "seconds": trained}, figure)
-            for name, value in run.log[-1].items():
+            for name, value in run.log[-1].items() if board else ():
                 board.add_scalar(name, value, epoch)
             tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in run.log[-1].items()))
-    return checkpoint.load(folder / "best.pt")
+    return ranks.first(checkpoint.load)(folder / "best.pt")
 
 
 @contextlib.contextmanager
@@ -330,6 +363,10 @@ def predict(
 
 
 def score(model: nn.Module, videos: list, options, captions=None) -> dict[str, Scores]:
-    """Scores of listed videos (dataset.Video), one crop each, with their source captions where the system reads some."""
-    listed = test_videos(videos, options.visual_width, options.test_crop, captions)
-    return predict(model, listed, options, pick_device(options.device), len(videos))
+    """Scores of listed videos (dataset.Video), one crop each, with their source captions where the system reads some. Of several ranks each
+    computes those of its slice, and has all.
+    """
+    own = ranks.mine(videos)
+    listed = test_videos(own, options.visual_width, options.test_crop, captions)
+    scores = ranks.merged(predict(model, listed, options, own_device(options.device), None if ranks.rank() else len(own)))
+    return {video.name: scores[video.name] for video in videos}

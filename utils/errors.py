@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -112,9 +113,23 @@ def _interruptions():
         raise
 
 
-def exit_code(main, go_on: str = "") -> int:
+@contextlib.contextmanager
+def alone():
+    """Round the `main` of a script of which torchrun's processes would all do the same, and write over each other: one of them refuses
+    (BadInput), the others wait until torchrun ends them.
+    """
+    if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if os.environ["RANK"] != "0":
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(60)
+        raise BadInput(f"torchrun: {Path(sys.argv[0]).name} is one process; start it with python, without torchrun")
+    yield
+
+
+def exit_code(main, go_on: str = "", within=alone) -> int:
     """Run `main()` as a script does: 0 done, 2 bad input, 130 interrupted, by Ctrl-C or by SIGTERM, which says how to `go_on`, 141 nobody
-    reads its output any more. Any other exception is a bug and keeps its traceback.
+    reads its output any more. Any other exception is a bug and keeps its traceback. within: a context manager round `main`, which
+    refuses several processes of torchrun, unless the script shares its work among them.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -122,7 +137,7 @@ def exit_code(main, go_on: str = "") -> int:
     with contextlib.suppress(AttributeError):  # a test's or notebook's own stream
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name that the terminal's encoding lacks is no reason to die
     try:
-        with _interruptions():
+        with _interruptions(), within():
             main()
             sys.stdout.flush()
     except BadInput as error:

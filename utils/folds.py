@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from dataset import Video, check_features, read_list, read_rows
-from utils import loading, runs, testing, training
+from utils import loading, ranks, runs, testing, training
 from utils.datasets import load_dataset
 from utils.errors import BadInput
 from utils.evaluation.ground_truth import load_ground_truth
@@ -58,9 +58,9 @@ def shuffled(videos: Sequence[Video], seed: int, dataset: Dataset) -> list[Video
     return [replace(v, label=label, target=tuple(multi_hot(label, dataset).tolist())) for v, label in zip(videos, labels, strict=True)]
 
 
-def cross_validate(options, seed: int) -> testing.Tested:
+def cross_validate(options, seed: int) -> testing.Tested | None:
     """Train and test the folds of one seed, or what is left of them, then judge their scores together: scores.npz, report.json, report.md
-    and plots/ in OUTPUT/seed-K.
+    and plots/ in OUTPUT/seed-K; of several ranks the first one judges.
 
     Raises BadInput where a fold that has results was dealt otherwise.
     """
@@ -73,14 +73,13 @@ def cross_validate(options, seed: int) -> testing.Tested:
     truth = loading.known_truth(videos, check_features(videos, options.visual_width), given, dataset)
     folder, ready, tested = Path(options.output) / f"seed-{seed}", [], []
     for number, names in enumerate(deal(videos, options.folds, of, seed, dataset), 1):
-        place = make_folder(folder / f"fold-{number}")
+        place = folder / f"fold-{number}"
         rows = {"train": [], "test": []}
         by_name = {video.name: video for video in videos}
         for row, *_ in read_rows(options.train_list, "--train-list"):
             video = by_name[video_name(row)]
             rows["test" if video.name in names else "train"].append([row, video.label, *([video.source] if video.source else [])])
-        for kind, listed in rows.items():
-            write_list(place / f"{kind}.csv", listed)
+        write_lists(place, rows)
         own = {
             **{"train_list": str(place / "train.csv"), "test_list": str(place / "test.csv")},
             **{"gt_path": options.gt_path if given.keys() & names else None, "folds": None, "shuffle_labels": False},
@@ -93,7 +92,15 @@ def cross_validate(options, seed: int) -> testing.Tested:
         best = training.train(model, data, own, seed, place)  # of a finished one what it left, where the options are the same
         tested.append(testing.test(model, best, data, own, place, place))
     about = {"count": options.folds, "of": of, "shuffled": options.shuffle_labels}
-    return testing.pool(tested, truth, dataset, options, folder, about)
+    return None if ranks.rank() else testing.pool(tested, truth, dataset, options, folder, about)
+
+
+@ranks.first
+def write_lists(place: Path, rows: dict[str, list]) -> None:
+    """Write train.csv and test.csv of a fold into its folder. Raises BadInput as write_list does."""
+    make_folder(place)
+    for kind, listed in rows.items():
+        write_list(place / f"{kind}.csv", listed)
 
 
 def write_list(path: Path, rows: list[list[str]]) -> None:

@@ -62,7 +62,7 @@ def load_model(options, seed: int, classes: Sequence[str] = ()) -> torch.nn.Modu
     torch.manual_seed(seed)
     model = build_model(options.model, classes or load_dataset(options.data).names, encoder, **sizes, **beside)
     engine.freeze_parts(model, options.freeze)
-    return model.to(engine.pick_device(options.device))
+    return model.to(engine.own_device(options.device))
 
 
 def check_space(model: torch.nn.Module, options) -> None:

@@ -1,12 +1,14 @@
 """Losses as pure functions of (scores, labels, lengths), masked and vectorised, on any device (ReFLIP-VAD eq. 12–18, VadCLIP).
 
 B bags, T snippets, C+1 classes. `labels` is multi-hot (B, C+1) float, class 0 = normal; `lengths` (B,) int, the valid snippets of each bag.
-Each returns a float32 scalar.
+Each returns a float32 scalar: of several ranks (utils/ranks.py) the share of this one.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from utils import ranks
 
 
 def top_k(labels: Tensor, lengths: Tensor, normal_top1: bool) -> Tensor:
@@ -40,11 +42,11 @@ def mil_classification(scores: Tensor, labels: Tensor, lengths: Tensor, *, norma
     k = top_k(labels, lengths, normal_top1)
     if not logits:
         bag = top_k_mean(scores, lengths, k).clamp(1e-7, 1 - 1e-7)  # F.binary_cross_entropy raises on NaN before the engine names the batch
-        return -torch.where(labels[:, 0] > 0, (1 - bag).log(), bag.log()).mean()
+        return ranks.share(-torch.where(labels[:, 0] > 0, (1 - bag).log(), bag.log()).mean(), len(bag))
     largest, chosen = top_k_scores(scores[..., None], lengths, k)
     sign = torch.where(labels[:, 0] > 0, -1, 1)[:, None]
     log = F.logsigmoid(sign * largest[..., 0]).masked_fill(~chosen, -torch.inf)
-    return (k.log() - log.logsumexp(1)).mean()
+    return ranks.share((k.log() - log.logsumexp(1)).mean(), len(k))
 
 
 def mil_align(alignment: Tensor, labels: Tensor, lengths: Tensor, *, normal_top1: bool = False) -> Tensor:
@@ -54,7 +56,7 @@ def mil_align(alignment: Tensor, labels: Tensor, lengths: Tensor, *, normal_top1
     """
     bag = top_k_mean(alignment, lengths, top_k(labels, lengths, normal_top1))
     target = labels / labels.sum(1, keepdim=True)
-    return -(target * F.log_softmax(bag, 1)).sum(1).mean()
+    return ranks.share(-(target * F.log_softmax(bag, 1)).sum(1).mean(), len(bag))
 
 
 def magnitude_separability(visual: Tensor, labels: Tensor, lengths: Tensor, *, margin: float, push: float = 1.0) -> Tensor:
@@ -70,19 +72,19 @@ def magnitude_separability(visual: Tensor, labels: Tensor, lengths: Tensor, *, m
         size = visual.float().norm(dim=-1).masked_fill(index >= lengths[:, None], -torch.inf)
         rows = size.topk(visual.shape[1] // 16 + 1, dim=1).indices
     largest = visual.gather(1, rows[..., None].expand(-1, -1, visual.shape[2])).float().norm(dim=-1)
-    magnitude = largest.masked_fill(index[: rows.shape[1]] >= k[:, None], 0).sum(1) / k
+    magnitude = ranks.gathered(largest.masked_fill(index[: rows.shape[1]] >= k[:, None], 0).sum(1) / k)
     distance = (magnitude[:, None] - magnitude).abs()
-    normal = labels[:, 0] > 0
+    normal = ranks.gathered(labels[:, 0]) > 0
     same = normal[:, None] == normal
     partner = same & ~torch.eye(len(normal), dtype=torch.bool, device=normal.device)
     paired, opposed = partner.any(1), ~same.all(1)
     nearest = distance.masked_fill(~partner, torch.inf).amin(1).masked_fill(~paired, 0)
     farthest = distance.masked_fill(same, -torch.inf).amax(1).masked_fill(~opposed, margin)
     missing = (margin - farthest).clamp(min=0)
-    return nearest.square().sum() / paired.sum().clamp(min=1) + push * missing.square().sum() / opposed.sum().clamp(min=1)
+    return ranks.share(nearest.square().sum() / paired.sum().clamp(min=1) + push * missing.square().sum() / opposed.sum().clamp(min=1))
 
 
 def text_separation(text_features: Tensor) -> Tensor:
     """Mean over the anomaly classes of |cos(normal, class)|, on class embeddings (C+1, D) (VadCLIP's third loss)."""
     text = F.normalize(text_features.float(), dim=-1)
-    return (text[1:] @ text[0]).abs().mean()
+    return ranks.share((text[1:] @ text[0]).abs().mean())

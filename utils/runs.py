@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from model import SYSTEMS
+from utils import ranks
 from utils.datasets import benchmarks, script_of
 from utils.errors import BadInput
 from utils.evaluation.ground_truth import TRUTH
@@ -57,6 +58,13 @@ def claimed(options) -> Iterator[None]:
 
     Raises BadInput where another process trains there, and where a run stands there that would be replaced or mixed with another.
     """
+    if ranks.count() > 1 and not SYSTEMS[options.model].ranks:
+        raise BadInput(f"torchrun: --model {options.model} is trained by one process; start it with python, without torchrun")
+    ranks.wait()  # all have read what stands there
+    if ranks.rank():
+        ranks.wait()  # it is settled
+        yield
+        return
     folder = make_folder(options.output)
     if options.overwrite and options.init and Path(options.init).resolve().is_relative_to(folder.resolve()):
         raise BadInput(f"--init {options.init}: is of the run that --overwrite replaces; name another folder with --output")
@@ -74,6 +82,7 @@ def claimed(options) -> Iterator[None]:
             for seed in options.seeds:
                 if not (folder / f"seed-{seed}" / "options.json").exists():
                     remember(folder / f"seed-{seed}", replace(options, seed=seed))
+        ranks.wait()
         try:
             yield
             shutil.rmtree(folder / REPLACED, ignore_errors=True)
@@ -159,6 +168,7 @@ def remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+@ranks.first
 def newest(wanted: dict, begun: bool = False) -> Path | None:
     """The folder OUTPUT of the run under runs/ that was written last and whose options have the `wanted` values, if there is one.
 
@@ -210,6 +220,9 @@ def test_folder(options, checkpoint: Path) -> Iterator[tuple[Path, Path]]:
     left there. Raises BadInput where another process writes there.
     """
     folder = tested_in(options, checkpoint)
+    if ranks.rank():  # of torchrun: the first one writes
+        yield folder, folder
+        return
     with locked(folder), tempfile.TemporaryDirectory(prefix=".test-", dir=folder) as new:
         unread = None
         try:

@@ -52,7 +52,8 @@ def to_windows(x: Tensor, size: int) -> Tensor:
 
 def from_windows(x: Tensor, batch: int, length: int) -> Tensor:
     """Undo `to_windows`: (B * windows, size, ...) -> (B, T, ...)."""
-    return x.reshape(batch, -1, *x.shape[2:])[:, :length]
+    size = x.shape[1]
+    return x.reshape(batch, -(-length // size) * size, *x.shape[2:])[:, :length]
 
 
 class ResidualAttentionBlock(nn.Module):

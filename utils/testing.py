@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from model import SYSTEMS
-from utils import checkpoint, engine, restore, runs
+from utils import checkpoint, engine, ranks, restore, runs
 from utils.captions.tree import MANIFEST as EMBEDDED
 from utils.evaluation import plots, report, segments
 from utils.evaluation.ground_truth import TRUTH, load_ground_truth, write_ground_truth
@@ -31,11 +31,11 @@ class Tested(NamedTuple):
     dataset: Dataset
 
 
-def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> Tested:
+def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> Tested | None:
     """Test a checkpoint once: scores.npz, report.json, report.md and plots/ in `folder`; the table is printed, and `shown` as where they
-    are.
+    are. Of several ranks the first one does that, with the scores of all; the others give None.
     """
-    saved = checkpoint.load(path)
+    saved = ranks.first(checkpoint.load)(path)
     released = "options" not in saved
     weights = saved["weights"] if released else restore.weights_for(saved, model, path, options, data.dataset)
     checkpoint.load_trained_state(model, weights, path)
@@ -43,6 +43,14 @@ def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> T
     texts = data.captions.texts(data.test) if data.captions else None
     features = features_of(options, saved.get("features"), projects(model))
     scores = engine.score(model, data.test, options, data.captions)
+    trained_so = not released and saved["options"].get("mask_padding")
+    unmasked = None
+    if getattr(model, "mask_padding", False) and not trained_so and not SYSTEMS[options.model].whole:  # whole videos have no padding
+        model.mask_padding = False
+        unmasked = engine.score(model, data.test, options, data.captions)
+        model.mask_padding = True
+    if ranks.rank():
+        return None
     if features == "sentences" and data.covered:
         scores = {name: parts._replace(covered=data.covered[name]) for name, parts in scores.items()}
     drawn = report.resample(scores, data.truth, data.dataset)
@@ -67,9 +75,8 @@ def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> T
         "seeds": [] if released else [saved["options"]["seed"]],
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
-    trained_so = not released and saved["options"].get("mask_padding")
-    if getattr(model, "mask_padding", False) and not trained_so and not SYSTEMS[options.model].whole:  # whole videos have no padding
-        result["padding"] = padding_effect(model, data, options, drawn)
+    if unmasked:
+        result["padding"] = padding_effect(unmasked, data, drawn)
     known = segments.known_threshold(saved.get("thresholds"), segments.RATE)
     threshold, source = known or segments.unknown_threshold(segments.RATE)
     result["threshold"] = {"value": threshold, "from": source}
@@ -145,11 +152,11 @@ def official_videos(scores: dict, dataset: Dataset) -> list[int] | None:
     return [len(official & scores.keys()), len(official)]
 
 
-def padding_effect(model, data: Data, options, masked: dict) -> dict:
-    """What masking the padding moves: paired differences of the figures with it (`masked`, from report.resample) and as published."""
-    model.mask_padding = False
-    published = report.resample(engine.score(model, data.test, options, data.captions), data.truth, data.dataset)
-    model.mask_padding = True
+def padding_effect(unmasked: dict, data: Data, masked: dict) -> dict:
+    """What masking the padding moves: paired differences of the figures with it (`masked`, from report.resample) and of the scores
+    without, as published.
+    """
+    published = report.resample(unmasked, data.truth, data.dataset)
     rows = {
         path: {"published": float(published[path][0]), "masked": float(masked[path][0]), **difference(masked[path], published[path])}
         for path in published
@@ -204,6 +211,7 @@ def pool(folds: list[Tested], truth: dict, dataset: Dataset, options, folder: Pa
     return Tested(result, drawn, scores, truth, dataset)
 
 
+@ranks.first
 def summarise(tested: list[Tested], folder: Path) -> None:
     """Mean ± std over the seeds, and those that another process has finished, as report.json, report.md and plots/ of the whole run."""
     found = {part.report["seeds"][0]: part for part in tested}

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dataset import MANIFEST, Manifest, divide
 from model import SYSTEMS
-from utils import checkpoint, engine, restore, runs
+from utils import checkpoint, engine, ranks, restore, runs
 from utils.evaluation import plots, report, segments, selection
 from utils.files import make_folder
 from utils.loading import Data, check_space
@@ -59,7 +59,7 @@ def selection_figure(data: Data, options):
 def train(model, data: Data, options, seed: int, folder: Path | None = None) -> Path:
     """Train one seed in `folder`, OUTPUT/seed-K where none is named; the path of the selected checkpoint."""
     check_space(model, options)
-    folder = make_folder(folder or Path(options.output) / f"seed-{seed}")
+    folder = ranks.first(make_folder)(folder or Path(options.output) / f"seed-{seed}")
     names = len({video.name for video, *_ in data.train.samples})
     counts = Counter(data.dataset.names[video.target.index(1)] for video in data.held_out)
     by_class = ", ".join(f"{name} {counts[name]}" for name in data.dataset.names if counts[name])
@@ -90,7 +90,7 @@ def train(model, data: Data, options, seed: int, folder: Path | None = None) -> 
         data.batches,
         run,
         folder,
-        engine.pick_device(options.device),
+        engine.own_device(options.device),
         data.dataset.names,
         selection_figure(data, options),
         begin,
@@ -98,14 +98,20 @@ def train(model, data: Data, options, seed: int, folder: Path | None = None) -> 
     if data.held_out:  # where demo.py's threshold comes from
         checkpoint.load_trained_state(model, best["weights"], folder / "best.pt")
         best["thresholds"] = segments.thresholds(engine.score(model, divide(data.held_out)[1], options, data.captions))
+    keep(best, data, run, folder)
+    return folder / "best.pt"
+
+
+@ranks.first
+def keep(best: dict, data: Data, options, folder: Path) -> None:
+    """Write what is known of a checkpoint when its training has ended, and the picture of that."""
     if (Path(options.feature_root) / MANIFEST).is_file():
         made = read_json(Path(options.feature_root) / MANIFEST, "--feature-root", Manifest)
         best["features"] = {key: made[key] for key in ("encoder", "recipe")}
     if data.captions and (embedded := data.captions.made):
         best["captions"] = embedded
     checkpoint.save(folder / "best.pt", best)
-    runs.remember(folder, run, held_out=[video.name for video in data.held_out])
+    runs.remember(folder, options, held_out=[video.name for video in data.held_out])
     lines = read_json_lines(folder / "log.jsonl", "--output", engine.Epoch)
     stamp = report.SELECTED_ON_TEST if options.select == "test" else ""
     plots.plot_training(make_folder(folder / "plots") / "training.png", lines, stamp, best.get("figure_of", "selection figure"))
-    return folder / "best.pt"

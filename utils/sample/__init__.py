@@ -3,11 +3,13 @@
 from pathlib import Path
 
 from model import SYSTEMS
+from utils import ranks
 from utils.datasets import load_dataset, script_of
 from utils.files import ROOT, locked
 from utils.options import sample_files
 
 
+@ranks.first
 def announce(options) -> None:
     """Say which data is used, what a line that was deleted from the option file falls back to, and what the preset sets; of the built-in
     sample also which settings it overrules, and make it if it is not there yet.

@@ -140,6 +140,7 @@ class System(NamedTuple):
     second: Callable = lambda model, options, steps: ()  # or (optimizer, its rate by step) of what `parameter_groups` leaves out
     presets: dict[str, dict] = {}  # noqa: RUF012, never written to
     budget: tuple[tuple[str, ...], str] = ((), "")  # parts whose size is printed (none: all), and the paper's figures for them
+    ranks: bool = False  # whether torchrun may train it: what spans a batch spans the ranks (utils/ranks.py)
 
 
 class Published(nn.Module):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from utils import ranks
 from utils.systems.base import Output, Settings, System
 
 SMOOTH = SPARSE = 8e-5  # λ1, λ2 of the paper
@@ -57,10 +58,11 @@ def losses(out: Output, labels: Tensor, lengths: Tensor, options) -> dict[str, T
     mask = torch.arange(out.coarse.shape[1], device=lengths.device) < lengths[:, None]  # (B, T)
     normal = labels[:, 0] > 0
     largest = out.coarse.masked_fill(~mask, 0).amax(1)  # scores are above 0
-    hinge = (1 - largest[~normal, None] + largest[normal]).clamp(min=0)  # (abnormal, normal)
     scores, mask = out.coarse[~normal], mask[~normal]
+    largest, normal = ranks.gathered(largest), ranks.gathered(labels[:, 0]) > 0  # each bag against those of all ranks
+    hinge = (1 - largest[~normal, None] + largest[normal]).clamp(min=0)  # (abnormal, normal)
     return {
-        "rank": hinge.sum() / normal.sum().clamp(min=1),
+        "rank": ranks.share(hinge.sum() / normal.sum().clamp(min=1)),
         "smooth": SMOOTH * scores.diff(dim=1).square()[mask[:, 1:]].sum(),
         "sparse": SPARSE * scores[mask].sum(),
     }
@@ -80,6 +82,7 @@ SYSTEM = System(
     widths=(4096,),
     text=lambda options: False,
     whole=True,
+    ranks=True,
     defaults=dict(
         visual_length=32, dropout=0.6, optimizer="adagrad", lr=0.01, weight_decay=1e-3, batch_size=60, max_epoch=50,
         scheduler="none", grad_clip=0,

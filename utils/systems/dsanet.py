@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from utils import ranks
 from utils.errors import BadInput
 from utils.prompt import ClassPrompts, FixedFeatures, PromptEncoder, TextSide, bring, cosine, fixed_features, text_encoder
 from utils.systems.base import AlignmentSettings, Output, PaddingSettings, ProjectionSettings, Settings, System, WindowSettings, option
@@ -271,15 +272,18 @@ def losses(out: Output, labels: Tensor, lengths: Tensor, options) -> dict[str, T
     background[:, 0] = 1
 
     def contrast(logits: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(logits.float(), target / target.sum(1, keepdim=True), label_smoothing=SMOOTHING)
+        mean = F.cross_entropy(logits.float(), target / target.sum(1, keepdim=True), label_smoothing=SMOOTHING)
+        return ranks.share(mean, len(target))
 
     mask = torch.arange(out.coarse.shape[1], device=lengths.device) < lengths[:, None]  # (B, T)
     error = (1 - F.cosine_similarity(out.visual.float(), parts.rebuilt.float(), dim=-1)) / 2
+    consistency = (out.coarse - error)[mask].square()
+    gather = (1 - cosine(parts.normal, parts.prototypes).amax(2))[parts.chosen]
     return VADCLIP.losses(out, labels, lengths, options) | {
         "event": options.lambda_event * contrast(parts.event, labels),
         "background": options.lambda_background * contrast(parts.background, background),
-        "consistency": options.lambda_consistency * (out.coarse - error)[mask].square().mean(),
-        "gather": options.lambda_gather * (1 - cosine(parts.normal, parts.prototypes).amax(2))[parts.chosen].mean(),
+        "consistency": options.lambda_consistency * ranks.share(consistency.mean(), len(consistency)),
+        "gather": options.lambda_gather * ranks.share(gather.mean(), len(gather)),
     }
 
 
@@ -328,4 +332,5 @@ SYSTEM = System(
     ),
     rule="best on test",
     second=second,
+    ranks=True,
 )  # fmt: skip

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from utils import ranks
 from utils.losses import top_k, top_k_mean
 from utils.systems.base import Output, PaddingSettings, Published, Settings, System
 from utils.temporal import GraphConvolution, distance_adjacency, similarity_adjacency
@@ -65,7 +66,7 @@ class HLNet(Published):
         """features (B, T, D) float, rows from `lengths` (B,) int on are padding and taken as zeros -> Output with coarse (the offline
         score), online and the logits of both.
         """
-        snippets, longest = features.shape[1], int(lengths.max())
+        snippets, longest = features.shape[1], ranks.largest(lengths) if self.training else int(lengths.max())
         mask = torch.arange(longest, device=features.device) < lengths[:, None]  # (B, longest)
         features = self.feature_scale * features[:, :longest].masked_fill(~mask[..., None], 0)
 
@@ -103,10 +104,15 @@ def losses(out: Output, labels: Tensor, lengths: Tensor, options) -> dict[str, T
     k, abnormal = top_k(labels, lengths, False), (labels[:, 0] <= 0).float()
     mask = torch.arange(out.coarse.shape[1], device=lengths.device) < lengths[:, None]  # (B, T)
     cross = -out.coarse.detach() * F.logsigmoid(out.online_logits)
+
+    def entropy(logits: Tensor) -> Tensor:
+        mean = F.binary_cross_entropy_with_logits(top_k_mean(logits, lengths, k), abnormal)
+        return ranks.share(mean, len(lengths))
+
     return {
-        "offline": F.binary_cross_entropy_with_logits(top_k_mean(out.coarse_logits, lengths, k), abnormal),
-        "online": F.binary_cross_entropy_with_logits(top_k_mean(out.online_logits, lengths, k), abnormal),
-        "distil": DISTIL * (cross.masked_fill(~mask, 0).sum(1) / lengths).mean(),
+        "offline": entropy(out.coarse_logits),
+        "online": entropy(out.online_logits),
+        "distil": DISTIL * ranks.share((cross.masked_fill(~mask, 0).sum(1) / lengths).mean(), len(lengths)),
     }
 
 
@@ -125,6 +131,7 @@ SYSTEM = System(
     widths=(1024, 1152),
     text=lambda options: False,
     whole=True,
+    ranks=True,
     defaults=dict(
         visual_length=200, dropout=0.6, optimizer="adam", lr=1e-4, batch_size=128, sampling="shuffle", max_epoch=50,
         scheduler="multistep", milestones=(9,), grad_clip=0,  # × 0.1 from the 10th epoch on

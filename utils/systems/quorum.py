@@ -116,4 +116,5 @@ SYSTEM = System(
     QuorumSettings,
     defaults=VADCLIP.defaults | dict(visual_length=128, dropout=0.5, max_epoch=8, lr=1e-3, seed=1),
     rule="no paper",
+    ranks=True,
 )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from utils import ranks
 from utils.errors import BadInput
 from utils.prompt import TextProjection, TextSide, cosine, position_prompts
 from utils.systems.base import (
@@ -51,9 +52,9 @@ def valid_only(x: Tensor, mask: Tensor | None) -> Tensor:
 def normalise(norm: nn.BatchNorm1d, x: Tensor, mask: Tensor | None) -> Tensor:
     """Batch normalisation of x (B, W, T), with `mask` over its valid snippets only."""
     if mask is None:
-        return norm(x)
+        return ranks.batch_norm(norm, x)
     y = torch.zeros_like(x.transpose(1, 2))
-    y[mask] = norm(x.transpose(1, 2)[mask]).to(y)
+    y[mask] = ranks.batch_norm(norm, x.transpose(1, 2)[mask]).to(y)
     return y.transpose(1, 2)
 
 
@@ -279,4 +280,5 @@ SYSTEM = System(
     rule="best on test",
     inputs=lambda options: {"both": ("features", "captions"), "visual": ("features",), "text": ("captions",)}[options.branches],
     note=lambda options, device: scan_backend(device) if uses_mamba(options) else None,
+    ranks=True,
 )

@@ -134,4 +134,5 @@ SYSTEM = System(
         scheduler="multistep", grad_clip=0, lambda_align=1, seed=234,
     ),
     rule="best on test",
+    ranks=True,
 )  # fmt: skip

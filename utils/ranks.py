@@ -1,0 +1,189 @@
+"""Training and testing in several processes, one a GPU, which torchrun starts: ranks. Each has a slice of every batch and of the videos
+that are scored, and the same weights; the first one prints and writes.
+
+A loss is computed from a rank's own slice, as its share: the sum over the ranks is the loss of the whole batch, so gradients are summed,
+not averaged. What else spans a batch (statistics of a normalisation, bags that are compared) is exchanged with its gradient. In a single
+process each function gives what it was given, and nothing is sent.
+"""
+
+import contextlib
+import functools
+import os
+import signal
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.distributed.rendezvous import rendezvous
+from torch.nn import functional as F
+
+from utils.errors import BadInput
+
+
+def count() -> int:
+    """How many ranks there are; 1 outside `joined`."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this one, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+@contextlib.contextmanager
+def joined():
+    """Round the `main` of a script (utils.errors.exit_code): join torchrun's processes. All but the first are silent; of an error or an
+    interruption, on whichever rank, the one that meets it first tells, and the others end without a word.
+    """
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    store, number, size = next(rendezvous("env://"))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    # While the first one draws pictures the others wait. Who dies is noticed at once: the connection breaks.
+    dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=timedelta(days=30))
+    try:
+        with contextlib.ExitStack() as stack:
+            if number:
+                stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+            yield
+            wait()  # torchrun ends all as soon as one has ended with an exit code
+    except SystemExit:  # --help
+        raise
+    except BaseException as error:
+        for ending in (signal.SIGTERM, signal.SIGINT):  # this is one
+            signal.signal(ending, signal.SIG_IGN)
+        with contextlib.suppress(RuntimeError):  # torchrun itself is gone
+            if store.add("told", 1) > 1:
+                raise SystemExit(1) from None
+        if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+            raise BadInput("torchrun: another of its processes is gone, killed perhaps, for memory; start it again with --resume") from None
+        raise
+    dist.destroy_process_group()
+
+
+def wait() -> None:
+    """Wait for the others to come here."""
+    total(0)
+
+
+def first(function: Callable) -> Callable:
+    """`function` called by the first rank alone; each one gets what it returns, when it has returned."""
+
+    @functools.wraps(function)
+    def called(*arguments, **named):
+        if count() == 1:
+            return function(*arguments, **named)
+        result = [None if rank() else function(*arguments, **named)]
+        dist.broadcast_object_list(result)
+        return result[0]
+
+    return called
+
+
+def mine(items: Sequence) -> Sequence:
+    """This rank's slice: of a batch whose first half is of one kind it has as much of either, but for one."""
+    return items[rank() :: count()]
+
+
+def merged(found: dict) -> dict:
+    """The entries that the ranks found, all of them on each."""
+    if count() == 1:
+        return found
+    parts = [None] * count()
+    dist.all_gather_object(parts, found)
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def counts(number: int) -> list[int]:
+    """The `number` of each rank. It is exchanged by the CPUs, so that no GPU waits for it."""
+    numbers = torch.zeros(count(), dtype=torch.int64)
+    numbers[rank()] = number
+    if count() > 1:
+        dist.all_reduce(numbers)
+    return numbers.tolist()
+
+
+def total(number: int) -> int:
+    return sum(counts(number))
+
+
+def largest(numbers: Tensor) -> int:
+    """The largest of a whole batch's numbers (b,), whole ones above 0."""
+    return max(counts(int(numbers.max()) if len(numbers) else 0)) if count() > 1 else int(numbers.max())
+
+
+class Summed(torch.autograd.Function):
+    """The sum of a tensor over the ranks. Each has its own share of the loss, so that gradients are summed, too."""
+
+    @staticmethod
+    def forward(context, x: Tensor) -> Tensor:
+        x = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(context, gradient: Tensor) -> Tensor:
+        return Summed.forward(context, gradient)
+
+
+def gathered(x: Tensor) -> Tensor:
+    """x (b,) of all ranks, one after the other: (B,), with the gradient."""
+    if count() == 1:
+        return x
+    sizes = counts(len(x))
+    before = sum(sizes[: rank()])
+    return Summed.apply(F.pad(x, (before, sum(sizes) - before - len(x))))
+
+
+def share(mean: Tensor, number: int = 1) -> Tensor:
+    """This rank's share of the mean over all ranks, from its own `mean`, of `number` items; of what each rank computes alike, 1."""
+    if count() == 1:
+        return mean
+    mean = mean if number else mean.nan_to_num()  # of nothing
+    return mean * (number / total(number))
+
+
+def batch_norm(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
+    """norm(x) of x (N, W) or (N, W, T), in training by the statistics of all ranks' N · T values."""
+    if count() == 1 or not norm.training:
+        return norm(x)
+    rows = x.float().movedim(1, -1).flatten(0, -2)  # (N · T, W)
+    number, width = rows.shape
+    mean = rows.sum(0) / max(number, 1)
+    own = torch.cat([mean, (rows - mean).square().sum(0), mean.new_tensor([number])])  # of each rank around its own mean: no cancellation
+    means, squares, numbers = Summed.apply(F.pad(own[None], (0, 0, rank(), count() - rank() - 1))).split([width, width, 1], 1)
+    number = numbers.sum()
+    mean = (numbers * means).sum(0) / number
+    squares = (squares + numbers * (means - mean).square()).sum(0)
+    with torch.no_grad():
+        norm.num_batches_tracked += 1
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(squares / (number - 1), norm.momentum)
+    rows = (rows - mean) * (squares / number + norm.eps).rsqrt() * norm.weight + norm.bias
+    return rows.view(x.movedim(1, -1).shape).movedim(-1, 1).to(x.dtype)
+
+
+def summed(shares: dict[str, Tensor]) -> dict[str, float]:
+    """The losses of a batch from each rank's shares."""
+    values = torch.stack([value.detach().float() for value in shares.values()])
+    if count() > 1:
+        dist.all_reduce(values)
+    return dict(zip(shares, values.tolist(), strict=True))
+
+
+def sum_gradients(model: nn.Module) -> None:
+    """Give each parameter the sum of its gradients on all ranks; parameters that no loss depends on have none on either."""
+    if count() == 1:
+        return
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    whole = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(whole)
+    for gradient, part in zip(gradients, whole.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
