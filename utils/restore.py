@@ -10,7 +10,6 @@ from model import SYSTEMS
 from utils import checkpoint
 from utils.captions.tree import source_folder
 from utils.datasets import benchmarks, load_dataset, script_of
-from utils.engine import frozen_names
 from utils.errors import BadInput, printable
 from utils.labels import Dataset
 from utils.options import Resolved, as_trained, check_options, check_system, declared, options_class, read_options
@@ -173,9 +172,6 @@ def tested_options(options: Resolved, path: Path, saved: dict) -> Resolved:
         for name, value in {**files, **made}.items()
         if name in own and name not in ("data", "device", "output", "seeds", *options.typed)
     }
-    parts, frozen = {key.split(".")[0] for key in saved["weights"]}, frozen_names(known.get("freeze"))
-    if not set(frozen) < parts:
-        raise BadInput(f"{path}: freeze = {known['freeze']!r}; expected some of its parts {', '.join(sorted(parts))}; train it anew")
     another = saved["dataset"] != options.dataset
     if "data" in options.typed and options.dataset not in benchmarks() and files.get("data"):  # two may have one title
         another |= os.path.realpath(files["data"]) != os.path.realpath(options.data)

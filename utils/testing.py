@@ -46,6 +46,7 @@ def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> T
     if features == "sentences" and data.covered:
         scores = {name: parts._replace(covered=data.covered[name]) for name, parts in scores.items()}
     drawn = report.resample(scores, data.truth, data.dataset)
+    frozen = engine.frozen_names(options.freeze)
     selected = "released" if released else saved["options"]["select"] if saved.get("figure") is not None else "last"
     result = {
         "dataset": options.dataset,
@@ -65,7 +66,7 @@ def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> T
         "command": options.command,
         "versions": versions() | {"commit": saved.get("commit", "released by the authors")},
         "seeds": [] if released else [saved["options"]["seed"]],
-        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "parameters": sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and name.split(".")[0] not in frozen),
     }
     trained_so = not released and saved["options"].get("mask_padding")
     if getattr(model, "mask_padding", False) and not trained_so and not SYSTEMS[options.model].whole:  # whole videos have no padding
