@@ -228,6 +228,11 @@ class Run(NamedTuple):
         lines = self.log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines() if self.log.exists() else []
         return lines[-1] if lines else ""
 
+    def epochs(self) -> list[dict]:
+        """Those that it has finished, of all its folds."""
+        logs = [path for place in fold_folders(self.folder) if (path := place / "log.jsonl").exists()]
+        return [line for path in logs for line in read_json_lines(path, "--output", Epoch)]
+
     def state(self) -> str:
         if (self.folder / "report.json").exists():
             return "finished"
@@ -348,8 +353,7 @@ def measure(runs: list[Run], dataset: Dataset) -> tuple[dict, list[dict], float 
             made.pop("segments", None)
         made.setdefault("official_videos", None)
         reports.append(made)
-        logs = [path for place in fold_folders(run.folder) if (path := place / "log.jsonl").exists()]
-        epochs += [line for path in logs for line in read_json_lines(path, "--output", Epoch)]
+        epochs += run.epochs()
     result = report.summarise(reports, drawn)
     report.write_report(runs[0].place, result)
     return result, drawn, sum(line["seconds"] for line in epochs) / sum(line["steps"] for line in epochs) if epochs else None
