@@ -8,6 +8,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -276,7 +277,12 @@ def test_results_of_a_test_are_replaced_whole_and_nobody_elses(run, tmp_path):
     xd_test.main(["--checkpoint", best])
     (folder / "seed-1" / "test" / "plots" / "old.png").write_bytes(b"of an earlier test")
     xd_test.main(["--checkpoint", best])
-    assert not (folder / "seed-1" / "test" / "plots" / "old.png").exists()
+    pictures = {path.name for path in (folder / "seed-1" / "test" / "plots").iterdir()}
+    assert "old.png" not in pictures
+    xd_test.main(["--checkpoint", best, "--no-plots"])
+    left = {path.name for path in (folder / "seed-1" / "test" / "plots").iterdir()}
+    assert left == {name for name in pictures if name in ("curves.png", "confusion.png", "alignment.png")}
+    assert len(pictures) == len(left) + len(np.load(folder / "seed-1/scores.npz").files) // 2  # of each video coarse, fine; the classes
     assert not list((folder / "seed-1" / "test").glob(".test-*"))
     for taken in (folder, folder / "seed-1"):
         with pytest.raises(BadInput, match="holds a run, or the test of another checkpoint; name another folder"):

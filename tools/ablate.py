@@ -218,10 +218,10 @@ class Run(NamedTuple):
         return self.place / f"seed-{self.seed}.log"
 
     def command(self) -> list[str]:
-        """What the interpreter is given; a run that was interrupted is resumed."""
+        """What the interpreter is given; an interrupted run is resumed. Pictures of videos would take longer than a short test."""
         resume = ["--resume"] if any((place / "last.pt").exists() for place in fold_folders(self.folder)) else []
         script, *options = self.words
-        return [os.path.relpath(ROOT / script), *options, "--seed", str(self.seed), "--output", str(self.place), *resume]
+        return [os.path.relpath(ROOT / script), *options, "--seed", str(self.seed), "--no-plots", "--output", str(self.place), *resume]
 
     def printed(self) -> str:
         """The last line that it printed."""

@@ -82,7 +82,7 @@ class Test(Run):
 
     def command(self) -> list[str]:
         script, *options = (word.replace("seed-K", f"seed-{self.seed}") for word in self.words)
-        return [os.path.relpath(ROOT / script), *options, "--output", str(self.folder)]
+        return [os.path.relpath(ROOT / script), *options, "--no-plots", "--output", str(self.folder)]
 
     def state(self) -> str:
         """A test of a checkpoint that was trained anew since is not run."""

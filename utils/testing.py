@@ -83,7 +83,8 @@ def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> T
     if options.json:
         write_json(options.json, result)
     draw(folder / "plots", [scores], data.truth, data.dataset, result)
-    plots.plot_scores(folder / "plots", scores, data.truth, data.dataset, report.stamp(result), found)
+    if options.plots:
+        plots.plot_scores(folder / "plots", scores, data.truth, data.dataset, report.stamp(result), found)
     print(report.print_table(result))
     print(f"report: {shown / 'report.md'}   plots: {shown / 'plots'}")
     return Tested(result, drawn, scores, data.truth, data.dataset)

@@ -137,7 +137,7 @@ def test_an_estimate_from_epochs_that_are_finished(world, capsys):
 
 def test_words_behind_two_dashes_go_to_every_training(world):
     run("--seeds", "1", "--", "--lr", "0.5")
-    words = "--feature-root out/data/made --max-epoch 2 --model {0} --lr 0.5 --seed 1 --output out/toy/{0}"
+    words = "--feature-root out/data/made --max-epoch 2 --model {0} --lr 0.5 --seed 1 --no-plots --output out/toy/{0}"
     assert started(world) == [words.format("deepmil"), words.format("hlnet")]
     assert '    TRAIN="ucf_train.py --feature-root $OUTPUT/data/made --max-epoch 2 --lr 0.5"\n' in (world / "results.md").read_text()
 
@@ -177,7 +177,7 @@ def test_without_results_the_file_waits_for_all_runs(world, capsys):
 def test_a_checkpoint_is_tested_and_tested_again_when_it_is_trained_anew(world):
     run("--seeds", "1", "--only", "deepmil", track="tests")
     assert started(world)[1:] == [
-        "--feature-root out/data/made --checkpoint out/toy/deepmil/seed-1/best.pt --output out/tests/other/deepmil/seed-1"
+        "--feature-root out/data/made --checkpoint out/toy/deepmil/seed-1/best.pt --no-plots --output out/tests/other/deepmil/seed-1"
     ]
     run("--seeds", "1", "--only", "deepmil", track="tests")
     assert started(world) == []
