@@ -5,8 +5,10 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -49,6 +51,19 @@ def test_a_finished_run_is_not_replaced(run):
     assert bytes_of(folder) == before
 
 
+@contextmanager
+def interrupted_after_an_epoch(monkeypatch):
+    finish = engine.Training.finish_epoch
+
+    def once(self, *rest):
+        finish(self, *rest)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.Training, "finish_epoch", once)
+        yield
+
+
 def test_overwrite_keeps_the_old_run_until_the_new_one_has_an_epoch(run, monkeypatch):
     folder, words = run
     before = bytes_of(folder)
@@ -64,14 +79,7 @@ def test_overwrite_keeps_the_old_run_until_the_new_one_has_an_epoch(run, monkeyp
             xd_train.main([*words, "--overwrite", "--lr", "0.01"])
     assert bytes_of(folder) == before
 
-    finish = engine.Training.finish_epoch
-
-    def once(self, *rest):
-        finish(self, *rest)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(engine.Training, "finish_epoch", once)
+    with interrupted_after_an_epoch(monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             xd_train.main([*words, "--overwrite", "--lr", "0.01"])
         with pytest.raises(KeyboardInterrupt):  # the finished run is kept, the unfinished one goes
@@ -135,16 +143,8 @@ def test_resume_remembers_its_options(run, tmp_path, monkeypatch, capsys):
 def test_a_run_of_an_earlier_version_goes_on_and_its_epochs_are_compared_by_one_figure(finished, tmp_path, monkeypatch, capsys):
     """It chose by another figure than is reported: higher or lower than what it is compared with now."""
     folder, words = finished
-    finish = engine.Training.finish_epoch
-
-    def once(self, *rest):
-        finish(self, *rest)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(engine.Training, "finish_epoch", once)
-        with pytest.raises(KeyboardInterrupt):
-            xd_train.main([*words[:-1], str(tmp_path)])
+    with interrupted_after_an_epoch(monkeypatch), pytest.raises(KeyboardInterrupt):
+        xd_train.main([*words[:-1], str(tmp_path)])
     whole = checkpoint.load(folder / "seed-1" / "best.pt")
     for name, kind in (("best.pt", checkpoint.Best), ("last.pt", checkpoint.Last)):
         saved = checkpoint.load(tmp_path / "seed-1" / name, kind)
@@ -277,7 +277,12 @@ def test_results_of_a_test_are_replaced_whole_and_nobody_elses(run, tmp_path):
     xd_test.main(["--checkpoint", best])
     (folder / "seed-1" / "test" / "plots" / "old.png").write_bytes(b"of an earlier test")
     xd_test.main(["--checkpoint", best])
-    assert not (folder / "seed-1" / "test" / "plots" / "old.png").exists()
+    pictures = {path.name for path in (folder / "seed-1" / "test" / "plots").iterdir()}
+    assert "old.png" not in pictures
+    xd_test.main(["--checkpoint", best, "--no-plots"])
+    left = {path.name for path in (folder / "seed-1" / "test" / "plots").iterdir()}
+    assert left == {name for name in pictures if name in ("curves.png", "confusion.png", "alignment.png")}
+    assert len(pictures) == len(left) + len(np.load(folder / "seed-1/scores.npz").files) // 2  # of each video coarse, fine; the classes
     assert not list((folder / "seed-1" / "test").glob(".test-*"))
     for taken in (folder, folder / "seed-1"):
         with pytest.raises(BadInput, match="holds a run, or the test of another checkpoint; name another folder"):

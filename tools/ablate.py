@@ -218,15 +218,20 @@ class Run(NamedTuple):
         return self.place / f"seed-{self.seed}.log"
 
     def command(self) -> list[str]:
-        """What the interpreter is given; a run that was interrupted is resumed."""
+        """What the interpreter is given; an interrupted run is resumed. Pictures of videos would take longer than a short test."""
         resume = ["--resume"] if any((place / "last.pt").exists() for place in fold_folders(self.folder)) else []
         script, *options = self.words
-        return [os.path.relpath(ROOT / script), *options, "--seed", str(self.seed), "--output", str(self.place), *resume]
+        return [os.path.relpath(ROOT / script), *options, "--seed", str(self.seed), "--no-plots", "--output", str(self.place), *resume]
 
     def printed(self) -> str:
         """The last line that it printed."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines() if self.log.exists() else []
         return lines[-1] if lines else ""
+
+    def epochs(self) -> list[dict]:
+        """Those that it has finished, of all its folds."""
+        logs = [path for place in fold_folders(self.folder) if (path := place / "log.jsonl").exists()]
+        return [line for path in logs for line in read_json_lines(path, "--output", Epoch)]
 
     def state(self) -> str:
         if (self.folder / "report.json").exists():
@@ -348,8 +353,7 @@ def measure(runs: list[Run], dataset: Dataset) -> tuple[dict, list[dict], float 
             made.pop("segments", None)
         made.setdefault("official_videos", None)
         reports.append(made)
-        logs = [path for place in fold_folders(run.folder) if (path := place / "log.jsonl").exists()]
-        epochs += [line for path in logs for line in read_json_lines(path, "--output", Epoch)]
+        epochs += run.epochs()
     result = report.summarise(reports, drawn)
     report.write_report(runs[0].place, result)
     return result, drawn, sum(line["seconds"] for line in epochs) / sum(line["steps"] for line in epochs) if epochs else None

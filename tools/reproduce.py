@@ -16,6 +16,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from importlib.util import find_spec
@@ -31,7 +32,7 @@ from typing_extensions import TypedDict
 
 from dataset import FeatureDataset, match_list, read_rows
 from model import SYSTEMS
-from tools.ablate import Epoch, Run, all_runs, check_passed, end, execute, split_words
+from tools.ablate import Run, all_runs, check_passed, end, execute, split_words
 from tools.results import write_results
 from utils.batches import BalancedBatches, ShuffledBatches
 from utils.datasets import load_dataset
@@ -39,7 +40,7 @@ from utils.distributed import share
 from utils.errors import COUNT, SEED, BadInput, Parser, exit_code
 from utils.files import ROOT, locked, make_folder, write_json
 from utils.labels import multi_hot
-from utils.reading import Text, many, parse_toml, read_json, read_json_lines, read_text
+from utils.reading import Text, many, parse_toml, read_json, read_text
 
 TRACKS = ROOT / "tools/tracks"
 GIVEN = {
@@ -81,7 +82,7 @@ class Test(Run):
 
     def command(self) -> list[str]:
         script, *options = (word.replace("seed-K", f"seed-{self.seed}") for word in self.words)
-        return [os.path.relpath(ROOT / script), *options, "--output", str(self.folder)]
+        return [os.path.relpath(ROOT / script), *options, "--no-plots", "--output", str(self.folder)]
 
     def state(self) -> str:
         """A test of a checkpoint that was trained anew since is not run."""
@@ -90,7 +91,9 @@ class Test(Run):
 
 
 class Plan(NamedTuple):
-    """What a track comes to. data: the data set that is tested; options: of each row's training; left_out: rows that cannot be run, why."""
+    """What a track comes to. data: the data set that is tested; options: of each row's training, None while its data set is yet to be
+    made; left_out: rows that cannot be run, why.
+    """
 
     track: Track
     data: str
@@ -133,8 +136,10 @@ def variables(options) -> dict[str, str]:
     return {name: value for name, value in given.items() if value is not None} | {"OUTPUT": options.output, "READS": "$READS"}
 
 
-def options_of(command: list[str]):
-    """The options of a training script that is called so."""
+def options_of(command: list[str], made: Iterable[str] = ()):
+    """The options of a training script that is called so; None where it names a data set of the folders `made` that is not there."""
+    if any(before == "--data" and word in made and not Path(word).exists() for before, word in pairwise(command)):
+        return None
     return importlib.import_module(command[0].replace("_train.py", "_option")).parse_args(command[1:])
 
 
@@ -143,6 +148,8 @@ def make_plan(name: str, options, passed: list[str]) -> Plan:
     track, values = read_track(name), variables(options)
     if odd := set(options.only or ()) - track["rows"].keys():
         raise BadInput(f"--only {odd.pop()}: no row of {name}; expected some of {', '.join(track['rows'])}")
+    prepare = [expand(line, values) for line in dict.fromkeys(track["prepare"])]
+    made = [word for words in prepare for before, word in pairwise(words) if before == "--output"]
     rows, resolved, left_out = {}, {}, {}
     for row, words in track["rows"].items():
         named = shlex.split(words)
@@ -153,7 +160,7 @@ def make_plan(name: str, options, passed: list[str]) -> Plan:
             left_out[row] = f"needs {absent}"
         else:
             rows[row] = [*expand(f"{track['train']} {words}", values)[1:], *passed]
-            resolved[row] = options_of(rows[row])
+            resolved[row] = options_of(rows[row], made)
     seeds, place = list(dict.fromkeys(options.seeds)), Path(options.output) / track.get("of", name)
     tests = {}
     for test, words in track.get("tests", {}).items():
@@ -163,7 +170,6 @@ def make_plan(name: str, options, passed: list[str]) -> Plan:
             values["READS"] = "--caption-root" if reads == ("captions",) else "--feature-root"
             commands[row] = [*expand(words, values)[1:], "--checkpoint", str(place / row / "seed-K/best.pt")]
         tests[test] = all_runs(commands, Path(options.output) / name / test, seeds, Test)
-    prepare = [expand(line, values) for line in dict.fromkeys(track["prepare"])]
     prepare = [[*words, "--", *passed] if passed and "tools.check_features" in words else words for words in prepare]
     needs = [Path(*expand(need, values)) for need in track.get("needs", ())]
     return Plan(track, *expand(track["data"], values), needs, prepare, resolved, all_runs(rows, place, seeds), tests, left_out)
@@ -210,7 +216,7 @@ def steps_of(options, listed: str) -> int:
         abnormal = FeatureDataset(videos, length=options.visual_length, width=options.visual_width).abnormal
     else:
         abnormal = [bool(multi_hot(label, dataset)[1:].any()) for _, label in read_rows(ROOT / listed, "list")]
-    share = 1 - options.val_share if options.select == "val" else 1
+    share = (1 - options.val_share if options.select == "val" else 1) * (1 - 1 / options.folds if options.folds else 1)
     kinds = [kind for kind in (False, True) for _ in range(max(1, round(share * abnormal.count(kind))))]
     return len({"balanced": BalancedBatches, "shuffle": ShuffledBatches}[options.sampling](kinds, options.batch_size, 0))
 
@@ -236,19 +242,17 @@ def step_seconds(command: list[str], threads: int) -> float:
     return step_times(model, options, engine.pick_device(options.device), 1, len(classes))[0][-1]
 
 
-def log_of(run: Run) -> list[dict]:
-    path = run.folder / "log.jsonl"
-    return list(read_json_lines(path, "--output", Epoch)) if path.exists() else []
-
-
 def estimate(plan: Plan, runs: list[Run], jobs: int) -> list[str]:
     """How long the trainings of each row take here: by the epochs that are finished, else by a step that is timed now."""
     lines, total, threads = [], 0.0, max(1, torch.get_num_threads() // jobs)
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         for row in tqdm(dict.fromkeys(run.row for run in runs), "timing", unit="row", leave=False):
             options, own = plan.options[row], [run for run in plan.trainings if run.row == row]
-            epochs = sum(options.max_epoch - len(log_of(run)) for run in runs if run.row == row)
-            finished = [line["seconds"] for run in own for line in log_of(run)]
+            if options is None:
+                lines.append(f"{row}: no estimate before its data set is made")
+                continue
+            epochs = sum(options.max_epoch * (options.folds or 1) - len(run.epochs()) for run in runs if run.row == row)
+            finished = [line["seconds"] for run in own for line in run.epochs()]
             try:
                 if finished:
                     seconds, how = sum(finished) / len(finished), f"as {len(finished)} that are finished"
@@ -309,6 +313,7 @@ def main(argv=None) -> None:
         return
     make_folder(place)
     prepare(plan, place)
+    plan = make_plan(options.track, options, passed)  # now that all data sets are there
     failed = execute(trainings, options.jobs)
     ready = [run for run in tests if run.checkpoint.exists() and (run.checkpoint.parent / "report.json").exists()]
     if waiting := len(tests) - len(ready):

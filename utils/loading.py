@@ -61,7 +61,6 @@ def load_model(options, seed: int, classes: Sequence[str] = ()) -> torch.nn.Modu
     sizes = {name: getattr(options, name) for name in names - beside.keys()}
     torch.manual_seed(seed)
     model = build_model(options.model, classes or load_dataset(options.data).names, encoder, **sizes, **beside)
-    engine.freeze_parts(model, options.freeze)
     return model.to(engine.own_device(options.device))
 
 

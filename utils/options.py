@@ -123,6 +123,7 @@ class Shared:
     )
     save_scores: str | None = option(None, "write the scores behind the figures to this .npz (test scripts)", group="output")
     json: str | None = option(None, "write the report to this file (test scripts)", group="output")
+    plots: bool = option(True, "a picture of each test video's scores, 0.1 s each", group="output")
 
 
 @dataclass(kw_only=True)
@@ -155,7 +156,7 @@ FOLDS = {"folds", "folds_of", "shuffle_labels"}  # decide which lists a run is o
 OF_ONE_RUN = {"preset", "init", "freeze", "resume", "overwrite", "seeds"}  # of that group, what an option file need not set
 TESTED_TOO = {"device", "precision"}  # of the group "training", what a test script has, too
 PER_MACHINE = {
-    *("resume", "overwrite", "output", "init", "device", "workers", "cache"),
+    *("resume", "overwrite", "output", "init", "device", "workers", "cache", "plots"),
     *("data", "feature_root", "caption_root", "train_list", "test_list", "gt_path"),
     *TEST_ONLY,
     *FOLDS,

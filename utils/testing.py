@@ -54,6 +54,7 @@ def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> T
     if features == "sentences" and data.covered:
         scores = {name: parts._replace(covered=data.covered[name]) for name, parts in scores.items()}
     drawn = report.resample(scores, data.truth, data.dataset)
+    frozen = engine.frozen_names(options.freeze)
     selected = "released" if released else saved["options"]["select"] if saved.get("figure") is not None else "last"
     result = {
         "dataset": options.dataset,
@@ -73,7 +74,7 @@ def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> T
         "command": options.command,
         "versions": versions() | {"commit": saved.get("commit", "released by the authors")},
         "seeds": [] if released else [saved["options"]["seed"]],
-        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "parameters": sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and name.split(".")[0] not in frozen),
     }
     if unmasked:
         result["padding"] = padding_effect(unmasked, data, drawn)
@@ -89,7 +90,8 @@ def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> T
     if options.json:
         write_json(options.json, result)
     draw(folder / "plots", [scores], data.truth, data.dataset, result)
-    plots.plot_scores(folder / "plots", scores, data.truth, data.dataset, report.stamp(result), found)
+    if options.plots:
+        plots.plot_scores(folder / "plots", scores, data.truth, data.dataset, report.stamp(result), found)
     print(report.print_table(result))
     print(f"report: {shown / 'report.md'}   plots: {shown / 'plots'}")
     return Tested(result, drawn, scores, data.truth, data.dataset)

@@ -58,6 +58,7 @@ def selection_figure(data: Data, options):
 
 def train(model, data: Data, options, seed: int, folder: Path | None = None) -> Path:
     """Train one seed in `folder`, OUTPUT/seed-K where none is named; the path of the selected checkpoint."""
+    engine.freeze_parts(model, options.freeze)
     check_space(model, options)
     folder = ranks.first(make_folder)(folder or Path(options.output) / f"seed-{seed}")
     names = len({video.name for video, *_ in data.train.samples})

@@ -68,16 +68,16 @@ def test_dry_run_prints_the_commands_and_touches_nothing(tmp_path, monkeypatch, 
     monkeypatch.chdir(ROOT)
     words = ["prompts", "--dataset", "xd", "--seeds", "4", "5", "--rows", "learnable", "a-video-of", "--dry-run"]
     main([*words, "--output", str(tmp_path / "out"), "--", "--feature-root", "my features"])
-    place = tmp_path / "out/prompts"
+    place, python = tmp_path / "out/prompts", "python xd_train.py --feature-root 'my features'"
     assert capsys.readouterr().out.splitlines() == [
-        f"python xd_train.py --feature-root 'my features' --prompt template --template 'a video of' --seed 4 --output {place}/a-video-of",
-        f"python xd_train.py --feature-root 'my features' --prompt template --template 'a video of' --seed 5 --output {place}/a-video-of",
-        f"python xd_train.py --feature-root 'my features' --prompt learnable --seed 4 --output {place}/learnable",
-        f"python xd_train.py --feature-root 'my features' --prompt learnable --seed 5 --output {place}/learnable",
+        f"{python} --prompt template --template 'a video of' --seed 4 --no-plots --output {place}/a-video-of",
+        f"{python} --prompt template --template 'a video of' --seed 5 --no-plots --output {place}/a-video-of",
+        f"{python} --prompt learnable --seed 4 --no-plots --output {place}/learnable",
+        f"{python} --prompt learnable --seed 5 --no-plots --output {place}/learnable",
     ]
     assert not (tmp_path / "out").exists()
     main(["window", "--dataset", "ucf", "--seeds", "1", "--rows", "16", "--dry-run"])
-    assert capsys.readouterr().out.startswith("python ucf_train.py --window-length 16 --seed 1 --output ")
+    assert capsys.readouterr().out.startswith("python ucf_train.py --window-length 16 --seed 1 --no-plots --output ")
 
 
 @pytest.mark.parametrize("count", [2, 3, 16])
@@ -92,8 +92,8 @@ def test_shards_partition_the_runs(world, capsys, count):
 def test_only_what_is_not_finished_is_started(world, capsys):
     run("--seeds", "1", "--rows", "coarse", "all", "--", "--lr", "0.1")
     assert started(world) == [
-        "--lr 0.1 --blocks cls --no-v-prompt --lambda-magnitude 0 --seed 1 --output out/losses/coarse",
-        "--lr 0.1 --blocks both --seed 1 --output out/losses/all",
+        "--lr 0.1 --blocks cls --no-v-prompt --lambda-magnitude 0 --seed 1 --no-plots --output out/losses/coarse",
+        "--lr 0.1 --blocks both --seed 1 --no-plots --output out/losses/all",
     ]
     assert "2 of 5 runs are finished: out/losses/table.md" in capsys.readouterr().out
     assert {name: row["seeds"] for name, row in table(world)[0].items()} == {
@@ -105,7 +105,7 @@ def test_only_what_is_not_finished_is_started(world, capsys):
     (world / "out/losses/all/seed-2").mkdir()
     (world / "out/losses/all/seed-2/last.pt").touch()  # interrupted
     run("--seeds", "1", "2", "--rows", "all", "--", "--lr", "0.1")
-    assert started(world) == ["--lr 0.1 --blocks both --seed 2 --output out/losses/all --resume"]
+    assert started(world) == ["--lr 0.1 --blocks both --seed 2 --no-plots --output out/losses/all --resume"]
     assert [cells["seeds"] for cells in table(world)[1].values()][-1] == "1, 2"
 
 
@@ -147,7 +147,7 @@ def test_an_interruption_reaches_the_run_and_the_next_call_resumes_it(world, mon
         assert exit_code(lambda: run("--seeds", "1", "--rows", "all")) == 130
     started(world)
     run("--seeds", "1", "--rows", "all")
-    assert started(world) == ["--blocks both --seed 1 --output out/losses/all --resume"]
+    assert started(world) == ["--blocks both --seed 1 --no-plots --output out/losses/all --resume"]
 
 
 REFUSED = {

@@ -137,7 +137,7 @@ def test_an_estimate_from_epochs_that_are_finished(world, capsys):
 
 def test_words_behind_two_dashes_go_to_every_training(world):
     run("--seeds", "1", "--", "--lr", "0.5")
-    words = "--feature-root out/data/made --max-epoch 2 --model {0} --lr 0.5 --seed 1 --output out/toy/{0}"
+    words = "--feature-root out/data/made --max-epoch 2 --model {0} --lr 0.5 --seed 1 --no-plots --output out/toy/{0}"
     assert started(world) == [words.format("deepmil"), words.format("hlnet")]
     assert '    TRAIN="ucf_train.py --feature-root $OUTPUT/data/made --max-epoch 2 --lr 0.5"\n' in (world / "results.md").read_text()
 
@@ -177,7 +177,7 @@ def test_without_results_the_file_waits_for_all_runs(world, capsys):
 def test_a_checkpoint_is_tested_and_tested_again_when_it_is_trained_anew(world):
     run("--seeds", "1", "--only", "deepmil", track="tests")
     assert started(world)[1:] == [
-        "--feature-root out/data/made --checkpoint out/toy/deepmil/seed-1/best.pt --output out/tests/other/deepmil/seed-1"
+        "--feature-root out/data/made --checkpoint out/toy/deepmil/seed-1/best.pt --no-plots --output out/tests/other/deepmil/seed-1"
     ]
     run("--seeds", "1", "--only", "deepmil", track="tests")
     assert started(world) == []
@@ -348,3 +348,40 @@ def test_a_report_of_tests_says_what_was_lost(world):
     lost = [line for line in (world / "results.md").read_text().splitlines() if line.startswith("| deepmil | -25.00 [")]
     assert len(lost) == 2  # minus the best, and lost
     assert json.loads((world / "out/tests/other/deepmil/report.json").read_text())["seeds"] == [1, 2]
+
+
+FOLDS = """
+title = "A data set of its own, in folds"
+about = "Nothing real."
+data = "$OUTPUT/data/toy"
+needs = ["$INPUTS/list.csv"]
+prepare = [
+    "python -m tools.new_dataset --list $INPUTS/list.csv --feature-root $INPUTS --fps 16 --unit seconds --test-share 0 --title Toy --output $OUTPUT/data/toy",
+]
+train = "python custom_train.py --data $OUTPUT/data/toy --feature-root $INPUTS --folds 2 --select last --visual-width 8 --max-epoch 3"
+[rows]
+deepmil = "--model deepmil"
+"""  # noqa: E501
+
+
+@pytest.mark.slow
+def test_folds_of_a_data_set_that_the_track_makes(tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    rows = ["path,label,start,end"]
+    for number in range(16):
+        label = ("normal", "fight")[number % 2]
+        np.save(tmp_path / f"v{number}.npy", rng.normal(label == "fight", 1, (6, 8)).astype(np.float32))
+        rows.append(f"v{number}.npy,{label}," + ("1,3" if number % 2 else ","))
+    (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "toy.toml").write_text(FOLDS)
+    monkeypatch.setattr(reproduce, "TRACKS", tmp_path)
+    monkeypatch.setattr(reproduce, "ProcessPoolExecutor", Pool)
+    monkeypatch.chdir(ROOT)
+    words = ["toy", "--inputs", str(tmp_path), "--output", str(tmp_path / "out"), "--results", str(tmp_path / "results.md"), "--seeds"]
+    main([*words, "1", "--dry-run"])
+    assert "# deepmil: no estimate before its data set is made\n" in capsys.readouterr().out
+    main([*words, "1"])
+    assert "1 of 1 runs are finished" in capsys.readouterr().out
+    assert "| deepmil | 1 |" in (tmp_path / "results.md").read_text()
+    main([*words, "1", "2", "--dry-run"])
+    assert "# deepmil: 6 epochs of " in capsys.readouterr().out  # of two folds, as the six that are finished

@@ -29,20 +29,13 @@ def shown_part(scores: dict[str, Scores], part: str) -> str:
     return part if part in first.given() else "fine" if part == "coarse" else "coarse"
 
 
-def by_video(values: np.ndarray, abnormal: np.ndarray, metric: str) -> np.ndarray:
-    """AUC or AP (`metric` "auc", "ap") of videos with the scores (V,), of which the `abnormal` (V,) bool are to be found: of all of them,
-    then of each bootstrap resample (utils/evaluation/intervals.py).
-    """
-    return resampled(video_figures(values, abnormal), len(values))[metric]
-
-
 def held_out_figure(scores: dict[str, Scores], abnormal: dict[str, bool], part: str, metric: str) -> Figure:
     """AUC or AP (`metric`) by video of held-out training videos of both kinds. The score of a video is as in training the mean of its K
     highest.
     """
     part = shown_part(scores, part)
     values = np.array([bag_score(parts.anomaly(part)) for parts in scores.values()])
-    drawn = by_video(values, np.array([abnormal[name] for name in scores]), metric)
+    drawn = resampled(video_figures(values, np.array([abnormal[name] for name in scores])), len(values))[metric]
     return Figure(float(drawn[0]), title(("video", part, metric)), float(np.nanstd(drawn[1:])))
 
 
@@ -51,6 +44,7 @@ def headline_figure(scores: dict[str, Scores], truth: dict[str, GroundTruth], pa
     part = shown_part(scores, part)
     if len(timed(scores, truth)) < len(scores):
         abnormal = np.array([bool(truth[name].shows) for name in scores])
-        return Figure(float(by_video(bags(scores, truth, part), abnormal, metric)[0]), title(("video", part, metric)))
+        figures = video_figures(bags(scores, truth, part), abnormal)(np.ones(len(scores), np.int64))
+        return Figure(float(figures[metric]), title(("video", part, metric)))
     labels = [frame_labels(truth[name], truth[name].frames) for name in scores]
     return Figure(float(frame_metrics(anomaly_scores(scores, truth, part), labels)[metric]), title((part, metric)))
