@@ -19,17 +19,8 @@ from utils.options import FOLDS, declared, read_options
 from utils.reading import read_json, read_text
 
 REPLACED = ".replaced"  # in OUTPUT: the run that --overwrite replaces, until the new one is finished
-ADDED = {
-    "seed",
-    "seeds",
-    "resume",
-    "overwrite",
-    "output",
-    "device",
-    "workers",
-    "cache",
-    "plots",
-}  # what may differ between the seeds of a run
+# What may differ between the seeds of a run.
+ADDED = {"seed", "seeds", "resume", "overwrite", "output", "device", "workers", "cache", "plots"}
 PATHS = ("data", "feature_root", "caption_root", "train_list", "test_list", "gt_path", "init", "output")
 
 
