@@ -1,6 +1,6 @@
 """A training that is killed at any moment, and goes on, must end as the undisturbed one: best.pt, scores and report, byte for byte.
 
-    python -m tests.kills FOLDER --moments 50 --jobs 2      six systems × val, last, test × workers 0, 2 × SIGKILL, SIGINT, SIGTERM
+    python -m tests.kills FOLDER --moments 50 --jobs 2      all systems × val, last, test × workers 0, 2 × four signals
 
 What a shell does is done by forks of a process that has imported everything, because the import takes longer than the training.
 """
@@ -27,29 +27,29 @@ import ucf_option
 import ucf_train
 from model import SYSTEMS, options_of
 from utils import loading
-from utils.errors import exit_code
+from utils.errors import STOPS, exit_code
 from utils.evaluation import report
 from utils.sample.builder import make_sample
 
-SIGNALS = {"SIGKILL": -9, "SIGINT": 130, "SIGTERM": 130}  # and what the process ends with
-COMPARED = ("best.pt", "scores.npz", "report.json", "report.md")
+SIGNALS = {"SIGKILL": -9, "SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 138}  # and what the process ends with
+COMPARED = ("last.pt", "best.pt", "scores.npz", "report.json", "report.md")
 
 
 def words(sample: Path, model: str, select: str, workers: int, output: Path) -> list[str]:
-    """A training of a second, three epochs, with dropout where the system has some."""
+    """A training of a second, three epochs of at least two steps, each of which is saved, with dropout where the system has some."""
     files = {"feature-root": "features", "train-list": "one_crop.csv", "test-list": "test.csv", "gt-path": "gt.json"}
     files |= {"clip": "clip.pt", "distilbert": "distilbert"} | ({"caption-root": "captions"} if model == "trclip" else {})
     paths = [word for name, file in files.items() for word in (f"--{name}", str(sample / file))]
     sizes = f"--model {model} --visual-width 64 --visual-length 32 --batch-size 16 --max-epoch 3 --val-share 0.3 --lr 1e-3"
     sizes += {"trclip": " --caption-width 64 --d-state 4"}.get(model, "") + (" --dropout 0.3" if "dropout" in options_of(model) else "")
     sizes += " --prompt-prefix 2 --prompt-postfix 2" if "prompt_prefix" in options_of(model) else ""
-    sizes += f" --seed 1 --device cpu --select {select} --workers {workers}"
+    sizes += f" --seed 1 --device cpu --select {select} --workers {workers} --save-steps 1 --resume auto"
     return [*paths, *sizes.split(), "--output", str(output)]
 
 
 def start(argv: list[str], log: Path) -> int:
     """Fork a process that trains; its number."""
-    caught = {signal.SIGINT, signal.SIGTERM}
+    caught = {signal.SIGINT, *STOPS}
     signal.pthread_sigmask(signal.SIG_BLOCK, caught)  # until it trains
     if pid := os.fork():
         signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)
@@ -104,9 +104,6 @@ def kills(sample: Path, place: Path, model: str, select: str, workers: int, name
     length = time.monotonic() - began
     expected, draw, done = content(output), random.Random(str(place)), 0
 
-    def resume() -> list[str]:
-        return ["--resume"] * (output / "seed-1" / "options.json").exists()
-
     def note(what: str) -> None:
         wrong.append(f"{model} {select} workers {workers} {name}: {what}")
 
@@ -114,7 +111,7 @@ def kills(sample: Path, place: Path, model: str, select: str, workers: int, name
         shutil.rmtree(output)
         log.unlink()
         for again in range(min(moments - done, draw.randint(1, 3))):  # some are killed again as they go on
-            began, pid = time.monotonic(), start([*argv, *resume()], log)
+            began, pid = time.monotonic(), start(argv, log)
             if wait(pid, draw.uniform(0, length)):
                 os.kill(pid, getattr(signal, name))  # no other waits for it: it is there, if only as its remains
                 done += 1
@@ -122,7 +119,7 @@ def kills(sample: Path, place: Path, model: str, select: str, workers: int, name
                 length = time.monotonic() - began  # the machine has less to do by now
             if (found := ended(pid)) not in (0, SIGNALS[name]):
                 note(f"exit code {found}\n{log.read_text()[-2000:]}")
-        if found := ended(start([*argv, *resume()], log)):
+        if found := ended(start(argv, log)):
             note(f"resumed, exit code {found}\n{log.read_text()[-2000:]}")
         elif odd := [key for key, value in content(output).items() if value != expected[key]]:
             note(f"{', '.join(odd)} differ")

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import xd_test
 import xd_train
 from model import TEMPORAL
 from tools import evaluate
-from utils import checkpoint, engine, testing, training
+from utils import checkpoint, engine, errors, testing, training
 from utils.errors import BadInput
 from utils.evaluation.selection import Figure
 from utils.prompt import PROMPTS
@@ -118,6 +119,56 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(small_sample, tmp
     ucf_train.main([*words, "--output", str(tmp_path / "cut"), "--resume"])
     for name in ("last.pt", "best.pt"):
         assert same(*(checkpoint.load(tmp_path / run / "seed-1" / name) for run in ("whole", "cut"))), name
+    lines = [(tmp_path / run / "seed-1" / "log.jsonl").read_text().splitlines() for run in ("whole", "cut")]
+    assert [{**json.loads(line), "seconds": 0} for line in lines[0]] == [{**json.loads(line), "seconds": 0} for line in lines[1]]
+
+
+@pytest.fixture
+def stops():
+    """SIGTERM and SIGUSR1 interrupt, as in a script."""
+    before = {number: signal.signal(number, errors._stop) for number in errors.STOPS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("stops")
+def test_a_run_cut_inside_its_epochs_equals_the_undisturbed_one(small_sample, tmp_path, monkeypatch):
+    """Killed behind a step that was saved, stopped by a signal in a step, then while the epoch is measured, with and without workers."""
+    words = [*small_sample("ucf", model="deepmil"), "--dropout", "0.3", "--batch-size", "64", "--seed", "1", "--no-plots"]
+    ucf_train.main([*words, "--output", str(tmp_path / "whole")])
+    step, score, done, measured = engine.step, engine.score, [], []
+    steps = json.loads((tmp_path / "whole" / "seed-1" / "log.jsonl").read_text().splitlines()[0])["steps"]
+    assert steps == 5
+
+    def cut(*rest):
+        done.append(1)
+        if len(done) == 3:
+            raise Killed
+        if len(done) == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return step(*rest)
+
+    def scored(*rest):
+        measured.append(1)
+        if len(measured) == 2:
+            signal.raise_signal(signal.SIGUSR1)
+        return score(*rest)
+
+    monkeypatch.setattr(engine, "step", cut)
+    monkeypatch.setattr(engine, "score", scored)
+    words += ["--resume", "auto", "--output", str(tmp_path / "cut")]
+    last, parts = tmp_path / "cut" / "seed-1" / "last.pt", []
+    for workers, ending in (("0", Killed), ("2", errors.Stopped), ("0", errors.Stopped)):
+        with pytest.raises(ending):
+            ucf_train.main([*words, "--workers", workers, "--save-steps", "2"])
+        found = checkpoint.load(last, checkpoint.Last)
+        parts.append((found["epoch"], found.get("part", {}).get("steps")))
+    assert parts == [(0, 2), (0, 3), (1, 5)]
+    ucf_train.main(words)
+    assert len(done) == 1 + 2 * steps  # one was made in vain
+    for name in ("last.pt", "best.pt", "scores.npz"):
+        assert (last.parent / name).read_bytes() == (tmp_path / "whole" / "seed-1" / name).read_bytes(), name
     lines = [(tmp_path / run / "seed-1" / "log.jsonl").read_text().splitlines() for run in ("whole", "cut")]
     assert [{**json.loads(line), "seconds": 0} for line in lines[0]] == [{**json.loads(line), "seconds": 0} for line in lines[1]]
 

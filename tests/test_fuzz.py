@@ -236,7 +236,7 @@ def run_files() -> dict:
     states = {"optimizer": run.optimizer.state_dict(), "scheduler": run.scheduler.state_dict(), "random": checkpoint.random_state()}
     line = {"epoch": 1, "loss_rank": 0.5, "loss": 0.75, "steps": 3, "seconds": 0.25, "lr": 1e-3, "val": 0.5}
     return {
-        "last.pt": {**about, "best": 0.5, **states},
+        "last.pt": {**about, "best": 0.5, **states, "part": {"steps": 1, "sums": {"loss": 1.5}, "seconds": 0.25}},
         "best.pt": {**about, **more, "features": made, "captions": {"encoder": "words", "encoder_digest": "0" * 16, "fill": "zeros"}},
         "options.json": json.loads(json.dumps(vars(options))),
         "log.jsonl": [line, line | {"epoch": 2}],

@@ -140,6 +140,54 @@ def test_resume_remembers_its_options(run, tmp_path, monkeypatch, capsys):
     assert json.loads((folder / "seed-1" / "report.json").read_bytes())["coarse"] == json.loads(before)["coarse"]
 
 
+def test_resume_auto_begins_or_goes_on(small_sample, tmp_path, monkeypatch, capsys):
+    words = [*small_sample("xd", model="deepmil"), "--resume", "auto", "--no-plots", "--output", str(tmp_path / "run")]
+    with pytest.raises(BadInput, match="--resume and --overwrite"):
+        xd_train.main([*words, "--overwrite"])
+    with pytest.raises(BadInput, match=r"invalid choice: 'soon' \(choose from '?auto'?\)"):
+        xd_train.main([*words, "--resume", "soon"])
+    with interrupted_after_an_epoch(monkeypatch), pytest.raises(KeyboardInterrupt):
+        xd_train.main([*words, "--seeds", "1", "2"])
+    assert "going on" not in capsys.readouterr().out
+    xd_train.main([*words, "--seeds", "1", "2"])
+    said = capsys.readouterr().out
+    assert f"going on with {tmp_path / 'run'}, seeds 1, 2" in said
+    assert len(re.findall("^epoch 1 ", said, re.MULTILINE)) == 1  # of seed 2
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["seeds"] == [1, 2]
+    with pytest.raises(BadInput, match=r"last.pt was trained with lr = 0.01, now it is 0.5; give the same options"):
+        xd_train.main([*words, "--lr", "0.5"])
+
+
+def test_a_run_goes_on_with_more_epochs_where_its_schedule_lets_it(small_sample, tmp_path):
+    words = [*small_sample("xd", model="deepmil"), "--scheduler", "multistep", "--milestones", "1", "--seed", "1", "--no-plots"]
+    xd_train.main([*words, "--max-epoch", "3", "--output", str(tmp_path / "whole")])
+    short = ["--output", str(tmp_path / "short")]
+    xd_train.main([*words, "--max-epoch", "1", *short])
+    xd_train.main(["--resume", "--max-epoch", "3", *short])
+    for name in ("last.pt", "best.pt", "scores.npz"):
+        assert len({(tmp_path / run / "seed-1" / name).read_bytes() for run in ("whole", "short")}) == 1, name
+    made = tmp_path / "short" / "seed-1" / "options.json"
+    assert json.loads(made.read_text())["max_epoch"] == 3
+    before = bytes_of(tmp_path / "short")
+    with pytest.raises(BadInput, match=r"last.pt was trained with max_epoch = 3, now it is 2; give the same options"):
+        xd_train.main(["--resume", "--max-epoch", "2", *short])
+    assert bytes_of(tmp_path / "short") == before
+    for other, schedule in (({"scheduler": "cosine"}, "--scheduler cosine"), ({"model": "dsanet"}, "--model dsanet")):
+        made.write_text(json.dumps(json.loads(before["seed-1/options.json"]) | other))
+        expected = f"begun with --max-epoch 3, found 4: its learning rate falls over all epochs ({schedule}); leave it out"
+        with pytest.raises(BadInput, match=re.escape(expected)):
+            xd_train.main(["--resume", "--max-epoch", "4", *short])
+
+
+def test_what_has_saved_nothing_yet_is_remembered_as_it_was_begun_last(small_sample, tmp_path, monkeypatch):
+    words = [*small_sample("xd", model="deepmil"), "--seed", "1", "--output", str(tmp_path)]
+    monkeypatch.setattr(engine, "step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    for lr in (0.1, 0.2):
+        with pytest.raises(KeyboardInterrupt):
+            xd_train.main([*words, "--lr", str(lr)])
+        assert json.loads((tmp_path / "seed-1" / "options.json").read_text())["lr"] == lr
+
+
 def test_a_run_of_an_earlier_version_goes_on_and_its_epochs_are_compared_by_one_figure(finished, tmp_path, monkeypatch, capsys):
     """It chose by another figure than is reported: higher or lower than what it is compared with now."""
     folder, words = finished

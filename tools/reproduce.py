@@ -198,7 +198,7 @@ def prepare(plan: Plan, place: Path) -> None:
         for words in to_prepare(plan, place):
             print(f"$ {shlex.join(words)}", flush=True)
             code = subprocess.run([sys.executable, *words[1:]], env=environment).returncode
-            if code in (130, -2, -15):
+            if code in (130, 138, 143, -2, -15):
                 raise KeyboardInterrupt
             if code:
                 raise BadInput(f"{shlex.join(words)}: exit code {code}, see above; mend that, and type the same command again")

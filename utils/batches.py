@@ -1,6 +1,7 @@
 """Batches of training samples: half normal and half abnormal, or shuffled; with captions, which version of them each sample takes."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
@@ -74,18 +75,18 @@ class ShuffledBatches(torch.utils.data.Sampler):
 
 
 class RankBatches(torch.utils.data.Sampler):
-    """This rank's slices of the batches of another sampler. One that gets none of a small batch, and whose loader must load something,
-    loads its first sample.
+    """This rank's slices of the batches of another sampler, from batch `start` of an epoch on. One that gets none of a small batch, and
+    whose loader must load something, loads its first sample.
     """
 
     def __init__(self, batches: torch.utils.data.Sampler):
-        self.batches = batches
+        self.batches, self.start = batches, 0
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.batches) - self.start
 
     def __iter__(self) -> Iterator[list]:
-        return (ranks.mine(batch) or batch[:1] for batch in self.batches)
+        return (ranks.mine(batch) or batch[:1] for batch in islice(self.batches, self.start, None))
 
 
 class DrawnVersions(torch.utils.data.Sampler):

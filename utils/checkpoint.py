@@ -6,6 +6,7 @@ Frozen encoders (utils/text.py: Frozen) are left out; their fingerprints go in, 
 import io
 import math
 import subprocess
+import sys
 from pathlib import Path
 from typing import NotRequired
 
@@ -89,13 +90,22 @@ class Best(TypedDict):
     init: NotRequired[Init]
 
 
+class Part(TypedDict):
+    """How far an epoch is: steps that are done, their losses' sums by name, the seconds that they took."""
+
+    steps: whole(1, 2**40)
+    sums: dict[Text, real()]
+    seconds: real(0)
+
+
 class Last(Best):
     """last.pt, from which training goes on; best: the highest selection figure so far, minus infinity where there is none; error: its
-    standard error.
+    standard error; part: of the epoch behind `epoch`, where that has begun.
     """
 
     best: float
     error: NotRequired[float]
+    part: NotRequired[Part]
     optimizer: dict
     scheduler: dict
     second: NotRequired[dict]  # the same of System.second
@@ -247,10 +257,19 @@ def commit() -> str:
         return "unknown"
 
 
+def _interned(content):
+    """The same with equal strings as one object: pickle writes an object once, and what was read from a file has copies of its own."""
+    if isinstance(content, dict):
+        return {_interned(key): _interned(value) for key, value in content.items()}
+    if type(content) in (list, tuple):
+        return type(content)(map(_interned, content))
+    return sys.intern(content) if type(content) is str else content
+
+
 def save(path: Path, content: dict) -> None:
     """Write a checkpoint whole or not at all; the same content gives the same bytes (torch.save would store the file's name)."""
     buffer = io.BytesIO()
-    torch.save(content, buffer)
+    torch.save(_interned(content), buffer)
     with replacing(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 

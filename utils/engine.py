@@ -3,9 +3,11 @@
 import collections
 import contextlib
 import ctypes
+import itertools
 import json
 import math
 import platform
+import signal
 import time
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -24,7 +26,7 @@ from model import SYSTEMS
 from utils import checkpoint, ranks
 from utils.batches import RankBatches
 from utils.distributed import own_gpu
-from utils.errors import BadInput
+from utils.errors import BadInput, Stopped, held
 from utils.evaluation.scores import Scores
 from utils.files import replacing
 from utils.options import PER_MACHINE, as_trained
@@ -139,12 +141,12 @@ class Epoch(TypedDict):
     val: NotRequired[real()]
 
 
-BEGUN = ("title", "trained_on", "init")  # of a checkpoint (checkpoint.Best), what is known when a training begins
+ABOUT = ("title", "trained_on", "init", "figure_of")  # of a checkpoint (checkpoint.Best), what its options do not tell
 
 
 class Training:
-    """What a training run is made of between two epochs, and how it goes to and from last.pt. `best` is the highest selection figure so
-    far, `error` its standard error; steps: those of an epoch.
+    """What a training run is made of between two steps, and how it goes to and from last.pt. `best` is the highest selection figure so
+    far, `error` its standard error; steps: those of an epoch, of which `step` are done, with `sums` of their losses, in `seconds`.
     """
 
     def __init__(self, model: nn.Module, options, classes, steps: int, more: dict | None = None):
@@ -153,6 +155,7 @@ class Training:
         self.scheduler = make_scheduler(self.optimizer, options)
         self.second = SYSTEMS[options.model].second(model, options, steps)
         self.epoch, self.best, self.error, self.log = 0, -math.inf, 0.0, []
+        self.steps, self.step, self.sums, self.seconds = steps, 0, collections.Counter(), 0.0
         encoders = {name: part.digest() for name, part in checkpoint.frozen_parts(model).items()}
         about = {"dataset": options.dataset, "classes": list(classes), "commit": checkpoint.commit(), "encoders": encoders}
         self.about = {"options": saved_options(options), **about} | (more or {})
@@ -165,65 +168,84 @@ class Training:
         state = ranks.first(checkpoint.load)(path, checkpoint.Last, "--resume")
         trained = as_trained(state["options"])
         for name, value in self.about["options"].items():
-            if trained.get(name) != value:
-                raise BadInput(
-                    f"--resume: {folder / 'last.pt'} was trained with {name} = {trained.get(name)}, "
-                    f"now it is {value}; give the same options"
-                )
+            found = trained.get(name)
+            longer = name == "max_epoch" and isinstance(found, int) and found < value  # as far as runs.resumed allows it
+            if found != value and not longer:
+                raise BadInput(f"--resume: {path} was trained with {name} = {found}, now it is {value}; give the same options")
         if state["options"].get("ema"):
             raise BadInput(
                 f"--resume: {folder / 'last.pt'} was trained with --ema, which this version does not have; train anew without --resume"
             )
-        if figure and "figure_of" not in state and state["epoch"] < self.options.max_epoch:
+        if figure and "figure_of" not in state and 0 < state["epoch"] < self.options.max_epoch:
             best = ranks.first(checkpoint.load)(folder / "best.pt", option="--resume")
             checkpoint.load_trained_state(self.model, best["weights"], folder / "best.pt")
             state["best"], name, state["error"] = figure(self.model)
             print(f"note: an earlier version chose epoch {best['epoch']}; {name} chooses from here on, of which it has {state['best']:.4g}")
+            state["figure_of"] = name
         checkpoint.load_trained_state(self.model, state["weights"], folder / "last.pt")
         checkpoint.load_steps(self.optimizer, self.scheduler, state, str(path))
         if self.second:
             checkpoint.load_steps(*self.second, state.get("second", {}), f"{path}: second")
-        if ranks.count() == 1:  # else each epoch begins with states of its own
+        if ranks.count() == 1:  # else each step begins with states of its own
             checkpoint.set_random_state(state["random"], f"{path}: random")
         self.epoch, self.best, self.error = state["epoch"], state["best"], state.get("error", 0.0)
-        self.about |= {name: state[name] for name in BEGUN if name in state}
-        log = ranks.first(read_json_lines)(folder / "log.jsonl", "--resume", Epoch)
+        self.about |= {name: state[name] for name in ABOUT if name in state}
+        log = ranks.first(read_json_lines)(folder / "log.jsonl", "--resume", Epoch) if self.epoch else []
         self.log = [line for line in log if line["epoch"] <= self.epoch]
+        if part := state.get("part"):
+            self.step, self.sums, self.seconds = part["steps"], collections.Counter(part["sums"]), part["seconds"]
+            if self.step > self.steps:
+                raise BadInput(f"--resume: {path} has {self.step} steps of an epoch, which now has {self.steps}; give the list it had")
 
     def seed_dropout(self) -> None:
-        """Begin an epoch of several ranks with random states that depend on (seed, epoch, rank) alone, so that no checkpoint needs to hold
-        the state of each.
+        """Begin a step of several ranks with random states that depend on (seed, epoch, step, rank) alone, so that no checkpoint needs to
+        hold the state of each.
         """
         if ranks.count() > 1:
-            own = np.random.SeedSequence((self.options.seed, self.epoch, ranks.rank()))
+            own = np.random.SeedSequence((self.options.seed, self.epoch, self.step, ranks.rank()))
             torch.manual_seed(int(own.generate_state(1, np.uint64)[0]))
 
-    def finish_epoch(self, folder: Path, line: dict, figure) -> None:
+    def save(self, folder: Path) -> None:
+        """Write last.pt, from which training goes on after the last step that is done; of several ranks the first one writes."""
+        if ranks.rank():
+            return
+        states = checkpoint.steps_state(self.optimizer, self.scheduler) | {"random": checkpoint.random_state()}
+        if self.second:
+            states["second"] = checkpoint.steps_state(*self.second)
+        if self.step:
+            states["part"] = {"steps": self.step, "sums": dict(self.sums), "seconds": self.seconds}
+        with held():
+            checkpoint.save(folder / "last.pt", {**self.weights(), "best": self.best, "error": self.error, **states})
+
+    def weights(self) -> dict:
+        """What all checkpoints hold."""
+        return {**self.about, "epoch": self.epoch, "weights": checkpoint.trained_state(self.model)}
+
+    def finish_epoch(self, folder: Path, figure) -> None:
         """Measure the selection figure, keep best.pt and last.pt, add to log.jsonl; `figure` None keeps the last epoch as the best. Of
         several ranks the first one writes.
 
         The best is the latest epoch within a standard error of the highest figure (for trees: Breiman et al., 1984): a hundred held-out
         videos do not tell nearer ones apart, and of those the one that has learnt longest is as a rule the better one.
         """
-        self.epoch += 1
-        line |= {"lr": self.scheduler.get_last_lr()[0]}
-        self.scheduler.step()
-        if figure:
-            line["val"], self.about["figure_of"], error = figure(self.model)
-            if line["val"] > self.best:
-                self.best, self.error = line["val"], error
-        self.log.append({"epoch": self.epoch, **line})
-        if ranks.rank():
-            return
-        about = {**self.about, "epoch": self.epoch, "weights": checkpoint.trained_state(self.model)}
-        if figure is None or line["val"] >= self.best - self.error:
-            checkpoint.save(folder / "best.pt", {**about, "figure": line.get("val")})
-        states = checkpoint.steps_state(self.optimizer, self.scheduler) | {"random": checkpoint.random_state()}
-        if self.second:
-            states["second"] = checkpoint.steps_state(*self.second)
-        with replacing(folder / "log.jsonl") as temporary:
-            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in self.log))
-        checkpoint.save(folder / "last.pt", {**about, "best": self.best, "error": self.error, **states})
+        measured = figure(self.model) if figure else None
+        with held():  # all of it, or none
+            self.epoch += 1
+            line = {"epoch": self.epoch} | {name: value / self.steps for name, value in self.sums.items()}
+            line |= {"steps": self.steps, "seconds": round(self.seconds, 3), "lr": self.scheduler.get_last_lr()[0]}
+            self.scheduler.step()
+            self.step, self.sums, self.seconds = 0, collections.Counter(), 0.0
+            if measured:
+                line["val"], self.about["figure_of"], error = measured
+                if line["val"] > self.best:
+                    self.best, self.error = line["val"], error
+            self.log.append(line)
+            if not ranks.rank():
+                if figure is None or line["val"] >= self.best - self.error:
+                    checkpoint.save(folder / "best.pt", {**self.weights(), "figure": line.get("val")})
+                with replacing(folder / "log.jsonl") as temporary:
+                    temporary.write_text("".join(json.dumps(entry) + "\n" for entry in self.log))
+                self.save(folder)
 
 
 def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.device, classes, figure=None, begin=dict) -> dict:
@@ -231,8 +253,9 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
     best.pt in `folder`, return the latter.
 
     figure(model) -> (float, its name, its standard error) is the selection figure, measured after each epoch; None selects the last epoch.
-    begin() starts a run that does not go on, and gives what its checkpoints hold of that (BEGUN). A resumed run equals the uninterrupted
-    one, to the bit on CPU, of several ranks with as many. Raises BadInput where the loss is not finite, naming the batch.
+    begin() starts a run that does not go on, and gives what its checkpoints hold of that (ABOUT). A resumed run equals the uninterrupted
+    one, to the bit on CPU, of several ranks with as many. Raises BadInput where the loss is not finite, naming the batch, and Stopped when
+    last.pt is written after the step, of whichever rank, in which a signal came.
     """
     keep_freed_memory()
     goes_on = options.resume and ranks.first((folder / "last.pt").exists)()
@@ -246,50 +269,63 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
             left.unlink(missing_ok=True)
     if ranks.count() > 1:  # alike to the bit, whatever the ranks' processors
         model.load_state_dict(ranks.first(checkpoint.trained_state)(model), strict=False)
-    loader = make_loader(train, RankBatches(batches), options, device)
+    order = RankBatches(batches)
+    loader = make_loader(train, order, options, device)
     with ending_workers(loader), nullcontext() if ranks.rank() else SummaryWriter(folder, purge_step=run.epoch + 1) as board:
         while run.epoch < options.max_epoch:
-            start, epoch = time.perf_counter(), run.epoch + 1
-            batches.set_epoch(epoch)
-            run.seed_dropout()
+            batches.set_epoch(run.epoch + 1)
+            order.start = run.step
             model.train()
             for name in frozen_names(options.freeze):  # batch statistics stay as they are, too
                 model.get_submodule(name).eval()
-            sums = collections.Counter()
-            bar = tqdm(
-                zip(batches, ahead(loader, device), strict=True),
-                f"epoch {epoch}/{options.max_epoch}",
-                len(batches),
-                unit="batch",
-                leave=False,
-                disable=ranks.rank() > 0,
-            )
-            for number, (indices, batch) in enumerate(bar, 1):
-                if not ranks.mine(indices):  # what was loaded is another rank's
-                    batch = [part[:0] for part in batch]
-                values = step(model, batch, run.optimizer, options, device, run.second)
-                if not math.isfinite(values["loss"]):
-                    raise BadInput(not_finite(values, epoch, number, [train.name(index) for index in indices]))
-                sums.update(values)
-            line = {name: value / len(batches) for name, value in sums.items()}
-            trained = round(time.perf_counter() - start, 3)
-            run.finish_epoch(folder, line | {"steps": len(batches), "seconds": trained}, figure)
+            try:
+                with held() as came:
+                    train_epoch(run, train, order, ahead(loader, device), device, folder, came)
+                run.finish_epoch(folder, figure)
+            except Stopped:
+                if run.step:
+                    run.save(folder)
+                raise
             for name, value in run.log[-1].items() if board else ():
-                board.add_scalar(name, value, epoch)
+                board.add_scalar(name, value, run.epoch)
             tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in run.log[-1].items()))
     return ranks.first(checkpoint.load)(folder / "best.pt")
 
 
+def train_epoch(run: Training, train, order: RankBatches, loaded: Iterable, device: torch.device, folder: Path, came: list) -> None:
+    """Make the steps of an epoch that are left; every --save-steps last.pt is written. Raises Stopped where a rank has a signal that
+    `came`, and as `fit` does.
+    """
+    model, options, epoch, began = run.model, run.options, run.epoch + 1, time.perf_counter() - run.seconds
+    batches = itertools.islice(order.batches, order.start, None)
+    what = f"epoch {epoch}/{options.max_epoch}"
+    bar = tqdm(batches, what, run.steps, unit="batch", initial=run.step, leave=False, disable=ranks.rank() > 0)
+    for indices, batch in zip(bar, loaded, strict=True):
+        if not ranks.mine(indices):  # what was loaded is another rank's
+            batch = [part[:0] for part in batch]
+        run.seed_dropout()
+        values = step(model, batch, run.optimizer, options, device, run.second)
+        if not math.isfinite(values["loss"]):
+            raise BadInput(not_finite(values, epoch, run.step + 1, [train.name(index) for index in indices]))
+        run.step += 1
+        run.sums.update(values)
+        run.seconds = time.perf_counter() - began
+        if stopped := max(ranks.counts(came[0] if came else 0)):
+            raise Stopped(stopped)
+        if options.save_steps and run.step % options.save_steps == 0:
+            run.save(folder)
+
+
 @contextlib.contextmanager
 def ending_workers(loader: torch.utils.data.DataLoader):
-    """End the loader's workers with the block, however that ends. One that was told to end (Slurm tells the whole group) is an
-    interruption of the training, too.
+    """End the loader's workers with the block, however that ends. One that was told to end as it began (Slurm tells the whole group) is
+    an interruption of the training, too.
     """
     try:
         yield
     except RuntimeError as error:
         if "killed by signal: Terminated" in str(error):
-            raise KeyboardInterrupt from None
+            raise Stopped(signal.SIGTERM) from None
         raise
     finally:
         if loader._iterator is not None:  # else they go with the process, and print what they think of it
@@ -310,7 +346,7 @@ def not_finite(values: dict, epoch: int, number: int, names: list[str]) -> str:
     terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
     return (
         f"loss is not finite in epoch {epoch}, batch {number} ({terms}); videos: {', '.join(dict.fromkeys(names))}; "
-        f"nothing of this epoch is saved: lower --lr, or check these features"
+        f"nothing of this step is saved: lower --lr, or check these features"
     )
 
 

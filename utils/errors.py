@@ -90,6 +90,36 @@ def bounded(kind: type, low: float, high: float):
     return value
 
 
+STOPS = signal.SIGTERM, signal.SIGUSR1  # the second is Slurm's, some time before a job's time is up (sbatch --signal)
+
+
+class Stopped(KeyboardInterrupt):
+    """An interruption by one of STOPS; `number` is the signal's."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
+def _stop(number, _frame):
+    raise Stopped(number)
+
+
+@contextlib.contextmanager
+def held():
+    """Hold STOPS back until the block ends, then let them do what they do without it. Yields the list of those that came."""
+    came, before = [], {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in STOPS}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+    for number in came[:1]:
+        signal.raise_signal(number)
+
+
 COUNT, SEED, POSITIVE = bounded(int, 1, 100_000), bounded(int, 0, 2**32 - 1), bounded(float, 1e-6, 1e9)
 
 
@@ -108,7 +138,7 @@ def _interruptions():
         met = error.__context__
         while met is not None:
             if isinstance(met, KeyboardInterrupt):
-                raise KeyboardInterrupt from None
+                raise met from None
             met = met.__context__
         raise
 
@@ -127,12 +157,13 @@ def alone():
 
 
 def exit_code(main, go_on: str = "", within=alone) -> int:
-    """Run `main()` as a script does: 0 done, 2 bad input, 130 interrupted, by Ctrl-C or by SIGTERM, which says how to `go_on`, 141 nobody
-    reads its output any more. Any other exception is a bug and keeps its traceback. within: a context manager round `main`, which
-    refuses several processes of torchrun, unless the script shares its work among them.
+    """Run `main()` as a script does: 0 done, 2 bad input, 130 interrupted by Ctrl-C, 143 by SIGTERM, 138 by SIGUSR1 (a shell's 128 and the
+    signal's number), which says how to `go_on`, 141 nobody reads its output any more. Any other exception is a bug and keeps its traceback.
+    within: a context manager round `main`, which refuses several processes of torchrun, unless the script shares its work among them.
     """
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for number in STOPS:
+            signal.signal(number, _stop)
         threading.excepthook = _told_later
     with contextlib.suppress(AttributeError):  # a test's or notebook's own stream
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name that the terminal's encoding lacks is no reason to die
@@ -154,9 +185,9 @@ def exit_code(main, go_on: str = "", within=alone) -> int:
         what = f"free some space{go_on}" if full else "name another file or folder"
         print(f"error: {BadInput(f'{place}: {error.strerror}; {what}')}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print(f"interrupted: everything finished so far is saved{go_on}", file=sys.stderr)
-        return 130
+        return 128 + getattr(error, "number", signal.SIGINT)
     except Exception as error:
         if not (fault := option_file_fault(error)):
             raise

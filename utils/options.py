@@ -94,7 +94,15 @@ class Shared:
     freeze: str | None = option(
         None, "parts that are not trained and stay as in testing, such as temporal,prompt; a wrong name lists them", group="training"
     )
-    resume: bool = option(False, "go on with the run in OUTPUT (without --output: the newest), with the options it has", group="training")
+    resume: bool | str = option(
+        False,
+        "go on with the run in OUTPUT (without --output: the newest), with the options it has; auto: begin where there is none in OUTPUT",
+        group="training",
+        choices=(False, True, "auto"),
+    )
+    save_steps: int | None = option(
+        None, "also save every so many steps of an epoch; after SIGTERM and SIGUSR1 the next step is saved anyhow", group="training", low=1
+    )
     overwrite: bool = option(False, "replace the run in OUTPUT; it is kept until the new one is finished", group="training")
     select: str = option(
         "val",
@@ -153,10 +161,10 @@ GROUPS = {
 }
 TEST_ONLY = {"checkpoint", "save_scores", "json"}
 FOLDS = {"folds", "folds_of", "shuffle_labels"}  # decide which lists a run is of, as files do
-OF_ONE_RUN = {"preset", "init", "freeze", "resume", "overwrite", "seeds"}  # of that group, what an option file need not set
+OF_ONE_RUN = {"preset", "init", "freeze", "resume", "save_steps", "overwrite", "seeds"}  # of that group, what an option file need not set
 TESTED_TOO = {"device", "precision"}  # of the group "training", what a test script has, too
 PER_MACHINE = {
-    *("resume", "overwrite", "output", "init", "device", "workers", "cache", "plots"),
+    *("resume", "save_steps", "overwrite", "output", "init", "device", "workers", "cache", "plots"),
     *("data", "feature_root", "caption_root", "train_list", "test_list", "gt_path"),
     *TEST_ONLY,
     *FOLDS,
@@ -194,7 +202,10 @@ class Declared:
 
     def add_to(self, group, help: str) -> None:
         """Add it to the command line; its default is the parser's."""
-        if self.type is bool:
+        if self.type is bool and self.choices:  # the flag, or the flag and a word
+            words = [one for one in self.choices if isinstance(one, str)]
+            group.add_argument(self.flag, nargs="?", const=True, choices=words, help=help)
+        elif self.type is bool:
             group.add_argument(self.flag, action=argparse.BooleanOptionalAction, help=help)
         else:
             metavar, nargs = None if self.choices else self.type.__name__.upper(), "+" if self.many else None
@@ -202,7 +213,7 @@ class Declared:
 
     def check_type(self, value, place: str) -> None:
         """Raise BadInput, naming `place`, unless the value of an option file is of the option's type."""
-        if value is None and self.optional:
+        if (value is None and self.optional) or (isinstance(value, str) and value in (self.choices or ())):
             return
         values = value if self.many and isinstance(value, (list, tuple)) else [value]
         fits = {float: (int, float), int: (int,), str: (str,), bool: (bool,)}[self.type]

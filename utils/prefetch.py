@@ -4,6 +4,7 @@ on a GPU; or the whole training set, resampled, in memory (`--cache`).
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from dataset import FeatureDataset, open_features, resample
+from utils.errors import STOPS
 
 WORKERS = 8  # on a GPU, at most, where --workers does not say
 SHARE = 0.5  # of the free memory, at most, is for --cache
@@ -146,6 +148,12 @@ def cached(train: FeatureDataset, device: torch.device) -> Dataset:
     return train
 
 
+def _stay(_worker: int) -> None:
+    """A worker lives until its training ends it: Slurm tells the whole group to stop, and the training has a step to finish."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def make_loader(train: FeatureDataset, batches, options, device: torch.device) -> DataLoader:
     """The batches of `train` that the sampler `batches` names, as the options say; the order is the sampler's, whatever the workers."""
     data = cached(train, device) if options.cache else train
@@ -160,6 +168,7 @@ def make_loader(train: FeatureDataset, batches, options, device: torch.device) -
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda" and not on_gpu,
+        worker_init_fn=_stay,
         generator=torch.Generator(),  # else it draws its workers' seed from the generator that dropout draws from
     )
 

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributed.rendezvous import rendezvous
 from torch.nn import functional as F
 
-from utils.errors import BadInput
+from utils.errors import STOPS, BadInput
 
 
 def count() -> int:
@@ -56,7 +56,7 @@ def joined():
     except SystemExit:  # --help
         raise
     except BaseException as error:
-        for ending in (signal.SIGTERM, signal.SIGINT):  # this is one
+        for ending in (*STOPS, signal.SIGINT):  # this is one
             signal.signal(ending, signal.SIG_IGN)
         with contextlib.suppress(RuntimeError):  # torchrun itself is gone
             if store.add("told", 1) > 1:

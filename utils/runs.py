@@ -1,5 +1,6 @@
 """The folder of a run, OUTPUT/seed-K/ for each seed: who may write there, what is kept, and what a run that goes on remembers."""
 
+import math
 import os
 import shutil
 import sys
@@ -17,10 +18,11 @@ from utils.evaluation.ground_truth import TRUTH
 from utils.files import ROOT, locked, make_folder, write_json
 from utils.options import FOLDS, declared, read_options
 from utils.reading import read_json, read_text
+from utils.systems.base import System
 
 REPLACED = ".replaced"  # in OUTPUT: the run that --overwrite replaces, until the new one is finished
 # What may differ between the seeds of a run.
-ADDED = {"seed", "seeds", "resume", "overwrite", "output", "device", "workers", "cache", "plots"}
+ADDED = {"seed", "seeds", "resume", "save_steps", "overwrite", "output", "device", "workers", "cache", "plots"}
 PATHS = ("data", "feature_root", "caption_root", "train_list", "test_list", "gt_path", "init", "output")
 
 
@@ -81,8 +83,11 @@ def claimed(options) -> Iterator[None]:
                 check_free(folder, options)
             check_alike(folder, options)
             for seed in options.seeds:
-                if not (folder / f"seed-{seed}" / "options.json").exists():
-                    remember(folder / f"seed-{seed}", replace(options, seed=seed))
+                place = folder / f"seed-{seed}"
+                if not has_results(place) or not (place / "options.json").exists():
+                    remember(place, replace(options, seed=seed))
+                elif (made := read_json(place / "options.json", "--resume", dict)).get("max_epoch", math.inf) < options.max_epoch:
+                    write_json(place / "options.json", made | {"max_epoch": options.max_epoch})
         ranks.wait()
         try:
             yield
@@ -256,10 +261,18 @@ def tested_in(options, checkpoint: Path) -> Path:
     return folder
 
 
+@ranks.first
+def remembered(folder: Path) -> tuple[list[int], dict | None]:
+    """The seeds of a run, and the options that it remembers, if it has begun."""
+    there = seed_folders(folder)
+    files = [path / "options.json" for path in there.values() if (path / "options.json").exists()]
+    return list(there), read_options(max(files, key=lambda path: path.stat().st_mtime), "--resume") if files else None
+
+
 def resumed(parse_args: Callable, argv: list[str] | None):
     """Options of a training script. With --resume those that the run was started with, and what is typed for this machine; without
-    --output that run is the newest one of the dataset. What has changed is said; a typed option that would train otherwise is refused when
-    last.pt is read.
+    --output that run is the newest one of the dataset. With --resume auto the same, of the run in OUTPUT, if there is one. What has changed
+    is said; a typed option that would train otherwise is refused when last.pt is read, of --max-epoch here.
     """
     words = sys.argv[1:] if argv is None else argv
     options = parse_args(words)
@@ -268,13 +281,14 @@ def resumed(parse_args: Callable, argv: list[str] | None):
     if options.overwrite:
         raise BadInput("--resume and --overwrite: one goes on with a run, the other replaces it; give one of them")
     wanted = wanted_of(options)
-    folder = Path(options.output) if "output" in options.typed else newest(wanted, begun=True)
-    there = seed_folders(folder) if folder else {}
-    files = [path / "options.json" for path in there.values() if (path / "options.json").exists()]
-    if not files:
+    here = "output" in options.typed or options.resume == "auto"
+    folder = Path(options.output) if here else newest(wanted, begun=True)
+    there, made = remembered(folder) if folder else ([], None)
+    if made is None and options.resume == "auto":
+        return replace(options, resume=False)
+    if made is None:
         where = folder or f"runs/: of {' with '.join(wanted.values())}"
         raise BadInput(f"--resume: {where} has no run to go on with; leave --resume out, or name the run's folder with --output")
-    made = read_options(max(files, key=lambda path: path.stat().st_mtime), "--resume")
     if options.typed.get("model", made["model"]) != made["model"]:
         raise BadInput(f"--resume: {folder} was trained with --model {made['model']}, found {options.model}; leave the option out")
     own = declared(made["model"])
@@ -296,6 +310,12 @@ def resumed(parse_args: Callable, argv: list[str] | None):
         if (found := made.get(name, own[name].default)) != getattr(options, name):
             what = f"--resume: {folder} was begun with {own[name].flag} {found}, found {getattr(options, name)}"
             raise BadInput(f"{what}; leave the option out, or name another --output without --resume")
+    if "max_epoch" in options.typed and options.max_epoch > made["max_epoch"]:
+        by_steps = SYSTEMS[made["model"]].second is not System._field_defaults["second"]
+        if made["scheduler"] == "cosine" or by_steps:
+            schedule = f"--model {made['model']}" if by_steps else "--scheduler cosine"
+            what = f"--resume: {folder} was begun with --max-epoch {made['max_epoch']}, found {options.max_epoch}"
+            raise BadInput(f"{what}: its learning rate falls over all epochs ({schedule}); leave it out, or begin another --output")
     known |= {name: getattr(options, name) for name in options.typed} | {"resume": True, "overwrite": False, "output": str(folder)}
     known["seeds"] = options.seeds if {"seed", "seeds"} & options.typed.keys() else sorted({*there, *made["seeds"]})
     print(f"going on with {folder}, seed{'s' if len(known['seeds']) > 1 else ''} {', '.join(map(str, known['seeds']))}")

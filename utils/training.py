@@ -96,6 +96,7 @@ def train(model, data: Data, options, seed: int, folder: Path | None = None) -> 
         selection_figure(data, options),
         begin,
     )
+    best["options"]["max_epoch"] = options.max_epoch  # of a run that was longer in the end than it began
     if data.held_out:  # where demo.py's threshold comes from
         checkpoint.load_trained_state(model, best["weights"], folder / "best.pt")
         best["thresholds"] = segments.thresholds(engine.score(model, divide(data.held_out)[1], options, data.captions))
