@@ -30,11 +30,11 @@ USUAL, SINGLE, ODD = "--batch-size 96", "--sampling shuffle --batch-size 93", "-
 
 
 @contextlib.contextmanager
-def torchrun(number, script, *words):
+def torchrun(number, script, *words, restarts=0):
     """Start `number` ranks on this machine, which end with the block."""
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number), str(ROOT / script)]
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}", f"--max-restarts={restarts}"]
     process = subprocess.Popen(
-        [*run, *map(str, words)],
+        [*run, str(ROOT / script), *map(str, words)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -70,9 +70,10 @@ def said(stderr):
 
 def check_alike(one, two, losses, weights, but=()):
     """That two runs have the same losses and weights, within the tolerances; weights whose name ends in one of `but` left out."""
-    logs = [json.loads((run / "seed-1" / "log.jsonl").read_text().splitlines()[0]) for run in (one, two)]
-    for name in (name for name in logs[0] if name.startswith(("loss", "steps"))):
-        assert logs[1][name] == pytest.approx(logs[0][name], rel=losses, abs=losses), (two.name, name)
+    logs = [[json.loads(line) for line in (run / "seed-1" / "log.jsonl").read_text().splitlines()] for run in (one, two)]
+    for ours, theirs in zip(*logs, strict=True):
+        for name in (name for name in ours if name.startswith(("loss", "steps"))):
+            assert theirs[name] == pytest.approx(ours[name], rel=losses, abs=losses), (two.name, name)
     states = [checkpoint.load(run / "seed-1" / "last.pt")["weights"] for run in (one, two)]
     apart = {name: float((states[1][name] - value).abs().max()) for name, value in states[0].items() if not name.endswith(but)}
     assert max(apart.values()) < weights, (two.name, max(apart, key=apart.get), max(apart.values()))
@@ -144,13 +145,16 @@ def test_ranks_repeat_and_resume_to_the_bit_and_fold(small_sample, tmp_path):
     words = [*small_sample("ucf"), "--seed", "1", "--batch-size", "96", "--dropout", "0.3"]
     for folder, more in (("a", []), ("b", ["--workers", "1"])):
         assert finished(2, "ucf_train.py", *words, *more, "--output", tmp_path / folder)[0] == 0
-    with torchrun(2, "ucf_train.py", *words, "--output", tmp_path / "cut") as process:
-        log = tmp_path / "cut" / "seed-1" / "log.jsonl"
-        while not log.exists():
-            assert process.poll() is None
-            time.sleep(0.02)
-    code, _, errors = finished(2, "ucf_train.py", "--resume", "--output", tmp_path / "cut")
-    assert code == 0, errors
+    cut = [*words, "--save-steps", "1", "--resume", "auto", "--output", tmp_path / "cut"]
+    # One is told to stop in the first epoch, and all do after the same step; then one is killed, and torchrun starts all again.
+    for file, ending, restarts in (("last.pt", signal.SIGTERM, 0), ("log.jsonl", signal.SIGKILL, 1)):
+        with torchrun(2, "ucf_train.py", *cut, restarts=restarts) as process:
+            while not (tmp_path / "cut" / "seed-1" / file).exists():
+                assert process.poll() is None
+                time.sleep(0.02)
+            os.kill(max(children(process.pid)), ending)
+            _, errors = process.communicate(timeout=500)
+            assert (process.returncode == 0) == (restarts == 1), errors
     for name in ("last.pt", "best.pt", "scores.npz"):
         assert len({(tmp_path / run / "seed-1" / name).read_bytes() for run in ("a", "b", "cut")}) == 1, name
     code, _, errors = finished(2, "ucf_train.py", *words, "--folds", "2", "--output", tmp_path / "folds")
@@ -162,6 +166,18 @@ def test_ranks_repeat_and_resume_to_the_bit_and_fold(small_sample, tmp_path):
     assert out.count("report: ") == 1
     ours, theirs = (json.loads((best.parent / name).read_text())["coarse"] for name in ("report.json", "test/report.json"))
     assert ours == theirs
+
+
+@pytest.mark.slow
+def test_another_number_of_ranks_goes_on_with_a_run(small_sample, tmp_path):
+    """The bags of each batch are the same: two ranks train an epoch, one the next, three the last."""
+    words = [*small_sample("ucf", model="deepmil"), "--batch-size", "90", "--seed", "1", "--select", "last", "--no-plots"]
+    ucf_train.main([*words, "--max-epoch", "3", "--output", str(tmp_path / "one")])
+    words += ["--resume", "auto", "--output", str(tmp_path / "many"), "--max-epoch"]
+    for epochs, number in ((1, 2), (2, 1), (3, 3)):
+        code, _, errors = finished(number, "ucf_train.py", *words, epochs)
+        assert code == 0, errors
+    check_alike(tmp_path / "one", tmp_path / "many", losses=1e-5, weights=1e-4)
 
 
 @pytest.mark.slow

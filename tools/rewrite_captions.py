@@ -19,14 +19,11 @@ version, not on order or concurrency; a server may or may not honour the seed it
 """
 
 import argparse
-import contextlib
 import json
 import os
 import re
 import shlex
-import signal
 import sys
-import threading
 from collections import Counter
 from pathlib import Path
 
@@ -95,23 +92,6 @@ def prepare_folder(folder: Path, settings: dict) -> None:
                 )
     elif next(folder.rglob("*.jsonl"), None):
         raise BadInput(f"{folder}: holds .jsonl files but no rewrite.json, so they are not of this tool; name another folder with --output")
-
-
-@contextlib.contextmanager
-def terminating():
-    """SIGTERM ends the run as Ctrl-C does: what is under way is received and kept first."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def ask(backend, requests: list[Request], answers: Answers, cached: int) -> None:
@@ -286,7 +266,7 @@ def rewrite(options, argv: list[str]) -> None:
                 found.update(lines=1, fallbacks=fallback, same=not fallback and line.text == line.more["source"])
         return found
 
-    with Answers(options.cache or output / "answers.cache") as answers, terminating():
+    with Answers(options.cache or output / "answers.cache") as answers:
         todo = [request for request in needed if request.key not in answers]
         try:
             ask(backend, todo, answers, len(needed) - len(todo))
