@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 import ucf_option
 import ucf_train
-from utils.errors import BadInput, Parser, exit_code, importing, printable
+from utils.errors import BadInput, Parser, exit_code, held, importing, printable
 from utils.files import ROOT
 
 
@@ -175,6 +176,21 @@ def test_what_fails_because_it_is_interrupted_is_an_interruption(capsys):
     assert capsys.readouterr().err == "interrupted: everything finished so far is saved\n"
     with pytest.raises(ValueError, match="a bug"):
         exit_code(lambda: (_ for _ in ()).throw(ValueError("a bug")))
+
+
+def test_signals_end_a_script_as_a_shell_says_and_wait_where_they_are_held():
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)):
+        assert exit_code(lambda number=number: signal.raise_signal(number)) == code
+    seen = []
+
+    def main():
+        with held() as came:
+            signal.raise_signal(signal.SIGUSR1)
+            seen.extend(came)
+        seen.append("behind the block")
+
+    assert exit_code(main) == 138
+    assert seen == [signal.SIGUSR1]
 
 
 def test_torchrun_is_refused_where_its_processes_would_do_the_same(monkeypatch, capsys):

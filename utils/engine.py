@@ -215,9 +215,9 @@ class Training:
         if self.step:
             states["part"] = {"steps": self.step, "sums": dict(self.sums), "seconds": self.seconds}
         with held():
-            checkpoint.save(folder / "last.pt", {**self.weights(), "best": self.best, "error": self.error, **states})
+            checkpoint.save(folder / "last.pt", {**self.content(), "best": self.best, "error": self.error, **states})
 
-    def weights(self) -> dict:
+    def content(self) -> dict:
         """What all checkpoints hold."""
         return {**self.about, "epoch": self.epoch, "weights": checkpoint.trained_state(self.model)}
 
@@ -242,7 +242,7 @@ class Training:
             self.log.append(line)
             if not ranks.rank():
                 if figure is None or line["val"] >= self.best - self.error:
-                    checkpoint.save(folder / "best.pt", {**self.weights(), "figure": line.get("val")})
+                    checkpoint.save(folder / "best.pt", {**self.content(), "figure": line.get("val")})
                 with replacing(folder / "log.jsonl") as temporary:
                     temporary.write_text("".join(json.dumps(entry) + "\n" for entry in self.log))
                 self.save(folder)
