@@ -218,7 +218,7 @@ class Run(NamedTuple):
         return self.place / f"seed-{self.seed}.log"
 
     def command(self) -> list[str]:
-        """What the interpreter is given; an interrupted run is resumed. Pictures of videos would take longer than a short test."""
+        """What the interpreter is given; an interrupted run is resumed. Pictures of single videos are most of a test's time."""
         resume = ["--resume"] if any((place / "last.pt").exists() for place in fold_folders(self.folder)) else []
         script, *options = self.words
         return [os.path.relpath(ROOT / script), *options, "--seed", str(self.seed), "--no-plots", "--output", str(self.place), *resume]
