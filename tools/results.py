@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import textwrap
 from pathlib import Path
 from statistics import NormalDist
 
@@ -72,16 +73,17 @@ def tables(measured: dict[str, tuple[dict, list[dict]]], dataset: Dataset, base:
     results, drawn = ({row: one[part] for row, one in measured.items()} for part in (0, 1))
     first = next(iter(results.values()))
     sizes = dict.fromkeys(f"{result['videos']} videos, {result['frames']:,} frames" for result in results.values())
-    versions = {key: dict.fromkeys(str(one["versions"].get(key)) for one in results.values()) for key in first["versions"]}
-    lines = [f"{' / '.join(sizes)}, checkpoint selected on {report.selection(*results.values())}. Percent: mean ± std over seeds [95 % "
+    named = dict.fromkeys(name for one in results.values() for name in one["versions"])  # a GPU not in all, where machines share a table
+    versions = {name: dict.fromkeys(str(one["versions"].get(name, "none")) for one in results.values()) for name in named}
+    about = [f"{' / '.join(sizes)}, checkpoint selected on {report.selection(*results.values())}. Percent: mean ± std over seeds [95 % "
              f"bootstrap interval over {report.resampled_over(first)} and seeds].",
              ", ".join(f"{name} {' / '.join(found)}" for name, found in versions.items()) + "."]  # fmt: skip
     if first["features"] in report.FEATURES:
-        lines.append(f"{report.FEATURES[first['features']].format(dataset.title)}.")
+        about.append(f"{report.FEATURES[first['features']].format(dataset.title)}.")
     papers = {row: paper_of(result, dataset) for row, result in results.items()}
     theirs = ["paper: its features, best on test" + "; not comparable" * (first["features"] != "visual")]
     if first["official_videos"] and not report.is_benchmark(first):
-        lines.append(f"{first['official_videos'][0]} of the {first['official_videos'][1]} videos of the official test set.")
+        about.append(f"{first['official_videos'][0]} of the {first['official_videos'][1]} videos of the official test set.")
         papers = {} if first["features"] == "visual" else papers
     theirs *= any(papers.values())
     found = {label(path): path for result in results.values() for path in report.figures(result)}
@@ -90,7 +92,7 @@ def tables(measured: dict[str, tuple[dict, list[dict]]], dataset: Dataset, base:
         figures = {label(path): report.percent(figure) for path, figure in report.figures(result).items()}
         shown = [figures.get(name, "–") for name in FIGURES if name in found]
         cells.append([row, ", ".join(map(str, result["seeds"])), *shown, *[papers.get(row) or "–"] * bool(theirs)])
-    lines += ["", *report.markdown(cells), ""]
+    lines = [*map(paragraph, about), "", *report.markdown(cells), ""]
     paths = [found[name] for name in COMPARED if name in found]
     lost = {row: (drawn[row], base[row][1]) for row in drawn if row in base
             and all(base[row][0][key] == results[row][key] for key in ("dataset", "videos", "seeds"))}  # fmt: skip
@@ -100,9 +102,14 @@ def tables(measured: dict[str, tuple[dict, list[dict]]], dataset: Dataset, base:
             made = [column(given, path) for path in paths]
             cells = [[what, *map(label, paths)], *([row, *(one.get(row, "–") for one in made)] for row in given)]
             lines += [*report.markdown(cells), ""]
-    lines += ["Differences are paired on the same videos; p is Holm's, for the comparisons of its column. In parentheses, the power: the "
-              "smallest difference that 80 % of test sets of this size would show at 5 %, corrected alike (Bonferroni).", ""]  # fmt: skip
-    return lines
+    power = ("Differences are paired on the same videos; p is Holm's, for the comparisons of its column. In parentheses, the power: the "
+             "smallest difference that 80 % of test sets of this size would show at 5 %, corrected alike (Bonferroni).")  # fmt: skip
+    return [*lines, paragraph(power), ""]
+
+
+def paragraph(text: str) -> str:
+    """A paragraph in lines of at most WIDTH."""
+    return textwrap.fill(" ".join(text.split()), WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def wrapped(line: str) -> str:
@@ -145,7 +152,7 @@ def section(name: str, plan, seeds: list[int], passed: list[str]) -> str:
     dataset, trained_on = load_dataset(plan.data), load_dataset(next(iter(plan.options.values())).data)
     base = of_rows(plan.trainings, trained_on) if dataset == trained_on else {}
     parts = {test: of_rows(runs, dataset) for test, runs in plan.tests.items()} or {"": base}
-    lines = [f"## {plan.track['title']}", "", plan.track["about"].strip(), *commands(name, plan, seeds, passed)]
+    lines = [f"## {plan.track['title']}", "", paragraph(plan.track["about"]), *commands(name, plan, seeds, passed)]
     lines += [f"{row} is left out: {why}." for row, why in plan.left_out.items()]
     for test, measured in parts.items():
         lines += [f"### {test}", ""] * (len(parts) > 1)

@@ -54,9 +54,9 @@ def test_a_video_gets_the_scores_of_the_test_script(run, detector):
     for name, parts in list(scores.items())[:3]:
         features = load_features(f"{words[1]}/{name}__0.npy", 64)
         found = detector.of_features(extracted(features[:, None]))
-        assert np.allclose(found.scores.coarse, parts.coarse, atol=1e-6)
-        assert np.allclose(found.scores.fine, parts.fine, atol=1e-6)
-        assert np.allclose(detector.score(torch.stack([features, features], 1)).coarse, parts.coarse, atol=1e-6)  # two crops alike
+        assert np.allclose(found.scores.coarse, parts.coarse, atol=1e-5)
+        assert np.allclose(found.scores.fine, parts.fine, atol=1e-5)
+        assert np.allclose(detector.score(torch.stack([features, features], 1)).coarse, parts.coarse, atol=1e-5)  # two crops alike
 
 
 def test_the_threshold_is_that_of_the_held_out_normal_videos(run, detector):

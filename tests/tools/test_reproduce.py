@@ -385,3 +385,6 @@ def test_folds_of_a_data_set_that_the_track_makes(tmp_path, monkeypatch, capsys)
     assert "| deepmil | 1 |" in (tmp_path / "results.md").read_text()
     main([*words, "1", "2", "--dry-run"])
     assert "# deepmil: 6 epochs of " in capsys.readouterr().out  # of two folds, as the six that are finished
+    shutil.rmtree(tmp_path / "out/toy")  # prepared, and not trained yet
+    main([*words, "1", "--dry-run"])
+    assert "# deepmil: 6 epochs of 0.5 s (1 steps of 0.5 s, timed here and now): " in capsys.readouterr().out
