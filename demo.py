@@ -258,10 +258,8 @@ def analyse_files(detector, videos: dict[Path, Path], captions: dict, options, l
                     with export.replacing_set(target, done, options.overwrite) as new:
                         export.write_csv(analysis, new.with_suffix(".csv"))
                         export.plot(analysis, new.with_suffix(".png"))
-                        if options.video:
-                            annotate.annotate(analysis, new.with_suffix(".annotated.mp4"), limits=limits)
-                        if options.clips:
-                            annotate.cut_clips(analysis, new.parent, name=new.stem, limits=limits)
+                        copy = new.with_suffix(".annotated.mp4") if options.video else None
+                        annotate.write(analysis, copy=copy, clips=new.parent if options.clips else None, name=new.stem, limits=limits)
                         if export.is_summary(summary):
                             summary.unlink()  # what it says of this video does not hold any more
                         done = export.write_json(analysis, new)

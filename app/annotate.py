@@ -1,7 +1,8 @@
 """An annotated copy of a video, with its score curve burnt in, and clips of its segments: H.264 that browsers play, at the own time stamps.
 
-    annotate(analysis, path)          python -m app.annotate     (started by the two; it takes its job, JSON, on stdin)
+    annotate(analysis, path)          python -m app.annotate     (started by the three; it takes its job, JSON, on stdin)
     cut_clips(analysis, folder)
+    write(analysis, copy=path, clips=folder)      both, decoding once
 
 The video may be anybody's: it is decoded and encoded in a process of its own, without torch, that is killed when its time is up, or the
 caller is interrupted. Its memory does not grow with the length, but for the index of MP4 (some 100 bytes a frame). Sound is copied
@@ -19,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:  # imports much that the child does not need
     from app.analysis import Analysis
 
 REPORT = 0.2  # seconds between two lines of progress
+WHAT = {"annotated": "annotating", "plain": "cutting clips"}  # by the look of the frames
 SLACK = 1e-4  # seconds by which stamps that were rounded on their way may differ
 Progress = Callable[[int, int], None]
 
@@ -51,23 +53,7 @@ def annotate(analysis: "Analysis", path: Path | str, *, limits: Limits = LIMITS,
     bar is shown.
     Raises BrokenVideo where the video cannot be decoded whole within the limits, BadInput where `path` cannot be written.
     """
-    from app.fonts import font_for
-    from utils.evaluation.segments import clean
-
-    notes = clean(" ".join(analysis.notes))
-    segments = [{"start": one.start, "end": one.end, "label": clean(one.label), "score": one.score} for one in analysis.segments]
-    texts = {"", notes, *(one["label"] for one in segments)}
-    drawn = {
-        "times": analysis.times.tolist(),
-        "scores": analysis.anomaly.tolist(),
-        "threshold": analysis.threshold,
-        "segments": sorted(segments, key=lambda one: one["start"]),
-        "notes": notes,
-        "fonts": {text: font_for(text)[1] for text in texts},
-    }
-    with replacing(path) as temporary:
-        outputs = [{"path": os.path.abspath(temporary), "start": 0.0, "end": None}]
-        _run({"outputs": outputs, "overlay": drawn}, analysis, limits, progress, "annotating")
+    write(analysis, copy=path, limits=limits, progress=progress)
     return Path(path)
 
 
@@ -83,19 +69,61 @@ def cut_clips(
     """Write a clip per segment, with `margin` seconds before and behind it: FOLDER/NAME.001.CLASS.mp4, …, numbered by time; their paths.
 
     name: the video's, if not its own. A clip holds exactly the frames of that time, at the video's size. All appear, or none. Clips of an
-    earlier run are left where they are. Raises as annotate does.
+    earlier run are left where they are. Raises as annotate does, but for what lies behind the last clip, which is not decoded.
+    """
+    return write(analysis, clips=folder, name=name, margin=margin, limits=limits, progress=progress)
+
+
+def write(
+    analysis: "Analysis",
+    *,
+    copy: Path | str | None = None,
+    clips: Path | str | None = None,
+    name: str | None = None,
+    margin: float = 1.0,
+    limits: Limits = LIMITS,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """What `annotate` writes to `copy`, what `cut_clips` writes to the folder `clips`, or both of one decoding; the clips' paths.
+
+    All files appear, or none. Both may take twice the limits' time and memory. Raises as the two do.
     """
     if not 0 <= margin < math.inf:
         raise BadInput(f"margin of {margin} seconds around a segment: expected 0 or more")
-    paths, outputs = [], []
+    wanted, job = [], {"outputs": [], "overlay": None}
+    if copy is not None:
+        wanted.append((Path(copy), {"look": "annotated", "start": 0.0, "end": None}))
+        job["overlay"] = _overlay(analysis)
+    for number, one in enumerate(analysis.segments if clips is not None else (), 1):
+        path = Path(clips) / f"{name or analysis.name}.{number:03d}.{file_name(one.label)}.mp4"
+        wanted.append((path, {"look": "plain", "start": max(0.0, one.start - margin), "end": one.end + margin}))
+    what = dict.fromkeys(WHAT[output["look"]] for _, output in wanted)
+    if len(what) == 2:
+        limits = replace(limits, timeout=limits.timeout and 2 * limits.timeout, memory=limits.memory and 2 * limits.memory)
     with contextlib.ExitStack() as stack:
-        for number, one in enumerate(analysis.segments, 1):
-            paths.append(Path(folder) / f"{name or analysis.name}.{number:03d}.{file_name(one.label)}.mp4")
-            temporary = stack.enter_context(replacing(paths[-1]))
-            outputs.append({"path": os.path.abspath(temporary), "start": max(0.0, one.start - margin), "end": one.end + margin})
-        if outputs:
-            _run({"outputs": outputs, "overlay": None}, analysis, limits, progress, "cutting clips")
-    return paths
+        for path, output in wanted:
+            job["outputs"].append(output | {"path": os.path.abspath(stack.enter_context(replacing(path)))})
+        if wanted:
+            _run(job, analysis, limits, progress, " and ".join(what))
+    return [path for path, output in wanted if output["look"] == "plain"]
+
+
+def _overlay(analysis: "Analysis") -> dict:
+    """What the child draws below the picture: app.overlay.draw_strip's job, and the fonts of its texts."""
+    from app.fonts import font_for
+    from utils.evaluation.segments import clean
+
+    notes = clean(" ".join(analysis.notes))
+    segments = [{"start": one.start, "end": one.end, "label": clean(one.label), "score": one.score} for one in analysis.segments]
+    texts = {"", notes, *(one["label"] for one in segments)}
+    return {
+        "times": analysis.times.tolist(),
+        "scores": analysis.anomaly.tolist(),
+        "threshold": analysis.threshold,
+        "segments": sorted(segments, key=lambda one: one["start"]),
+        "notes": notes,
+        "fonts": {text: font_for(text)[1] for text in texts},
+    }
 
 
 def file_name(label: str) -> str:
@@ -137,8 +165,8 @@ def _run(job: dict, analysis: "Analysis", limits: Limits, progress: Progress | N
             child.stdin.flush()
         for line in child.stdout:
             last = json.loads(line)
-            if "frames" in last:
-                progress(last["frames"], analysis.frames)
+            if "frames" in last or "done" in last:
+                progress(last.get("frames", analysis.frames), analysis.frames)
         code = child.wait()
         errors.seek(0)
         said = errors.read()[-4000:].decode(errors="replace").strip()
@@ -224,8 +252,11 @@ class Annotated:
             paste(self.canvas, self.scaler.planes(drawn), 0, self.layout.ground)
 
 
+LOOKS = {"annotated": Annotated, "plain": Plain}
+
+
 def work(job: dict, report: Callable[..., None]) -> None:
-    """Decode the video once, and write all outputs."""
+    """Decode the video once, up to the end of the last output, and write all outputs."""
     limits, name, step = job["limits"], job["name"], 1 / (job["fps"] or 25)
     ticks = TICKS if job["gap"] * TICKS < MOST else FEW_TICKS
     waiting = sorted((Output(**output, name=name, ticks=ticks) for output in job["outputs"]), key=lambda output: output.start)
@@ -236,7 +267,7 @@ def work(job: dict, report: Callable[..., None]) -> None:
             if first is None:
                 first = frame
                 sound = Sound(job["video"], frame.time or 0.0, limits["max_pixels"])
-                draw = Annotated(frame, job) if job["overlay"] else Plain(frame, job)
+                draw = {look: LOOKS[look](frame, job) for look in {output.look for output in waiting}}
             if seconds > longest:
                 raise BrokenVideo(f"{name}: longer than {limits['max_seconds']:g} s; expected at most that; cut it, or allow more seconds")
             while waiting and waiting[0].start - SLACK <= seconds:
@@ -244,10 +275,11 @@ def work(job: dict, report: Callable[..., None]) -> None:
             for output in [output for output in running if output.end - SLACK <= seconds]:
                 output.close(output.end)
                 running.remove(output)
-            if running:
-                picture = draw(frame, seconds)
-                for output in running:
-                    output.add(picture, seconds, job["fps"], first, sound)
+            if not running and not waiting:
+                break
+            pictures = {look: draw[look](frame, seconds) for look in {output.look for output in running}}
+            for output in running:
+                output.add(pictures[output.look], seconds, job["fps"], first, sound)
             for packet in sound.until(seconds):
                 for output in running:
                     output.add_sound(*packet)
@@ -255,12 +287,11 @@ def work(job: dict, report: Callable[..., None]) -> None:
                 told = time.monotonic()
                 report(frames=index + 1)
     end = max(job["seconds"], seconds + 1 / ticks)
-    for packet in sound.until(end):
+    for packet in sound.until(end) if running else ():
         for output in running:
             output.add_sound(*packet)
     for output in running + waiting:
         output.close(min(output.end, end))
-    report(frames=video.decoded)
     report(done=True)
 
 

@@ -96,10 +96,12 @@ class Sound:
 
 
 class Output:
-    """An MP4 file that is being written: frames and sound of [start, end) seconds. name: the video's, for errors; ticks: in a second."""
+    """An MP4 file that is being written: frames and sound of [start, end) seconds. look: the frames', for the caller; name: the video's,
+    for errors; ticks: in a second.
+    """
 
-    def __init__(self, path: str, start: float, end: float | None, *, name: str, ticks: int):
-        self.path, self.start, self.end, self.name, self.ticks = path, start, math.inf if end is None else end, name, ticks
+    def __init__(self, path: str, start: float, end: float | None, *, look: str, name: str, ticks: int):
+        self.path, self.start, self.end, self.look, self.name, self.ticks = path, start, math.inf if end is None else end, look, name, ticks
         self.file = self.held = self.sound = None
 
     def add(self, flat: np.ndarray, seconds: float, fps: float | None, first, sound: Sound) -> None:

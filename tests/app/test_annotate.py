@@ -313,6 +313,44 @@ def test_clips_may_overlap(tmp_path):
     assert [numbers(path) for path in paths] == [list(range(max(0, start - 10), min(60, start + 20))) for start in range(0, 50, 5)]
 
 
+@pytest.fixture
+def children(monkeypatch):
+    """The processes that are started."""
+    started = []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, *words, **more):
+            super().__init__(*words, **more)
+            started.append(self)
+
+    monkeypatch.setattr(annotate.subprocess, "Popen", Popen)
+    return started
+
+
+@pytest.mark.parametrize("name", ["sound.ts", "turned.mp4"])
+def test_copy_and_clips_of_one_decoding_are_those_of_two(tmp_path, children, name):
+    path = with_sound(tmp_path / name) if name == "sound.ts" else make_video(tmp_path / name, rotation=90)
+    analysis = analyse(path, [0.9, 0.1, 0.1], notes=["A note."])
+    analysis.segments += [analysis.segments[0]._replace(first=2, last=3, start=1.28, end=2.0, label="Robbery")]
+    annotate.annotate(analysis, tmp_path / "two" / "copy.mp4", progress=silent)
+    cut_clips(analysis, tmp_path / "two", margin=0.4, progress=silent)
+    assert len(children) == 2
+    clips = annotate.write(analysis, copy=tmp_path / "one" / "copy.mp4", clips=tmp_path / "one", margin=0.4, progress=silent)
+    assert len(children) == 3
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()} for folder in ("one", "two"))
+    assert {"copy.mp4", *(clip.name for clip in clips)} == one.keys()
+    assert len(clips) == 2
+    assert one == two
+
+
+def test_nothing_behind_the_last_clip_is_decoded(tmp_path):
+    analysis, told = analyse(make_video(tmp_path / "a.mp4"), [0.9, 0.1, 0.1]), []
+    cut(tmp_path / "a.mp4", 0.7, container={"movflags": "faststart"})  # which the whole video's decoding would notice
+    [clip] = cut_clips(analysis, tmp_path, margin=0, progress=lambda *done: told.append(done))
+    assert numbers(clip) == list(range(16))
+    assert told[-1] == (50, 50)
+
+
 def test_without_segments_there_are_no_clips(tmp_path):
     assert cut_clips(analyse(make_video(tmp_path / "a.mp4"), [0.1] * 3), tmp_path / "clips") == []
     assert not (tmp_path / "clips").exists()
@@ -359,20 +397,6 @@ def test_a_broken_video_is_named_and_leaves_nothing(tmp_path, name, make, said, 
         cut_clips(analysis, tmp_path / "out") if clips else annotate.annotate(analysis, tmp_path / "out" / "copy.mp4")
     assert str(error.value).startswith(f"{tmp_path / name}: ")
     assert [path.read_text() for path in (tmp_path / "out").iterdir()] == ["older"]
-
-
-@pytest.fixture
-def children(monkeypatch):
-    """The processes that are started."""
-    started = []
-
-    class Popen(subprocess.Popen):
-        def __init__(self, *words, **more):
-            super().__init__(*words, **more)
-            started.append(self)
-
-    monkeypatch.setattr(annotate.subprocess, "Popen", Popen)
-    return started
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,12 @@ def names_in(folder):
     return {path.name for path in folder.iterdir()}
 
 
-def test_a_video_becomes_a_table_json_csv_picture_and_an_annotated_copy(words, tmp_path, capsys):
-    video = make_video(tmp_path / "own.mp4", frames=50)
+def test_a_video_becomes_a_table_json_csv_picture_and_an_annotated_copy(words, tmp_path, capsys, monkeypatch):
+    video, started, start = make_video(tmp_path / "own.mp4", frames=50), [], subprocess.Popen.__init__
+    monkeypatch.setattr(subprocess.Popen, "__init__", lambda self, line, **more: (started.append(line), start(self, line, **more))[1])
     demo.main([str(video), *words, "--clips"])
+    decoding = [line[3] for line in started if line[0] == sys.executable]
+    assert decoding == ["utils.video.decoder", "app.annotate"]  # the scores come first; copy and clips are of one decoding
     out = tmp_path / "out"
     clips = sorted(path.name for path in out.glob("own.0*.mp4"))
     assert names_in(out) - set(clips) == {f"own{end}" for end in ENDS}
