@@ -235,7 +235,7 @@ class ReFLIPVAD(nn.Module):
         super().__init__()
         self.blocks, self.feature_scale, self.temperature = blocks, feature_scale, temperature
         self.temporal = temporal
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ranks.Dropout(dropout)
         if blocks != "vta":
             self.ffn_cls = FeedForward(width, 4 * width, QuickGELU(), dropout)
             self.classifier = nn.Linear(width, 1)

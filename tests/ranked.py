@@ -4,7 +4,7 @@
     torchrun --nproc-per-node 2 tests/ranked.py TRAININGS.json
 
 They are computed in float64: in float32 the noise of another order of summing is as large as a gradient that should be 0 (of a bias before
-a normalisation), and Adam makes whole steps of it. Dropout is left out, which no two numbers of ranks draw alike, and so is the test.
+a normalisation), and Adam makes whole steps of it. The test is left out.
 """
 
 import json
@@ -16,19 +16,20 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import dataset
 import ucf_train
 from utils import loading, ranks, testing
 from utils.errors import exit_code
 
 torch.set_num_threads(1)
-nn.Dropout.forward = lambda self, x: x
 
 
 def use_double() -> None:
-    from_numpy, load_model = torch.from_numpy, loading.load_model
+    from_numpy, load_model, resample = torch.from_numpy, loading.load_model, dataset.resample
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double
     torch.from_numpy = lambda array: from_numpy(array).double() if array.dtype.kind == "f" else from_numpy(array)
+    dataset.resample = lambda features, *more: resample(features.double(), *more)
     clip.model.LayerNorm.forward = nn.LayerNorm.forward  # its own computes in float32
     loading.load_model = lambda *arguments: load_model(*arguments).double()
 

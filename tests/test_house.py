@@ -78,6 +78,7 @@ def test_options_that_texts_name_exist():
             known |= {str(word.value) for word in call.args if isinstance(word, ast.Constant)}
     others = {"--standalone", "--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-id", "--rdzv-endpoint", "--nodes"}
     others |= {"--ntasks-per-node", "--gpus-per-node", "--local-dir", "--array", "--cpus-per-task", "--time", "--short", "--porcelain"}
+    others |= {"--max-restarts", "--open-mode", "--requeue", "--signal"}
     gone = {("restore.py", "--mamba-width"), ("engine.py", "--ema")}  # named as such
     named = {}
     for path in [*files, *ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("[a-z]*/README.md")]:

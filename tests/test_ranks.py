@@ -26,7 +26,7 @@ from utils.files import ROOT
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
 
 # Three steps an epoch; one bag in the last batch, so that the second rank has none; halves that two ranks cannot divide alike.
-USUAL, SINGLE, ODD = "--batch-size 96", "--sampling shuffle --batch-size 93", "--batch-size 90"
+USUAL, SINGLE, ODD = "--batch-size 96 --dropout 0.3", "--sampling shuffle --batch-size 93 --dropout 0.3", "--batch-size 90"
 
 
 @contextlib.contextmanager
@@ -79,6 +79,13 @@ def check_alike(one, two, losses, weights, but=()):
     assert max(apart.values()) < weights, (two.name, max(apart, key=apart.get), max(apart.values()))
 
 
+def ranked(count, lines, folder):
+    """Trainings in float64, by so many ranks."""
+    (folder / "lines.json").write_text(json.dumps(lines))
+    code, _, errors = finished(count, "tests/ranked.py", folder / "lines.json")
+    assert code == 0, errors
+
+
 def words_of(small_sample, system, folder):
     return [*small_sample("ucf", model=system), *["--max-epoch", "1", "--seed", "1", "--select", "last", "--output"], str(folder)]
 
@@ -112,7 +119,7 @@ def test_two_ranks_train_as_one_process_and_the_first_one_writes(small_sample, t
     scores = [load_scores(tmp_path / run / "seed-1" / "scores.npz")[0] for run in ("one", "two")]
     assert list(scores[0]) == list(scores[1])
     for name, parts in scores[0].items():
-        np.testing.assert_allclose(scores[1][name].coarse, parts.coarse, atol=1e-3)  # what weights 1e-4 apart give
+        np.testing.assert_allclose(scores[1][name].coarse, parts.coarse, atol=2e-2)  # eq. 7 multiplies what is left of rounding
     one, two = (
         {str(p.relative_to(tmp_path / run)) for p in (tmp_path / run).rglob("*") if "tfevents" not in p.name} for run in ("one", "two")
     )
@@ -133,9 +140,7 @@ def test_ranks_train_every_system_as_one_process(small_sample, tmp_path, number)
         lines = [
             [*words_of(small_sample, system, tmp_path / f"{name}-{count}"), *more.split()] for name, (system, more) in CASES[number].items()
         ]
-        (tmp_path / f"{count}.json").write_text(json.dumps(lines))
-        code, _, errors = finished(count, "tests/ranked.py", tmp_path / f"{count}.json")
-        assert code == 0, errors
+        ranked(count, lines, tmp_path)
     for name in CASES[number]:
         check_alike(tmp_path / f"{name}-1", tmp_path / f"{name}-{number}", losses=1e-9, weights=1e-7)
 
@@ -170,14 +175,13 @@ def test_ranks_repeat_and_resume_to_the_bit_and_fold(small_sample, tmp_path):
 
 @pytest.mark.slow
 def test_another_number_of_ranks_goes_on_with_a_run(small_sample, tmp_path):
-    """The bags of each batch are the same: two ranks train an epoch, one the next, three the last."""
-    words = [*small_sample("ucf", model="deepmil"), "--batch-size", "90", "--seed", "1", "--select", "last", "--no-plots"]
-    ucf_train.main([*words, "--max-epoch", "3", "--output", str(tmp_path / "one")])
-    words += ["--resume", "auto", "--output", str(tmp_path / "many"), "--max-epoch"]
-    assert finished(2, "ucf_train.py", *words, "1")[0] == 0
-    ucf_train.main([*words, "2"])
-    assert finished(3, "ucf_train.py", *words, "3")[0] == 0
-    check_alike(tmp_path / "one", tmp_path / "many", losses=1e-5, weights=1e-4)
+    """The bags of each batch and what is dropped are the same: two ranks train an epoch, one the next, three the last."""
+    words = [*small_sample("ucf", model="deepmil"), *ODD.split(), "--dropout", "0.3", "--seed", "1", "--select", "last"]
+    many = [*words, "--resume", "auto", "--output", str(tmp_path / "many"), "--max-epoch"]
+    ranked(2, [[*many, "1"]], tmp_path)
+    ranked(1, [[*many, "2"], [*words, "--max-epoch", "3", "--output", str(tmp_path / "one")]], tmp_path)
+    ranked(3, [[*many, "3"]], tmp_path)
+    check_alike(tmp_path / "one", tmp_path / "many", losses=1e-9, weights=1e-7)
 
 
 @pytest.mark.slow

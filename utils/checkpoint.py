@@ -16,6 +16,7 @@ from pydantic import InstanceOf
 from torch import nn
 from typing_extensions import TypedDict
 
+from utils import ranks
 from utils.captions.tree import Embedded
 from utils.errors import BadInput, some
 from utils.files import ROOT, replacing
@@ -234,15 +235,21 @@ def load_steps(optimizer: torch.optim.Optimizer, scheduler, state: dict, place: 
 
 
 def random_state() -> dict:
-    """torch's random states, CPU and CUDA; order of the data comes from seed and epoch (dataset.BalancedBatches)."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+    """torch's random states, of the CPU and of all GPUs, of a rank among several of its own; order of the data comes from seed and epoch
+    (dataset.BalancedBatches).
+    """
+    cuda = torch.cuda.is_available() and (torch.cuda.get_rng_state_all() if ranks.count() == 1 else [torch.cuda.get_rng_state()])
+    return {"cpu": torch.get_rng_state(), "cuda": cuda or []}
 
 
 def set_random_state(state: dict, place: str = "random") -> None:
     with parsing(f"{place} is no state of torch's random numbers", "train anew without --resume"):
         torch.set_rng_state(state["cpu"])
         if state["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda"])
+            if ranks.count() > 1:
+                torch.cuda.set_rng_state(state["cuda"][0])
+            else:
+                torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def commit() -> str:

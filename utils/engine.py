@@ -186,8 +186,7 @@ class Training:
         checkpoint.load_steps(self.optimizer, self.scheduler, state, str(path))
         if self.second:
             checkpoint.load_steps(*self.second, state.get("second", {}), f"{path}: second")
-        if ranks.count() == 1:  # else each step begins with states of its own
-            checkpoint.set_random_state(state["random"], f"{path}: random")
+        checkpoint.set_random_state(state["random"], f"{path}: random")
         self.epoch, self.best, self.error = state["epoch"], state["best"], state.get("error", 0.0)
         self.about |= {name: state[name] for name in ABOUT if name in state}
         log = ranks.first(read_json_lines)(folder / "log.jsonl", "--resume", Epoch) if self.epoch else []
@@ -196,14 +195,6 @@ class Training:
             self.step, self.sums, self.seconds = part["steps"], collections.Counter(part["sums"]), part["seconds"]
             if self.step > self.steps:
                 raise BadInput(f"--resume: {path} has {self.step} steps of an epoch, which now has {self.steps}; give the list it had")
-
-    def seed_dropout(self) -> None:
-        """Begin a step of several ranks with random states that depend on (seed, epoch, step, rank) alone, so that no checkpoint needs to
-        hold the state of each.
-        """
-        if ranks.count() > 1:
-            own = np.random.SeedSequence((self.options.seed, self.epoch, self.step, ranks.rank()))
-            torch.manual_seed(int(own.generate_state(1, np.uint64)[0]))
 
     def save(self, folder: Path) -> None:
         """Write last.pt, from which training goes on after the last step that is done; of several ranks the first one writes."""
@@ -269,6 +260,7 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
             left.unlink(missing_ok=True)
     if ranks.count() > 1:  # alike to the bit, whatever the ranks' processors
         model.load_state_dict(ranks.first(checkpoint.trained_state)(model), strict=False)
+        share_random_state()
     order = RankBatches(batches)
     loader = make_loader(train, order, options, device)
     with ending_workers(loader), nullcontext() if ranks.rank() else SummaryWriter(folder, purge_step=run.epoch + 1) as board:
@@ -292,6 +284,11 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
     return ranks.first(checkpoint.load)(folder / "best.pt")
 
 
+def share_random_state() -> None:
+    """Give all ranks the first one's random state, which is that of one process (ranks.Dropout)."""
+    checkpoint.set_random_state(ranks.first(checkpoint.random_state)())
+
+
 def train_epoch(run: Training, train, order: RankBatches, loaded: Iterable, device: torch.device, folder: Path, came: list) -> None:
     """Make the steps of an epoch that are left; every --save-steps last.pt is written. Raises Stopped where a rank has a signal that
     `came`, and as `fit` does.
@@ -303,10 +300,12 @@ def train_epoch(run: Training, train, order: RankBatches, loaded: Iterable, devi
     for indices, batch in zip(bar, loaded, strict=True):
         if not ranks.mine(indices):  # what was loaded is another rank's
             batch = [part[:0] for part in batch]
-        run.seed_dropout()
+        ranks.Dropout.bags = len(indices)
         values = step(model, batch, run.optimizer, options, device, run.second)
         if not math.isfinite(values["loss"]):
             raise BadInput(not_finite(values, epoch, run.step + 1, [train.name(index) for index in indices]))
+        if len(indices) < ranks.count():  # who had no bag has drawn nothing
+            share_random_state()
         run.step += 1
         run.sums.update(values)
         run.seconds = time.perf_counter() - began

@@ -150,6 +150,23 @@ def share(mean: Tensor, number: int = 1) -> Tensor:
     return mean * (number / total(number))
 
 
+class Dropout(nn.Dropout):
+    """nn.Dropout. Of several ranks each draws for the whole batch, of `bags` bags, and takes what falls to its own, so that they drop what
+    one process would, and draw as often; a rank without a bag does not draw. x (bags, ...), or bags cut into as many windows each.
+    """
+
+    bags = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        own = len(range(rank(), self.bags, count()))
+        if count() == 1 or not self.training or not own:
+            return super().forward(x)
+        as_it_lies = sorted(range(x.dim()), key=x.stride, reverse=True)
+        whole = torch.empty_permuted((self.bags * (len(x) // own), *x.shape[1:]), as_it_lies, dtype=x.dtype, device=x.device)
+        kept = super().forward(whole.fill_(1)).unflatten(0, (self.bags, -1))
+        return x * mine(kept).flatten(0, 1)
+
+
 def batch_norm(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
     """norm(x) of x (N, W) or (N, W, T), in training by the statistics of all ranks' N · T values."""
     if count() == 1 or not norm.training:
@@ -166,8 +183,10 @@ def batch_norm(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
         norm.num_batches_tracked += 1
         norm.running_mean.lerp_(mean, norm.momentum)
         norm.running_var.lerp_(squares / (number - 1), norm.momentum)
-    rows = (rows - mean) * (squares / number + norm.eps).rsqrt() * norm.weight + norm.bias
-    return rows.view(x.movedim(1, -1).shape).movedim(-1, 1).to(x.dtype)
+    mean, scale, bias = (
+        value.view(-1, *[1] * (x.dim() - 2)) for value in (mean, (squares / number + norm.eps).rsqrt() * norm.weight, norm.bias)
+    )
+    return ((x.float() - mean) * scale + bias).to(x.dtype)  # it lies as x does, as norm(x) would: what is drawn for it follows that
 
 
 def summed(shares: dict[str, Tensor]) -> dict[str, float]:

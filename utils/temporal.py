@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from utils import ranks
 from utils.errors import BadInput
 
 SLOPE = 1.702  # of QuickGELU
@@ -32,7 +33,7 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, width: int, hidden: int, activation: nn.Module, dropout: float = 0.0):
         super().__init__(
-            OrderedDict(c_fc=nn.Linear(width, hidden), gelu=activation, dropout=nn.Dropout(dropout), c_proj=nn.Linear(hidden, width))
+            OrderedDict(c_fc=nn.Linear(width, hidden), gelu=activation, dropout=ranks.Dropout(dropout), c_proj=nn.Linear(hidden, width))
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class DeepMIL(nn.Module):
         super().__init__()
         self.feature_scale = feature_scale
         self.layers = nn.Sequential(
-            nn.Linear(width, 512), nn.ReLU(), nn.Dropout(dropout), nn.Linear(512, 32), nn.Dropout(dropout), nn.Linear(32, 1)
+            nn.Linear(width, 512), nn.ReLU(), ranks.Dropout(dropout), nn.Linear(512, 32), ranks.Dropout(dropout), nn.Linear(32, 1)
         )
         for layer in self.layers:
             if isinstance(layer, nn.Linear):

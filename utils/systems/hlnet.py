@@ -47,7 +47,7 @@ class HLNet(Published):
         self.classifier = nn.Linear(3 * 32, 1)
         self.approximator = nn.Sequential(nn.Conv1d(128, 64, 1), nn.ReLU(), nn.Conv1d(64, 32, 1), nn.ReLU())
         self.conv1d_approximator = nn.Conv1d(32, 1, 5)
-        self.activate = nn.Sequential(nn.ReLU(), nn.Dropout(dropout))
+        self.activate = nn.Sequential(nn.ReLU(), ranks.Dropout(dropout))
         for module in self.modules():
             if isinstance(module, nn.Conv1d | nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

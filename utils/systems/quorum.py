@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from utils import ranks
 from utils.losses import mil_align, mil_classification, text_separation
 from utils.prompt import TextSide, cosine, position_prompts, within_range
 from utils.systems.base import Output, PromptSettings, Settings, System, option
@@ -40,7 +41,7 @@ class Member(nn.Module):
 
     def __init__(self, width: int, text_width: int, *, temperature: float, dropout: float):
         super().__init__()
-        self.temperature, self.dropout = temperature, nn.Dropout(dropout)
+        self.temperature, self.dropout = temperature, ranks.Dropout(dropout)
         self.temporal = MTN(width)
         self.text = nn.Linear(text_width, width)
         self.ffn_class, self.ffn_score = (FeedForward(width, 4 * width, QuickGELU()) for _ in range(2))

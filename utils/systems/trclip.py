@@ -120,7 +120,7 @@ class MambaStack(nn.Module):
         self.mamba3, self.mamba4 = (Mamba(width, d_state=d_state, d_conv=d_conv, expand=expand) for _ in range(2))
         self.lin2, self.lin3 = nn.Linear(width, narrow), nn.Linear(narrow, width)
         self.lin4 = nn.Linear(2 * width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ranks.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, W) -> (B, T, W)."""
@@ -176,7 +176,7 @@ class TrCLIPVAD(Published, LocalGraph):
             self.mamba_text = MambaStack(caption_width, d_state=d_state) if text_stack == "mamba" else None
             self.Aggregate_text = MTN(caption_width) if mtn else None
         fused = width * (branches != "text") + caption_width * (branches != "visual")
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ranks.Dropout(dropout)
         self.text_prompt_embeddings = prompts
         self.word_linear = TextProjection(prompts.output_width, fused)
         self.mlp1, self.mlp2 = (FeedForward(fused, 4 * fused, QuickGELU()) for _ in range(2))
