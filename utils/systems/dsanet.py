@@ -80,7 +80,7 @@ class AdaptedCLIP(ClassPrompts):
     """
 
     def __init__(self, class_names, text: CLIPText, *, blocks: int, weight: float):
-        super().__init__(class_names, text, learned=0)
+        super().__init__(class_names, text, around=lambda size: (range(0), range(0)))
         self.weight = weight
         blocks = min(blocks, len(text.module.transformer.resblocks))
         widths = [text.width] * (blocks + 1) + [text.output_width]
@@ -90,8 +90,7 @@ class AdaptedCLIP(ClassPrompts):
         return self.text_adapter[block].mixed(x, self.weight) if block < len(self.text_adapter) - 1 else x
 
     def encoded(self) -> Tensor:
-        none = self.names.new_empty(0, self.text.width)
-        return self.text_adapter[-1](self.text.last(*self.prompts(none, [none] * len(self.sizes)), self.behind))
+        return self.text_adapter[-1](self.text.last(*self.prompts(self.names[:0]), self.behind))
 
 
 class AdaptedWords(PromptEncoder):

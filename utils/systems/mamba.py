@@ -27,37 +27,43 @@ FEW = 4  # steps of a GPU's group that are done one after the other
 AT_ONCE = 2**30  # numbers of a GPU's group, of which four to five arrays are there at a time, if they fit into a third of its memory
 
 
-def solve(decay: Tensor, x: Tensor, few: int) -> None:
-    """x_t += decay_t x_{t−1} for all steps t >= 1, of both (steps, …): one after the other if there are `few`, else by pairs of steps,
-    which follow the same recurrence.
+def halved(decay: Tensor, few: int | float) -> list[Tensor]:
+    """Decays (steps, …), those of pairs of steps, of pairs of pairs, …, until at most `few` are left."""
+    found = [decay]
+    while len(found[-1]) > few:
+        found.append(found[-1][1::2] * found[-1][: len(found[-1]) - 1 : 2])
+    return found
+
+
+def solve(decays: list[Tensor], x: Tensor) -> None:
+    """x_t += decay_t x_{t−1} for all steps t >= 1 of x (steps, …): a step after another if `decays`
+    (`halved`) are the steps' alone, else by pairs of steps, which follow the same recurrence.
     """
-    steps = len(x)
-    if steps <= few:
+    (decay, *more), steps = decays, len(x)
+    if not more:
         for factor, before, now in zip(decay.unbind()[1:], x.unbind(), x.unbind()[1:], strict=False):
             now.addcmul_(factor, before)
         return
     pairs = x[1::2].addcmul_(decay[1::2], x[: steps - 1 : 2])
-    solve(decay[1::2] * decay[: steps - 1 : 2], pairs, few)
+    solve(more, pairs)
     x[2::2].addcmul_(decay[2::2], pairs[: (steps - 1) // 2])
 
 
-def solve_back(decay: Tensor, x: Tensor, few: int) -> None:
+def solve_back(decays: list[Tensor], x: Tensor) -> None:
     """x_t += decay_{t+1} x_{t+1} for all steps but the last, in the same way."""
-    steps = len(x)
-    if steps <= few:
+    (decay, *more), steps = decays, len(x)
+    if not more:
         for factor, behind, now in zip(decay.unbind()[:0:-1], x.unbind()[::-1], x.unbind()[-2::-1], strict=False):
             now.addcmul_(factor, behind)
         return
     pairs = x[1::2]
     pairs[: (steps - 1) // 2].addcmul_(decay[2::2], x[2::2])
-    solve_back(decay[1::2] * decay[: steps - 1 : 2], pairs, few)
+    solve_back(more, pairs)
     x[: steps - 1 : 2].addcmul_(decay[1::2], pairs)
 
 
-def advance(
-    decay: Tensor, states: Tensor, h: Tensor, delta: Tensor, x: Tensor, A: Tensor, B: Tensor, floor: float | None, few: int
-) -> Tensor:
-    """Write a group's decays 2^(Δ A) and states (steps, videos, N, W) from h (videos, N, W), the state before it; its last state.
+def advance(decay: Tensor, states: Tensor, h: Tensor, delta: Tensor, x: Tensor, A: Tensor, B: Tensor, floor: float | None) -> list[Tensor]:
+    """Write a group's decays 2^(Δ A) and states (steps, videos, N, W) from h (videos, N, W), the state before it; the decays `halved`.
 
     delta, x = Δ u (steps, videos, W); A (N, W); B (steps, videos, N).
     """
@@ -67,8 +73,9 @@ def advance(
     decay.exp2_()
     torch.mul(B[..., None], x[:, :, None], out=states)
     states[0].addcmul_(decay[0], h)
-    solve(decay, states, few)
-    return states[-1]
+    decays = halved(decay, few_steps(decay.device))
+    solve(decays, states)
+    return decays
 
 
 def clamp_at(delta: Tensor, A: Tensor) -> float | None:
@@ -109,7 +116,7 @@ class SelectiveScan(torch.autograd.Function):
     def forward(ctx, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, chunk: int) -> Tensor:
         (size, length, width), states, A = u.shape, A.shape[1], A.t().contiguous()
         powers = A / math.log(2)
-        floor, few = clamp_at(delta, powers), few_steps(u.device)
+        floor = clamp_at(delta, powers)
         videos, steps = group_sizes(size, min(chunk, length), A.numel(), u.device)
         chunk = -(-chunk // steps) * steps
         borders = u.new_empty(-(-length // chunk), size, states, width)  # the states before each chunk
@@ -126,7 +133,8 @@ class SelectiveScan(torch.autograd.Function):
                 d, x, b, c, out = (v[start : start + steps] for v in (deltas, xs, Bs, Cs, ys))
                 buffers.reverse()  # h lies in the other one
                 factors, now = (shaped(buffer, len(x), n, states, width) for buffer in (decay, buffers[0]))
-                h = advance(factors, now, h, d, x, powers, b, floor, few)
+                advance(factors, now, h, d, x, powers, b, floor)
+                h = now[-1]
                 torch.bmm(rows(c)[:, None], rows(now), out=rows(out)[:, None])
             y[block] += ys.transpose(0, 1)
         ctx.save_for_backward(u, delta, A, B, C, D, borders)
@@ -138,7 +146,7 @@ class SelectiveScan(torch.autograd.Function):
     def backward(ctx, dy: Tensor):
         u, delta, A, B, C, D, borders = ctx.saved_tensors
         chunk, (videos, steps), (size, length, width), states = ctx.chunk, ctx.sizes, u.shape, len(A)
-        few, powers, whole = few_steps(u.device), A / math.log(2), min(chunk, length)
+        powers, whole = A / math.log(2), min(chunk, length)
         dx, d_delta, dB, dC = (torch.empty_like(v) for v in (u, delta, B, C))
         decay, h, g = (u.new_empty(count * videos * A.numel()) for count in (whole, whole + 1, steps))
         dA = u.new_zeros(steps, videos, states, width)
@@ -149,20 +157,21 @@ class SelectiveScan(torch.autograd.Function):
             n = xs.shape[1]
             onward = u.new_zeros(n, states, width)  # ∂/∂h_t by way of h_{t+1}
             for start in reversed(range(0, length, chunk)):
-                d, x, b, c, y = (v[start : start + chunk] for v in (deltas, xs, Bs, Cs, dys))
-                factors, around = shaped(decay, len(x), n, states, width), shaped(h, len(x) + 1, n, states, width)
-                last = around[0].copy_(borders[start // chunk, block])
-                for parts in zip(*(v.split(steps) for v in (factors, around[1:], d, x, b)), strict=True):
-                    last = advance(*parts[:2], last, *parts[2:4], powers, parts[4], ctx.floor, few)
-                arrays = (factors, around[:-1], around[1:], d, x, b, c, y, *(v[start : start + chunk] for v in found))
-                for E, before, after, d, x, b, c, y, dx_, dd_, dB_, dC_ in reversed(
-                    list(zip(*(v.split(steps) for v in arrays), strict=True))
-                ):
+                part = slice(start, start + chunk)
+                inputs = [v[part] for v in (deltas, xs, Bs, Cs, dys)]
+                factors, around = (shaped(buffer, len(inputs[0]) + more, n, states, width) for buffer, more in ((decay, 0), (h, 1)))
+                last, decays = around[0].copy_(borders[start // chunk, block]), []
+                for E, after, d, x, b in groups(steps, factors, around[1:], *inputs[:3]):
+                    decays.append(advance(E, after, last, d, x, powers, b, ctx.floor))
+                    last = after[-1]
+                rest = groups(steps, around[:-1], around[1:], *inputs, *(v[part] for v in found))
+                for halvings, (before, after, d, x, b, c, y, dx_, dd_, dB_, dC_) in reversed(list(zip(decays, rest, strict=True))):
+                    E = halvings[0]
                     G = shaped(g, len(x), n, states, width)  # ∂/∂h_t
                     torch.addcmul(onward, c[-1, ..., None], y[-1, :, None], out=G[-1])
                     if len(x) > 1:
                         torch.mul(c[:-1, ..., None], y[:-1, :, None], out=G[:-1])
-                        solve_back(E, G, few)
+                        solve_back(halvings, G)
                     torch.bmm(rows(after), rows(y)[..., None], out=rows(dC_)[..., None])
                     torch.bmm(rows(G), rows(x)[..., None], out=rows(dB_)[..., None])
                     torch.bmm(rows(b)[:, None], rows(G), out=rows(dx_)[:, None])
@@ -175,6 +184,11 @@ class SelectiveScan(torch.autograd.Function):
             for all_, rows_ in zip((dx, d_delta, dB, dC), found, strict=True):
                 all_[block] = rows_.transpose(0, 1)
         return (dx * delta).addcmul_(dy, D), d_delta.addcmul_(dx, u), dA.sum((0, 1)).t(), dB, dC, (dy * u).sum((0, 1)), None
+
+
+def groups(steps: int, *arrays: Tensor) -> list[tuple[Tensor, ...]]:
+    """Arrays (T, …), so many steps at a time."""
+    return list(zip(*(x.split(steps) for x in arrays), strict=True))
 
 
 def rows(x: Tensor) -> Tensor:
