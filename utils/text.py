@@ -52,6 +52,14 @@ class CLIPText(Frozen):
         self.max_length = clip_model.positional_embedding.shape[0]
         self.register_buffer("mask", clip_model.transformer.resblocks[0].attn_mask, persistent=False)  # there it stays on the CPU
 
+    def _apply(self, *given, **more):
+        """Moves and converts all but the image side, which stays where it was loaded: no text goes through it."""
+        images, self.module.visual = self.module.visual, None
+        try:
+            return super()._apply(*given, **more)
+        finally:
+            self.module.visual = images
+
     def tokens(self, text: str) -> tuple[list[int], list[int], list[int]]:
         """`text` as CLIP token numbers: ([SOS], body, [EOS]). Raises BadInput where they are more than CLIP takes."""
         try:

@@ -276,13 +276,12 @@ def losses(out: Output, labels: Tensor, lengths: Tensor, options) -> dict[str, T
 
     mask = torch.arange(out.coarse.shape[1], device=lengths.device) < lengths[:, None]  # (B, T)
     error = (1 - F.cosine_similarity(out.visual.float(), parts.rebuilt.float(), dim=-1)) / 2
-    consistency = (out.coarse - error)[mask].square()
-    gather = (1 - cosine(parts.normal, parts.prototypes).amax(2))[parts.chosen]
+    gather = 1 - cosine(parts.normal, parts.prototypes).amax(2)
     return VADCLIP.losses(out, labels, lengths, options) | {
         "event": options.lambda_event * contrast(parts.event, labels),
         "background": options.lambda_background * contrast(parts.background, background),
-        "consistency": options.lambda_consistency * ranks.share(consistency.mean(), len(consistency)),
-        "gather": options.lambda_gather * ranks.share(gather.mean(), len(gather)),
+        "consistency": options.lambda_consistency * ranks.masked_mean((out.coarse - error).square(), mask),
+        "gather": options.lambda_gather * ranks.masked_mean(gather, parts.chosen),
     }
 
 
