@@ -30,9 +30,10 @@ from utils.errors import BadInput, Stopped, held
 from utils.evaluation.scores import Scores
 from utils.files import replacing
 from utils.options import PER_MACHINE, as_trained
-from utils.prefetch import ahead, make_loader
+from utils.prefetch import ahead, make_loader, moved
 from utils.reading import OPEN, read_json_lines, real, whole
 
+READ = 20  # steps of a GPU after which their losses are read; until then it is not waited for
 WHOLE = 8192  # snippets, 73 minutes at 30 fps: of longer videos a T × T adjacency does not fit into memory
 
 
@@ -90,11 +91,14 @@ def freeze_parts(model: nn.Module, freeze: str | None) -> None:
 
 
 def make_optimizer(model: nn.Module, options) -> torch.optim.Optimizer:
-    """The optimizer of `--optimizer`; a model with parts of another learning rate states them in `parameter_groups(lr)`."""
+    """The optimizer of `--optimizer`, on a GPU in one kernel where torch has that; a model with parts of another learning rate states them
+    in `parameter_groups(lr)`.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = model.parameter_groups(options.lr) if hasattr(model, "parameter_groups") else parameters
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adagrad": torch.optim.Adagrad}[options.optimizer]
-    return kind(groups, lr=options.lr, weight_decay=options.weight_decay)
+    fused = {"fused": True} if parameters[0].is_cuda and options.optimizer != "adagrad" else {}
+    return kind(groups, lr=options.lr, weight_decay=options.weight_decay, **fused)
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, options):
@@ -105,9 +109,9 @@ def make_scheduler(optimizer: torch.optim.Optimizer, options):
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
 
 
-def step(model: nn.Module, batch, optimizer, options, device: torch.device, second=()) -> dict[str, float]:
+def step(model: nn.Module, batch, optimizer, options, device: torch.device, second=()) -> dict[str, Tensor]:
     """One step of training on (features, lengths, labels), or with captions behind, of several ranks on their slices; the value of each
-    loss. Nothing is changed if the loss is not finite. second: what System.second gives.
+    loss, on the device, which is not waited for. On a CPU nothing is changed if the loss is not finite. second: what System.second gives.
     """
     features, lengths, labels, *captions = (part.to(device, non_blocking=True) for part in batch)
     with autocast(device, options.precision):
@@ -117,7 +121,7 @@ def step(model: nn.Module, batch, optimizer, options, device: torch.device, seco
     if not total.requires_grad:
         raise BadInput(f"--freeze {options.freeze}: no loss depends on what is left to train; name fewer parts")
     values = ranks.summed({f"loss_{name}": value for name, value in losses.items()} | {"loss": total})
-    if math.isfinite(values["loss"]):
+    if not ranks.is_host(device) or math.isfinite(values["loss"]):
         model.zero_grad(set_to_none=True)
         total.backward()
         ranks.sum_gradients(model)
@@ -156,6 +160,7 @@ class Training:
         self.second = SYSTEMS[options.model].second(model, options, steps)
         self.epoch, self.best, self.error, self.log = 0, -math.inf, 0.0, []
         self.steps, self.step, self.sums, self.seconds = steps, 0, collections.Counter(), 0.0
+        self.unread: list[tuple[int, list[str], dict[str, Tensor]]] = []  # steps, their videos and losses
         encoders = {name: part.digest() for name, part in checkpoint.frozen_parts(model).items()}
         about = {"dataset": options.dataset, "classes": list(classes), "commit": checkpoint.commit(), "encoders": encoders}
         self.about = {"options": saved_options(options), **about} | (more or {})
@@ -196,8 +201,19 @@ class Training:
             if self.step > self.steps:
                 raise BadInput(f"--resume: {path} has {self.step} steps of an epoch, which now has {self.steps}; give the list it had")
 
+    def read(self) -> None:
+        """Read the losses of the steps since it was last called. Raises BadInput where one is not finite, naming the batch."""
+        values = torch.stack([value for *_, losses in self.unread for value in losses.values()]).tolist() if self.unread else []
+        waiting, self.unread = self.unread, []
+        for number, videos, losses in waiting:
+            found, values = dict(zip(losses, values, strict=False)), values[len(losses) :]
+            if not math.isfinite(found["loss"]):
+                raise BadInput(not_finite(found, self.epoch + 1, number, videos))
+            self.sums.update(found)
+
     def save(self, folder: Path) -> None:
         """Write last.pt, from which training goes on after the last step that is done; of several ranks the first one writes."""
+        self.read()
         if ranks.rank():
             return
         states = checkpoint.steps_state(self.optimizer, self.scheduler) | {"random": checkpoint.random_state()}
@@ -219,6 +235,7 @@ class Training:
         The best is the latest epoch within a standard error of the highest figure (for trees: Breiman et al., 1984): a hundred held-out
         videos do not tell nearer ones apart, and of those the one that has learnt longest is as a rule the better one.
         """
+        self.read()
         measured = figure(self.model) if figure else None
         with held():  # all of it, or none
             self.epoch += 1
@@ -302,12 +319,12 @@ def train_epoch(run: Training, train, order: RankBatches, loaded: Iterable, devi
             batch = [part[:0] for part in batch]
         ranks.Dropout.bags = len(indices)
         values = step(model, batch, run.optimizer, options, device, run.second)
-        if not math.isfinite(values["loss"]):
-            raise BadInput(not_finite(values, epoch, run.step + 1, [train.name(index) for index in indices]))
         if len(indices) < ranks.count():  # who had no bag has drawn nothing
             share_random_state()
         run.step += 1
-        run.sums.update(values)
+        run.unread.append((run.step, [train.name(index) for index in indices], values))
+        if ranks.is_host(device) or len(run.unread) == READ:
+            run.read()
         run.seconds = time.perf_counter() - began
         if stopped := max(ranks.counts(came[0] if came else 0)):
             raise Stopped(stopped)
@@ -345,7 +362,7 @@ def not_finite(values: dict, epoch: int, number: int, names: list[str]) -> str:
     terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
     return (
         f"loss is not finite in epoch {epoch}, batch {number} ({terms}); videos: {', '.join(dict.fromkeys(names))}; "
-        f"nothing of this step is saved: lower --lr, or check these features"
+        f"nothing from this step on is saved: lower --lr, or check these features"
     )
 
 
@@ -369,19 +386,21 @@ def predict(
 
     def flush():
         waiting.sort(key=lambda item: len(item[2][0]))
-        size = 1 if whole else 16
-        for batch in (waiting[i : i + size] for i in range(0, len(waiting), size)):
-            lengths = torch.tensor([len(inputs[0]) for _, _, inputs in batch], device=device)
+        size = 1 if whole else 16 if ranks.is_host(device) else 64
+        found, batches = [], [waiting[i : i + size] for i in range(0, len(waiting), size)]
+        for batch in batches:
+            lengths = moved(torch.tensor([len(inputs[0]) for _, _, inputs in batch]), device)
             columns = zip(*(inputs for _, _, inputs in batch), strict=True)  # features, and captions where there are some
-            features, *captions = (nn.utils.rnn.pad_sequence(column, batch_first=True).to(device) for column in columns)
+            features, *captions = (moved(nn.utils.rnn.pad_sequence(column, batch_first=True), device) for column in columns)
             with autocast(device, options.precision):
                 out = model(features, lengths, *captions, text=text)
             fine = out.probs
             if fine is None and out.alignment is not None:
                 fine = out.alignment.float().softmax(-1)
-            found = [part if part is None else part.float().cpu().numpy() for part in (out.coarse, fine, out.online)]
+            found.append([part if part is None else part.float() for part in (out.coarse, fine, out.online)])
+        for batch, parts in zip(batches, on_host(found), strict=True):
             for row, (name, position, (valid, *_)) in enumerate(batch):
-                scores[name][position] = [part if part is None else part[row, : len(valid)] for part in found]
+                scores[name][position] = [part if part is None else part[row, : len(valid)] for part in parts]
         waiting.clear()
 
     for name, *inputs in tqdm(videos, "scores", total, unit="video", leave=False, disable=total is None):
@@ -395,6 +414,13 @@ def predict(
         name: Scores(*(None if column[0] is None else np.concatenate(column) for column in zip(*parts, strict=True)))
         for name, parts in scores.items()
     }
+
+
+def on_host(found: list[list[Tensor | None]]) -> list[list[np.ndarray | None]]:
+    """Float32 tensors as arrays, brought from a GPU in one copy."""
+    there = [part for parts in found for part in parts if part is not None]
+    flat = iter(torch.cat([part.flatten() for part in there]).cpu().split([part.numel() for part in there]) if there else ())
+    return [[part if part is None else next(flat).view(part.shape).numpy() for part in parts] for parts in found]
 
 
 def score(model: nn.Module, videos: list, options, captions=None) -> dict[str, Scores]:

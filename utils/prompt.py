@@ -3,6 +3,9 @@
 B videos, T snippets, C+1 classes, N prompt tokens, W width of the text encoder's token embeddings, E of its output, D of the features.
 """
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -94,36 +97,42 @@ def projects(model: nn.Module) -> bool:
 class ClassPrompts(TextSide):
     """[SOS] learned tokens [class] learned tokens [EOS] through a frozen text encoder: (C+1, E). Subclasses say which tokens are learned.
 
-    `learned` is their number N. Raises BadInput where the longest prompt exceeds the encoder's positions.
+    around(n) gives which of the learned tokens stand before and which behind a class name of n tokens. Raises BadInput where the longest
+    prompt exceeds the encoder's positions.
     """
 
-    def __init__(self, class_names, text: nn.Module, *, learned: int, template: str = ""):
+    def __init__(self, class_names, text: nn.Module, *, around: Callable[[int], tuple[range, range]], template: str = ""):
         super().__init__(text.output_width)
         self.text = text
         pieces = [text.tokens(f"{template} {name}" if template else name) for name in class_names]
         start, _, end = pieces[0]
+        self.sizes = [len(body) for _, body, _ in pieces]
+        prompts, first = [], len(start) + len(end)  # rows of [SOS], [EOS], the names, the learned tokens; 0 is padding
+        for size, at in zip(self.sizes, np.cumsum([0, *self.sizes]).tolist(), strict=False):
+            before, behind = ([1 + first + sum(self.sizes) + token for token in part] for part in around(size))
+            name = range(1 + first + at, 1 + first + at + size)
+            prompts.append(torch.tensor([*range(1, 1 + len(start)), *before, *name, *behind, *range(1 + len(start), 1 + first)]))
         for name, tensor in (
             ("start", text.embed(start)),
             ("end", text.embed(end)),
             ("names", text.embed([token for _, body, _ in pieces for token in body])),
+            ("rows", nn.utils.rnn.pad_sequence(prompts, batch_first=True)),  # (C+1, L)
+            ("lengths", torch.tensor([len(prompt) for prompt in prompts])),
         ):
             self.register_buffer(name, tensor.detach().clone(), persistent=False)
-        self.sizes = [len(body) for _, body, _ in pieces]
-        longest = 2 + max(self.sizes) + learned
-        if longest > text.max_length:
-            found = f"{longest} tokens with the longest class name, the text encoder takes {text.max_length}"
+        if self.rows.shape[1] > text.max_length:
+            found = f"{self.rows.shape[1]} tokens with the longest class name, the text encoder takes {text.max_length}"
+            learned = self.rows.shape[1] > 2 + max(self.sizes)
             raise BadInput(f"--prompt-prefix, --prompt-postfix: {found}; lower them" if learned else f"classes: {found}; shorten it")
 
-    def encode(self, before: Tensor, after: list[Tensor]) -> Tensor:
-        """before (n, W) for all classes, after (m, W) for each class -> (C+1, E), unnormalised as the encoder gives them."""
-        return self.text(*self.prompts(before, after))
+    def encode(self, learned: Tensor) -> Tensor:
+        """learned tokens (n, W) -> (C+1, E), unnormalised as the encoder gives them."""
+        return self.text(*self.prompts(learned))
 
-    def prompts(self, before: Tensor, after: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def prompts(self, learned: Tensor) -> tuple[Tensor, Tensor]:
         """The prompts that `encode` encodes, (C+1, L, W), zeros behind the end of each, and their lengths (C+1,)."""
-        names = self.names.split(self.sizes)
-        prompts = [torch.cat([self.start, before, name, rest, self.end]) for name, rest in zip(names, after, strict=True)]
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=before.device)
-        return nn.utils.rnn.pad_sequence(prompts, batch_first=True), lengths
+        table = torch.cat([learned.new_zeros(1, learned.shape[1]), self.start, self.end, self.names, learned])
+        return F.embedding(self.rows.flip(0), table).flip(0), self.lengths  # gradients are added up from the last class on
 
 
 class PromptEncoder(ClassPrompts):
@@ -145,12 +154,13 @@ class PromptEncoder(ClassPrompts):
         reparameterizer: nn.Module | None = None,
     ):
         fixed = prompt in ("class", "template")
-        learned = 0 if fixed else prefix + postfix
-        super().__init__(class_names, text, learned=learned, template=template if prompt == "template" else "")
+        prefix, learned = (0, 0) if fixed else (prefix, prefix + postfix)
+        around = range(prefix), range(prefix, learned)
+        super().__init__(class_names, text, around=lambda size: around, template=template if prompt == "template" else "")
         self.fixed, self.prefix, self.reparameterization = fixed, prefix, None
         if fixed:
             with torch.no_grad():
-                self.register_buffer("features", self.around(self.names.new_empty(0, text.width)), persistent=False)
+                self.register_buffer("features", self.encode(self.names[:0]), persistent=False)
         else:
             scale = float(text.table.weight.std())  # learnable tokens start at the size of the vocabulary's
             self.tokens = nn.Parameter(torch.randn(learned, text.width) * scale)  # pe
@@ -159,15 +169,11 @@ class PromptEncoder(ClassPrompts):
                     raise BadInput("--prompt reparameterized needs a frozen encoder: --distilbert NAME_OR_PATH")
                 self.reparameterization = Reparameterization(text.width, reparameterizer, scale)
 
-    def around(self, tokens: Tensor) -> Tensor:
-        """(N, W) tokens round every class name -> (C+1, E)."""
-        return self.encode(tokens[: self.prefix], [tokens[self.prefix :]] * len(self.sizes))
-
     def encoded(self) -> Tensor:
         """(C+1, E) text features."""
         if self.fixed:
             return self.features
-        return self.around(self.tokens if self.reparameterization is None else self.reparameterization(self.tokens))
+        return self.encode(self.tokens if self.reparameterization is None else self.reparameterization(self.tokens))
 
 
 class PositionPrompt(ClassPrompts):
@@ -176,14 +182,16 @@ class PositionPrompt(ClassPrompts):
     """
 
     def __init__(self, class_names, text: nn.Module, *, prefix: int, postfix: int):
-        super().__init__(class_names, text, learned=prefix + postfix)
-        self.prefix, self.postfix = prefix, postfix
+        def around(size: int) -> tuple[range, range]:
+            first = 1 + prefix + size
+            return range(1, 1 + prefix), range(first, first + postfix)
+
+        super().__init__(class_names, text, around=around)
         self.weight = nn.Parameter(torch.empty(text.max_length, text.width).normal_(std=0.01))
 
     def encoded(self) -> Tensor:
         """(C+1, E) text features."""
-        first = [1 + self.prefix + size for size in self.sizes]
-        return self.encode(self.weight[1 : 1 + self.prefix], [self.weight[at : at + self.postfix] for at in first])
+        return self.encode(self.weight)
 
 
 class FixedFeatures(TextSide):

@@ -113,9 +113,22 @@ def total(number: int) -> int:
     return sum(counts(number))
 
 
-def largest(numbers: Tensor) -> int:
+def is_host(device: torch.device) -> bool:
+    """Whether the device is the CPU, of which a number can be read, and the rows be taken that a mask names, without a stop."""
+    return device.type == "cpu"
+
+
+def over_all(numbers: Tensor, operation=dist.ReduceOp.SUM) -> Tensor:
+    """The sum of each number over the ranks, or another operation; no gradient, and no stop of a GPU."""
+    if count() > 1:
+        numbers = numbers.detach().clone()
+        dist.all_reduce(numbers, operation)
+    return numbers
+
+
+def largest(numbers: Tensor) -> Tensor:
     """The largest of a whole batch's numbers (b,), whole ones above 0."""
-    return max(counts(int(numbers.max()) if len(numbers) else 0)) if count() > 1 else int(numbers.max())
+    return over_all(F.pad(numbers, (0, 1)).max(), dist.ReduceOp.MAX)
 
 
 class Summed(torch.autograd.Function):
@@ -123,9 +136,7 @@ class Summed(torch.autograd.Function):
 
     @staticmethod
     def forward(context, x: Tensor) -> Tensor:
-        x = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(x)
-        return x
+        return over_all(x.contiguous())
 
     @staticmethod
     @once_differentiable
@@ -167,14 +178,27 @@ class Dropout(nn.Dropout):
         return x * mine(kept).flatten(0, 1)
 
 
-def batch_norm(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
-    """norm(x) of x (N, W) or (N, W, T), in training by the statistics of all ranks' N · T values."""
-    if count() == 1 or not norm.training:
-        return norm(x)
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """This rank's share of the mean of the values that `mask`, of the same shape, names on all ranks."""
+    return values.masked_fill(~mask, 0).sum() / over_all(mask.sum())
+
+
+def batch_norm(norm: nn.BatchNorm1d, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """norm(x) of x (N, W) or (N, W, T), in training by the statistics of all ranks' N · T values. With a mask (N, T) only those count that
+    it names, and the others become 0.
+    """
+    if mask is not None and is_host(x.device):  # fewer rows to go over
+        rows = x.movedim(1, -1)
+        y = torch.zeros_like(rows)
+        y[mask] = batch_norm(norm, rows[mask]).to(y)
+        return y.movedim(-1, 1)
+    if not norm.training or (count() == 1 and mask is None):
+        return norm(x) if mask is None else norm(x) * mask[:, None]
     rows = x.float().movedim(1, -1).flatten(0, -2)  # (N · T, W)
-    number, width = rows.shape
-    mean = rows.sum(0) / max(number, 1)
-    own = torch.cat([mean, (rows - mean).square().sum(0), mean.new_tensor([number])])  # of each rank around its own mean: no cancellation
+    width, valid = rows.shape[1], rows.new_ones(len(rows), 1) if mask is None else mask.reshape(-1, 1).float()
+    rows, number = rows * valid, valid.sum(0)
+    mean = rows.sum(0) / number.clamp(min=1)
+    own = torch.cat([mean, ((rows - mean) * valid).square().sum(0), number])  # of each rank around its own mean: no cancellation
     means, squares, numbers = Summed.apply(F.pad(own[None], (0, 0, rank(), count() - rank() - 1))).split([width, width, 1], 1)
     number = numbers.sum()
     mean = (numbers * means).sum(0) / number
@@ -186,15 +210,13 @@ def batch_norm(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
     mean, scale, bias = (
         value.view(-1, *[1] * (x.dim() - 2)) for value in (mean, (squares / number + norm.eps).rsqrt() * norm.weight, norm.bias)
     )
-    return ((x.float() - mean) * scale + bias).to(x.dtype)  # it lies as x does, as norm(x) would: what is drawn for it follows that
+    y = ((x.float() - mean) * scale + bias).to(x.dtype)  # it lies as x does, as norm(x) would: what is drawn for it follows that
+    return y if mask is None else y * mask[:, None]
 
 
-def summed(shares: dict[str, Tensor]) -> dict[str, float]:
+def summed(shares: dict[str, Tensor]) -> dict[str, Tensor]:
     """The losses of a batch from each rank's shares."""
-    values = torch.stack([value.detach().float() for value in shares.values()])
-    if count() > 1:
-        dist.all_reduce(values)
-    return dict(zip(shares, values.tolist(), strict=True))
+    return dict(zip(shares, over_all(torch.stack([value.detach().float() for value in shares.values()])).unbind(), strict=True))
 
 
 def sum_gradients(model: nn.Module) -> None:

@@ -50,6 +50,15 @@ class CLIPText(Frozen):
         self.width = self.table.embedding_dim
         self.output_width = clip_model.text_projection.shape[1]
         self.max_length = clip_model.positional_embedding.shape[0]
+        self.register_buffer("mask", clip_model.transformer.resblocks[0].attn_mask, persistent=False)  # there it stays on the CPU
+
+    def _apply(self, *given, **more):
+        """Moves and converts all but the image side, which stays where it was loaded: no text goes through it."""
+        images, self.module.visual = self.module.visual, None
+        try:
+            return super()._apply(*given, **more)
+        finally:
+            self.module.visual = images
 
     def tokens(self, text: str) -> tuple[list[int], list[int], list[int]]:
         """`text` as CLIP token numbers: ([SOS], body, [EOS]). Raises BadInput where they are more than CLIP takes."""
@@ -71,13 +80,20 @@ class CLIPText(Frozen):
     def last(self, prompts: Tensor, lengths: Tensor, behind: Callable = lambda block, x: x) -> Tensor:
         """As `forward`, before the projection: (K, W). behind(i, x (L, K, W)) -> (L, K, W) stands behind the i-th block."""
         x = prompts + self.module.positional_embedding[: prompts.shape[1]]
-        mask = self.module.transformer.resblocks[0].attn_mask[: prompts.shape[1], : prompts.shape[1]].to(x)
-        x = x.transpose(0, 1)  # (L, K, W), as openai-clip's blocks expect
+        mask = self.mask[: prompts.shape[1], : prompts.shape[1]].to(x.dtype)
+        x = x.transpose(0, 1)  # (L, K, W), as in openai-clip's blocks
         for number, block in enumerate(self.module.transformer.resblocks):
-            y = block.ln_1(x)
-            x = x + block.attn(y, y, y, need_weights=False, attn_mask=mask)[0]
+            x = x + attended(block.attn, block.ln_1(x), mask)
             x = behind(number, x + block.mlp(block.ln_2(x)))
         return self.module.ln_final(x[lengths - 1, torch.arange(len(lengths), device=x.device)])
+
+
+def attended(attn: nn.MultiheadAttention, x: Tensor, mask: Tensor) -> Tensor:
+    """What attn(x, x, x) gives for x (L, K, W), without the copies that its backward pass makes of queries, keys and values."""
+    qkv = nn.functional.linear(x, attn.in_proj_weight, attn.in_proj_bias).unflatten(-1, (3, attn.num_heads, -1))
+    q, k, v = qkv.permute(2, 1, 3, 0, 4)  # (K, heads, L, W / heads) each
+    y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return attn.out_proj(y.permute(2, 0, 1, 3).flatten(2))
 
 
 class Pipeline(NamedTuple):

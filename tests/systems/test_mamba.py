@@ -3,7 +3,7 @@ transformers.
 """
 
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -11,10 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from benchmarks import UCF
 from golden import golden, needs_golden
+from launches import Operators, unreal
+from model import SYSTEMS, build_model
 from tools.bench.mamba import indexed, mixer, unbound
 from utils.systems import mamba
 from utils.systems.mamba import Mamba, scan_backend, selective_scan
+from utils.text import openai_clip
 
 
 def arguments(batch, length, width, states, dtype=torch.float64, seed=0):
@@ -42,12 +46,15 @@ def assert_equal(ours, theirs, tolerance=1e-10):
 
 
 @settings(max_examples=30, deadline=None)
-@given(*(st.integers(1, most) for most in (4, 20, 5, 5)), st.none() | st.integers(1, 25), st.integers(1, 300))
-def test_the_scan_is_the_recurrence_whatever_the_sizes(batch, length, width, states, chunk, numbers):
-    """`numbers`: how much is worked on at once, so that these few are cut into groups of videos and steps as large ones are."""
+@given(*(st.integers(1, most) for most in (4, 20, 5, 5)), st.none() | st.integers(1, 25), st.integers(1, 300), st.integers(1, 20))
+def test_the_scan_is_the_recurrence_whatever_the_sizes(batch, length, width, states, chunk, numbers, few):
+    """`numbers`: how much is worked on at once, so that these few are cut into groups of videos and steps as large ones are. `few`: of how
+    many steps at most a group is not halved, as a GPU's are.
+    """
     inputs = arguments(batch, length, width, states)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mamba, "group_sizes", lambda *sizes: smaller_groups(*sizes[:3], numbers))
+        patch.setattr(mamba, "few_steps", lambda device: few)
         ours = gradients(selective_scan, inputs, chunk=chunk)
     assert_equal(ours, gradients(indexed, inputs))
 
@@ -69,6 +76,31 @@ def test_the_scan_is_the_recurrence(sizes, chunk):
     assert_equal(ours, gradients(unbound, inputs))
     with torch.no_grad():
         assert torch.allclose(selective_scan(*inputs, chunk=chunk), ours[0], rtol=0, atol=1e-10 * float(ours[0].abs().max()))
+
+
+def test_a_training_step_at_the_papers_sizes_is_few_launches(monkeypatch):
+    """As a GPU with room for AT_ONCE numbers has them: fewer than 2,000, and not more with 512 states than with 256 where both fit."""
+    monkeypatch.setattr(mamba, "few_steps", lambda device: mamba.FEW)
+    monkeypatch.setattr(mamba, "clamp_at", lambda *given: None)  # looks at values, on a CPU only
+
+    def launches(room=mamba.AT_ONCE, **more):
+        monkeypatch.setattr(mamba, "group_sizes", lambda *sizes: smaller_groups(*sizes[:3], room))
+        clip_model = openai_clip().model.CLIP(64, 32, 1, 64, 8, 77, 49408, 64, 1, 12)  # as many layers as ViT-B/16's text side
+        model = build_model("trclip", UCF.names, clip_model, visual_length=256, **more).train()
+        labels = torch.eye(len(UCF.names))[torch.arange(128) % len(UCF.names)]
+        options = SimpleNamespace(lambda_align=1, lambda_text=0.1)
+        with unreal(model):
+            given = torch.empty(128, 256, 512), torch.empty(128, dtype=torch.int64), torch.empty(128, 256, 768)
+            optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
+            for _ in range(2):  # the first one makes the optimizer's state
+                optimizer.zero_grad()
+                with Operators() as operators:
+                    sum(SYSTEMS["trclip"].losses(model(*given), labels, given[1], options).values()).backward()
+                    optimizer.step()
+        return operators.launches.total()
+
+    assert launches() < 2000
+    assert launches(2**40, d_state=512) == launches(2**40, d_state=256)
 
 
 def test_gradients_are_those_of_finite_differences():

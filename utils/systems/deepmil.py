@@ -58,13 +58,13 @@ def losses(out: Output, labels: Tensor, lengths: Tensor, options) -> dict[str, T
     mask = torch.arange(out.coarse.shape[1], device=lengths.device) < lengths[:, None]  # (B, T)
     normal = labels[:, 0] > 0
     largest = out.coarse.masked_fill(~mask, 0).amax(1)  # scores are above 0
-    scores, mask = out.coarse[~normal], mask[~normal]
+    mask, scores = mask & ~normal[:, None], out.coarse.masked_fill(normal[:, None], 0)
     largest, normal = ranks.gathered(largest), ranks.gathered(labels[:, 0]) > 0  # each bag against those of all ranks
-    hinge = (1 - largest[~normal, None] + largest[normal]).clamp(min=0)  # (abnormal, normal)
+    hinge = (1 - largest[:, None] + largest).clamp(min=0).masked_fill(normal[:, None] | ~normal, 0)  # (abnormal, normal)
     return {
         "rank": ranks.share(hinge.sum() / normal.sum().clamp(min=1)),
-        "smooth": SMOOTH * scores.diff(dim=1).square()[mask[:, 1:]].sum(),
-        "sparse": SPARSE * scores[mask].sum(),
+        "smooth": SMOOTH * scores.diff(dim=1).square().masked_fill(~mask[:, 1:], 0).sum(),
+        "sparse": SPARSE * scores.masked_fill(~mask, 0).sum(),
     }
 
 

@@ -80,7 +80,7 @@ class AdaptedCLIP(ClassPrompts):
     """
 
     def __init__(self, class_names, text: CLIPText, *, blocks: int, weight: float):
-        super().__init__(class_names, text, learned=0)
+        super().__init__(class_names, text, around=lambda size: (range(0), range(0)))
         self.weight = weight
         blocks = min(blocks, len(text.module.transformer.resblocks))
         widths = [text.width] * (blocks + 1) + [text.output_width]
@@ -90,8 +90,7 @@ class AdaptedCLIP(ClassPrompts):
         return self.text_adapter[block].mixed(x, self.weight) if block < len(self.text_adapter) - 1 else x
 
     def encoded(self) -> Tensor:
-        none = self.names.new_empty(0, self.text.width)
-        return self.text_adapter[-1](self.text.last(*self.prompts(none, [none] * len(self.sizes)), self.behind))
+        return self.text_adapter[-1](self.text.last(*self.prompts(self.names[:0]), self.behind))
 
 
 class AdaptedWords(PromptEncoder):
@@ -277,13 +276,12 @@ def losses(out: Output, labels: Tensor, lengths: Tensor, options) -> dict[str, T
 
     mask = torch.arange(out.coarse.shape[1], device=lengths.device) < lengths[:, None]  # (B, T)
     error = (1 - F.cosine_similarity(out.visual.float(), parts.rebuilt.float(), dim=-1)) / 2
-    consistency = (out.coarse - error)[mask].square()
-    gather = (1 - cosine(parts.normal, parts.prototypes).amax(2))[parts.chosen]
+    gather = 1 - cosine(parts.normal, parts.prototypes).amax(2)
     return VADCLIP.losses(out, labels, lengths, options) | {
         "event": options.lambda_event * contrast(parts.event, labels),
         "background": options.lambda_background * contrast(parts.background, background),
-        "consistency": options.lambda_consistency * ranks.share(consistency.mean(), len(consistency)),
-        "gather": options.lambda_gather * ranks.share(gather.mean(), len(gather)),
+        "consistency": options.lambda_consistency * ranks.masked_mean((out.coarse - error).square(), mask),
+        "gather": options.lambda_gather * ranks.masked_mean(gather, parts.chosen),
     }
 
 

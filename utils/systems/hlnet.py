@@ -66,28 +66,29 @@ class HLNet(Published):
         """features (B, T, D) float, rows from `lengths` (B,) int on are padding and taken as zeros -> Output with coarse (the offline
         score), online and the logits of both.
         """
-        snippets, longest = features.shape[1], ranks.largest(lengths) if self.training else int(lengths.max())
-        mask = torch.arange(longest, device=features.device) < lengths[:, None]  # (B, longest)
-        features = self.feature_scale * features[:, :longest].masked_fill(~mask[..., None], 0)
+        index = torch.arange(features.shape[1], device=features.device)
+        mask = index < lengths[:, None]  # (B, T)
+        inside = index < (ranks.largest(lengths) if self.training else lengths.max())  # (T,)
+        features = self.feature_scale * features.masked_fill(~mask[..., None], 0)
 
-        x = self.activate(self.conv1d2(self.activate(self.conv1d1(features.transpose(1, 2)))))  # (B, 128, longest)
+        x = self.activate(self.conv1d2(self.activate(self.conv1d1(features.transpose(1, 2)))))  # (B, 128, T)
         online = self.conv1d_approximator(F.pad(self.approximator(x), (4, 0)))[:, 0].float()  # padded before the first snippet only
 
         def valid(y: Tensor) -> Tensor:  # zero rows add nothing to A·y·W, so that no adjacency needs a mask of its own
-            return y * mask[..., None] if self.mask_padding else y
+            return y * (mask if self.mask_padding else inside)[..., None]
 
         x = valid(x.transpose(1, 2))
         branches = []
         for first, second, adjacency in (
             (self.gc1, self.gc2, similarity_adjacency(features, mask)),
-            (self.gc3, self.gc4, distance_adjacency(longest, features)),
+            (self.gc3, self.gc4, distance_adjacency(len(index), features)),
             (self.gc5, self.gc6, score_adjacency(online.detach().sigmoid(), mask)),
         ):
             hidden = valid(self.activate(first(x, adjacency)))
             branches.append(self.activate(second(hidden, adjacency)))
         offline = self.classifier(torch.cat(branches, -1))[..., 0].float()
 
-        offline, online = (F.pad(logits, (0, snippets - longest)) for logits in (offline, online))
+        offline, online = offline * inside, online * inside
         return Output(coarse=offline.sigmoid(), online=online.sigmoid(), coarse_logits=offline, online_logits=online)
 
 

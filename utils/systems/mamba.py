@@ -7,68 +7,82 @@ The scan is, for each video and channel, the recurrence of N values
     h_t = exp(Δ_t A) h_{t−1} + Δ_t B_t u_t,    y_t = C_t · h_t + D u_t,    h_{−1} = 0.
 
 Autograd through it keeps several values for each of the T · W · N, and is bound by going over them in memory. Here the backward pass is
-written by hand and only every chunk-th state is kept; those between are computed once more. The work is cut so that what an operation reads
-was written a moment ago and still lies in the cache: some videos, then a group of steps at a time. Within a group everything but the
-recurrence itself, one operation a step, is done for all its steps at once. States are laid out (step and video, N, W): channels, of which
-there are many, come last, and the sums over states and channels are products of matrices.
+written by hand and only every chunk-th state is kept; those between are computed once more. The work is cut into groups, some videos and
+some steps at a time: on a CPU what an operation reads was written a moment ago and still lies in the cache, on a GPU a group is as large as
+its memory allows, so that there are few operations. Within a group everything but the recurrence itself is one operation for all its
+steps; the recurrence takes one a step on a CPU, and on a GPU a few for each halving of the steps. States are laid out (step, video, N, W):
+channels, of which there are many, come last, and the sums over states and channels are products of matrices. Decays are powers of two,
+exp(Δ A) = 2^(Δ A / ln 2): on a CPU PyTorch's exp takes up to ten times as long as its exp2.
 """
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-
-class Steps(NamedTuple):
-    """A group's rows, and the views of its steps."""
-
-    all: Tensor  # (steps · videos, N, W)
-    each: Sequence[Tensor]  # (videos, N, W)
+FEW = 4  # steps of a GPU's group that are done one after the other
+AT_ONCE = 2**30  # numbers of a GPU's group, of which four to five arrays are there at a time, if they fit into a third of its memory
 
 
-class Cut:
-    """Cuts rows of `by_time` of so many videos into groups of steps, and a group into its steps. That of a buffer is kept: on a long video
-    of few channels it takes as long as what is computed.
+def halved(decay: Tensor, few: int | float) -> list[Tensor]:
+    """Decays (steps, …), those of pairs of steps, of pairs of pairs, …, until at most `few` are left."""
+    found = [decay]
+    while len(found[-1]) > few:
+        found.append(found[-1][1::2] * found[-1][: len(found[-1]) - 1 : 2])
+    return found
+
+
+def solve(decays: list[Tensor], x: Tensor) -> None:
+    """x_t += decay_t x_{t−1} for all steps t >= 1 of x (steps, …): a step after another if `decays`
+    (`halved`) are the steps' alone, else by pairs of steps, which follow the same recurrence.
     """
-
-    def __init__(self, videos: int, steps: int):
-        self.videos, self.rows, self.known = videos, videos * steps, {}
-
-    def groups(self, *rows: Tensor) -> list[tuple[Tensor, ...]]:
-        return list(zip(*(x.split(self.rows) for x in rows), strict=True))
-
-    def steps(self, group: Tensor) -> Steps:
-        key = group.data_ptr(), len(group)
-        if key not in self.known:
-            self.known[key] = Steps(group, group.split(self.videos))
-        return self.known[key]
+    (decay, *more), steps = decays, len(x)
+    if not more:
+        for factor, before, now in zip(decay.unbind()[1:], x.unbind(), x.unbind()[1:], strict=False):
+            now.addcmul_(factor, before)
+        return
+    pairs = x[1::2].addcmul_(decay[1::2], x[: steps - 1 : 2])
+    solve(more, pairs)
+    x[2::2].addcmul_(decay[2::2], pairs[: (steps - 1) // 2])
 
 
-def advance(decay: Steps, states: Steps, h: Tensor, delta: Tensor, x: Tensor, A: Tensor, B: Tensor, floor: float | None) -> Tensor:
-    """Write a group's decays exp(Δ A) and states from h (videos, N, W), the state before it; its last state.
+def solve_back(decays: list[Tensor], x: Tensor) -> None:
+    """x_t += decay_{t+1} x_{t+1} for all steps but the last, in the same way."""
+    (decay, *more), steps = decays, len(x)
+    if not more:
+        for factor, behind, now in zip(decay.unbind()[:0:-1], x.unbind()[::-1], x.unbind()[-2::-1], strict=False):
+            now.addcmul_(factor, behind)
+        return
+    pairs = x[1::2]
+    pairs[: (steps - 1) // 2].addcmul_(decay[2::2], x[2::2])
+    solve_back(more, pairs)
+    x[: steps - 1 : 2].addcmul_(decay[1::2], pairs)
 
-    delta, x = Δ u (steps · videos, 1, W); A (N, W); B (steps · videos, N, 1).
+
+def advance(decay: Tensor, states: Tensor, h: Tensor, delta: Tensor, x: Tensor, A: Tensor, B: Tensor, floor: float | None) -> list[Tensor]:
+    """Write a group's decays 2^(Δ A) and states (steps, videos, N, W) from h (videos, N, W), the state before it; the decays `halved`.
+
+    delta, x = Δ u (steps, videos, W); A (N, W); B (steps, videos, N).
     """
-    torch.mul(delta, A, out=decay.all)
+    torch.mul(delta[:, :, None], A, out=decay)
     if floor is not None:
-        decay.all.clamp_(min=floor)
-    decay.all.exp_()
-    torch.bmm(B, x, out=states.all)
-    for factor, state in zip(decay.each, states.each, strict=True):
-        h = state.addcmul_(factor, h)
-    return h
+        decay.clamp_(min=floor)
+    decay.exp2_()
+    torch.mul(B[..., None], x[:, :, None], out=states)
+    states[0].addcmul_(decay[0], h)
+    decays = halved(decay, few_steps(decay.device))
+    solve(decays, states)
+    return decays
 
 
 def clamp_at(delta: Tensor, A: Tensor) -> float | None:
-    """Where to clamp Δ A, or None if it is nowhere below. On a CPU an exp or a product too small for a normal number takes up to 400 times
+    """Where to clamp Δ A, or None if it is nowhere below. On a CPU a power or a product too small for a normal number takes up to 400 times
     as long as any other. A decay at the clamp is √tiny, 1e-19 in float32: far less than the state beside it is rounded by.
     """
-    floor = math.log(torch.finfo(A.dtype).tiny) / 2
+    floor = math.log2(torch.finfo(A.dtype).tiny) / 2
     return floor if delta.device.type == "cpu" and delta.numel() and (delta.amax((0, 1)) * A.amin(0)).min() < floor else None
 
 
@@ -76,9 +90,23 @@ def group_sizes(videos: int, steps: int, state: int, device: torch.device) -> tu
     """Videos and steps that are worked on at once, for a state of `state` = N · W numbers: on a CPU as many as share its second-level cache
     with the few arrays of their size, and keep its threads busy.
     """
-    numbers = 65536 * torch.get_num_threads() if device.type == "cpu" else 2**22
+    numbers = AT_ONCE
+    if device.type == "cpu":
+        numbers = 65536 * torch.get_num_threads()
+    elif device.type == "cuda":
+        numbers = min(numbers, torch.cuda.get_device_properties(device).total_memory // 80)
     videos = max(min(videos, numbers // state), 1)
     return videos, max(min(steps, numbers // (state * videos)), 1)
+
+
+def few_steps(device: torch.device) -> int | float:
+    """Up to how many steps `solve` does one after the other: on a CPU all, since products of decays leave float32's normal numbers."""
+    return math.inf if device.type == "cpu" else FEW
+
+
+def shaped(buffer: Tensor, steps: int, *state: int) -> Tensor:
+    """(steps, *state) of the numbers of a flat buffer."""
+    return buffer[: steps * math.prod(state)].view(steps, *state)
 
 
 class SelectiveScan(torch.autograd.Function):
@@ -87,26 +115,28 @@ class SelectiveScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, chunk: int) -> Tensor:
         (size, length, width), states, A = u.shape, A.shape[1], A.t().contiguous()
-        floor = clamp_at(delta, A)
+        powers = A / math.log(2)
+        floor = clamp_at(delta, powers)
         videos, steps = group_sizes(size, min(chunk, length), A.numel(), u.device)
+        chunk = -(-chunk // steps) * steps
         borders = u.new_empty(-(-length // chunk), size, states, width)  # the states before each chunk
-        decay, *buffers = (u.new_empty(steps * videos, states, width) for _ in range(3))
+        decay, *buffers = (u.new_empty(steps * videos * A.numel()) for _ in range(3))
         y = u * D
         for first in range(0, size, videos):
             block = slice(first, first + videos)
-            n = len(u[block])
-            h, cut = u.new_zeros(n, states, width), Cut(n, steps)
-            for start in range(0, length, chunk):
-                part = (block, slice(start, start + chunk))
-                borders[start // chunk, block] = h
-                us, deltas, Bs, Cs = (by_time(v[part]) for v in (u, delta, B, C))
-                xs, ys = us * deltas, torch.empty_like(us)
-                for d, x, b, c, out in cut.groups(deltas[:, None], xs[:, None], Bs[..., None], Cs[:, None], ys[:, None]):
-                    buffers.reverse()  # h lies in the other one
-                    now = cut.steps(buffers[0][: len(x)])
-                    h = advance(cut.steps(decay[: len(x)]), now, h, d, x, A, b, floor)
-                    torch.bmm(c, now.all, out=out)
-                y[part] += by_video(ys, n)
+            xs, deltas, Bs, Cs = (by_time(v[block]) for v in (u * delta, delta, B, C))
+            ys, n = torch.empty_like(xs), xs.shape[1]
+            h = u.new_zeros(n, states, width)
+            for start in range(0, length, steps):
+                if start % chunk == 0:
+                    borders[start // chunk, block] = h
+                d, x, b, c, out = (v[start : start + steps] for v in (deltas, xs, Bs, Cs, ys))
+                buffers.reverse()  # h lies in the other one
+                factors, now = (shaped(buffer, len(x), n, states, width) for buffer in (decay, buffers[0]))
+                advance(factors, now, h, d, x, powers, b, floor)
+                h = now[-1]
+                torch.bmm(rows(c)[:, None], rows(now), out=rows(out)[:, None])
+            y[block] += ys.transpose(0, 1)
         ctx.save_for_backward(u, delta, A, B, C, D, borders)
         ctx.chunk, ctx.floor, ctx.sizes = chunk, floor, (videos, steps)
         return y
@@ -115,59 +145,60 @@ class SelectiveScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy: Tensor):
         u, delta, A, B, C, D, borders = ctx.saved_tensors
-        chunk, (videos, steps), (size, length, _) = ctx.chunk, ctx.sizes, u.shape
-        du, d_delta, dB, dC = (torch.empty_like(v) for v in (u, delta, B, C))
-        decay = u.new_empty(min(chunk, length) * videos, *A.shape)
-        h = u.new_empty(len(decay) + videos, *A.shape)  # behind the state before the chunk
-        g = u.new_empty(steps * videos, *A.shape)
-        dA, carry = torch.zeros_like(g), torch.empty_like(g[:videos])
+        chunk, (videos, steps), (size, length, width), states = ctx.chunk, ctx.sizes, u.shape, len(A)
+        powers, whole = A / math.log(2), min(chunk, length)
+        dx, d_delta, dB, dC = (torch.empty_like(v) for v in (u, delta, B, C))
+        decay, h, g = (u.new_empty(count * videos * A.numel()) for count in (whole, whole + 1, steps))
+        dA = u.new_zeros(steps, videos, states, width)
         for first in range(0, size, videos):
             block = slice(first, first + videos)
-            n = len(u[block])
-            onward, cut = carry[:n].zero_(), Cut(n, steps)  # ∂/∂h_t by way of h_{t+1}
+            xs, deltas, Bs, Cs, dys = (by_time(v[block]) for v in (u * delta, delta, B, C, dy))
+            found = [torch.empty_like(v) for v in (xs, deltas, Bs, Cs)]
+            n = xs.shape[1]
+            onward = u.new_zeros(n, states, width)  # ∂/∂h_t by way of h_{t+1}
             for start in reversed(range(0, length, chunk)):
-                part = (block, slice(start, start + chunk))
-                us, deltas, Bs, Cs, dys = (by_time(v[part]) for v in (u, delta, B, C, dy))
-                xs = us * deltas
-                dxs, d_deltas, dBs, dCs = (torch.empty_like(v) for v in (us, deltas, Bs, Cs))
-                last, before, states, decays = h[:n].copy_(borders[start // chunk, block]), h[: len(us)], h[n:][: len(us)], decay[: len(us)]
-                for factors, after, d, x, b in cut.groups(decays, states, deltas[:, None], xs[:, None], Bs[..., None]):
-                    last = advance(cut.steps(factors), cut.steps(after), last, d, x, A, b, ctx.floor)
-                buffers, found = (decays, states, before), (dxs[:, None], d_deltas, dBs[..., None], dCs[..., None])
-                inputs = (deltas[:, None], xs[..., None], Bs[:, None], Cs[..., None], dys[:, None], dys[..., None])
-                for factors, after, previous, d, x, b, c, dy_row, dy_column, dx, dd, db, dc in reversed(
-                    cut.groups(*buffers, *inputs, *found)
-                ):
-                    factors = cut.steps(factors)
-                    now = cut.steps(g[: len(x)])  # ∂/∂h_t
-                    torch.addcmul(onward, c[-n:], dy_row[-n:], out=now.each[-1])
-                    if len(x) > n:
-                        torch.bmm(c[:-n], dy_row[:-n], out=now.all[:-n])
-                    for t in reversed(range(len(now.each) - 1)):
-                        now.each[t].addcmul_(factors.each[t + 1], now.each[t + 1])
-                    torch.bmm(after, dy_column, out=dc)
-                    torch.bmm(now.all, x, out=db)
-                    torch.bmm(b, now.all, out=dx)
-                    factors.all.mul_(now.all)
-                    onward = factors.each[0]
-                    q = torch.mul(factors.all, previous, out=now.all)  # ∂/∂(Δ_t A)
-                    dA[: len(q)].addcmul_(q, d)
-                    torch.sum(q.mul_(A), 1, out=dd)
-                onward = carry[:n].copy_(onward)  # the next chunk's decays overwrite it
-                d_deltas.addcmul_(dxs, us)
-                for whole, rows in ((du, dxs.mul_(deltas)), (d_delta, d_deltas), (dB, dBs), (dC, dCs)):
-                    whole[part] = by_video(rows, n)
-        return du.addcmul_(dy, D), d_delta, dA.sum(0).t(), dB, dC, (dy * u).sum((0, 1)), None
+                part = slice(start, start + chunk)
+                inputs = [v[part] for v in (deltas, xs, Bs, Cs, dys)]
+                factors, around = (shaped(buffer, len(inputs[0]) + more, n, states, width) for buffer, more in ((decay, 0), (h, 1)))
+                last, decays = around[0].copy_(borders[start // chunk, block]), []
+                for E, after, d, x, b in groups(steps, factors, around[1:], *inputs[:3]):
+                    decays.append(advance(E, after, last, d, x, powers, b, ctx.floor))
+                    last = after[-1]
+                rest = groups(steps, around[:-1], around[1:], *inputs, *(v[part] for v in found))
+                for halvings, (before, after, d, x, b, c, y, dx_, dd_, dB_, dC_) in reversed(list(zip(decays, rest, strict=True))):
+                    E = halvings[0]
+                    G = shaped(g, len(x), n, states, width)  # ∂/∂h_t
+                    torch.addcmul(onward, c[-1, ..., None], y[-1, :, None], out=G[-1])
+                    if len(x) > 1:
+                        torch.mul(c[:-1, ..., None], y[:-1, :, None], out=G[:-1])
+                        solve_back(halvings, G)
+                    torch.bmm(rows(after), rows(y)[..., None], out=rows(dC_)[..., None])
+                    torch.bmm(rows(G), rows(x)[..., None], out=rows(dB_)[..., None])
+                    torch.bmm(rows(b)[:, None], rows(G), out=rows(dx_)[:, None])
+                    E.mul_(G)
+                    onward = E[0]
+                    q = torch.mul(E, before, out=G)  # ∂/∂(Δ_t A)
+                    dA[: len(x), :n].addcmul_(q, d[:, :, None])
+                    torch.sum(q.mul_(A), 2, out=dd_)
+                onward = onward.clone()  # the next chunk's decays overwrite it
+            for all_, rows_ in zip((dx, d_delta, dB, dC), found, strict=True):
+                all_[block] = rows_.transpose(0, 1)
+        return (dx * delta).addcmul_(dy, D), d_delta.addcmul_(dx, u), dA.sum((0, 1)).t(), dB, dC, (dy * u).sum((0, 1)), None
+
+
+def groups(steps: int, *arrays: Tensor) -> list[tuple[Tensor, ...]]:
+    """Arrays (T, …), so many steps at a time."""
+    return list(zip(*(x.split(steps) for x in arrays), strict=True))
+
+
+def rows(x: Tensor) -> Tensor:
+    """(steps, videos, …) -> (steps · videos, …), without a copy."""
+    return x.view(-1, *x.shape[2:])
 
 
 def by_time(x: Tensor) -> Tensor:
-    """(videos, T, K) -> (T · videos, K)."""
-    return x.transpose(0, 1).reshape(-1, x.shape[2])
-
-
-def by_video(x: Tensor, videos: int) -> Tensor:
-    """Undo `by_time`."""
-    return x.view(-1, videos, x.shape[1]).transpose(0, 1)
+    """(videos, T, K) -> (T, videos, K) in memory."""
+    return x.transpose(0, 1).contiguous()
 
 
 @functools.cache
@@ -203,7 +234,8 @@ def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D:
         if not torch.is_grad_enabled():
             chunk = u.shape[1]
         elif chunk is None:
-            chunk = max(math.isqrt(u.shape[1]), 4 * group_sizes(len(u), u.shape[1], A.numel(), u.device)[1])
+            steps = group_sizes(len(u), u.shape[1], A.numel(), u.device)[1]
+            chunk = max(math.isqrt(u.shape[1]), 4 * steps) if u.device.type == "cpu" else steps
         return SelectiveScan.apply(u, delta, A, B, C, D, max(chunk, 1))
 
 

@@ -49,15 +49,6 @@ def valid_only(x: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else x * mask[:, None]
 
 
-def normalise(norm: nn.BatchNorm1d, x: Tensor, mask: Tensor | None) -> Tensor:
-    """Batch normalisation of x (B, W, T), with `mask` over its valid snippets only."""
-    if mask is None:
-        return ranks.batch_norm(norm, x)
-    y = torch.zeros_like(x.transpose(1, 2))
-    y[mask] = ranks.batch_norm(norm, x.transpose(1, 2)[mask]).to(y)
-    return y.transpose(1, 2)
-
-
 class NonLocal(nn.Module):
     """x + BatchNorm(W · θ(x)ᵀφ(x) g(x) / T), no softmax; the normalisation starts at zero. Without a softmax the products can be taken
     from the right, so that no T × T is stored.
@@ -75,7 +66,7 @@ class NonLocal(nn.Module):
         count = x.shape[2] if mask is None else mask.sum(1)[:, None, None].clamp(min=1)
         keys = valid_only(self.phi(x), mask) @ self.g(x).transpose(1, 2) / count  # (B, inner, inner)
         y = (self.theta(x).transpose(1, 2) @ keys).transpose(1, 2)
-        return x + normalise(self.W[1], self.W[0](y), mask)
+        return x + ranks.batch_norm(self.W[1], self.W[0](y), mask)
 
 
 class MTN(nn.Module):
@@ -101,10 +92,10 @@ class MTN(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, W) -> (B, T, W); with `mask` (B, T) padding changes nothing."""
         x = valid_only(x.transpose(1, 2), mask)
-        scales = [normalise(part[2], part[1](part[0](x)), mask) for part in (self.conv_1, self.conv_2, self.conv_3)]
+        scales = [ranks.batch_norm(part[2], part[1](part[0](x)), mask) for part in (self.conv_1, self.conv_2, self.conv_3)]
         scales.append(self.non_local(self.conv_4(x), mask))
         y = self.conv_5[1](self.conv_5[0](valid_only(torch.cat(scales, 1), mask)))
-        return (normalise(self.conv_5[2], y, mask) + x).transpose(1, 2)
+        return (ranks.batch_norm(self.conv_5[2], y, mask) + x).transpose(1, 2)
 
 
 class MambaStack(nn.Module):
