@@ -104,8 +104,7 @@ class Emphasize(nn.Module):
         self.ffn = FeedForward(width, 4 * width, nn.GELU(), dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        y = torch.zeros_like(x)
-        y[mask] = ranks.batch_norm(self.norm, x[mask]).to(y)
+        y = ranks.masked_batch_norm(self.norm, x, mask)
         y = self.conv(to_windows(y, self.window).transpose(1, 2)).transpose(1, 2)
         x = x + from_windows(y, *x.shape[:2])
         total = x.mean(-1, keepdim=True) if self.attention == "mean" else x.sum(-1, keepdim=True)

@@ -32,6 +32,7 @@ from utils.files import replacing
 from utils.options import PER_MACHINE, as_trained
 from utils.prefetch import ahead, make_loader
 from utils.reading import OPEN, read_json_lines, real, whole
+from utils.systems.base import Output
 
 WHOLE = 8192  # snippets, 73 minutes at 30 fps: of longer videos a T × T adjacency does not fit into memory
 
@@ -350,6 +351,12 @@ def not_finite(values: dict, epoch: int, number: int, names: list[str]) -> str:
     )
 
 
+def tested(out: Output) -> Scores:
+    """The scores in a model's output, as tensors (B, T) and (B, T, C+1)."""
+    classes = out.alignment.float().softmax(-1) if out.probs is None and out.alignment is not None else out.probs
+    return Scores(out.coarse, classes, out.online)
+
+
 @torch.inference_mode()
 def predict(
     model: nn.Module, videos: Iterable[tuple], options, device: torch.device, total: int | None = None, text: Tensor | None = None
@@ -377,10 +384,7 @@ def predict(
             features, *captions = (nn.utils.rnn.pad_sequence(column, batch_first=True).to(device) for column in columns)
             with autocast(device, options.precision):
                 out = model(features, lengths, *captions, text=text)
-            fine = out.probs
-            if fine is None and out.alignment is not None:
-                fine = out.alignment.float().softmax(-1)
-            found = [part if part is None else part.float().cpu().numpy() for part in (out.coarse, fine, out.online)]
+            found = [part if part is None else part.float().cpu().numpy() for part in tested(out)]
             for row, (name, position, (valid, *_)) in enumerate(batch):
                 scores[name][position] = [part if part is None else part[row, : len(valid)] for part in found]
         waiting.clear()

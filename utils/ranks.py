@@ -170,6 +170,15 @@ def batch_norm(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
     return rows.view(x.movedim(1, -1).shape).movedim(-1, 1).to(x.dtype)
 
 
+def masked_batch_norm(norm: nn.BatchNorm1d, x: Tensor, mask: Tensor) -> Tensor:
+    """x (B, T, W) normalised where `mask` (B, T) is True, in training by the statistics of those rows; 0 elsewhere."""
+    if not norm.training:  # as many rows, whatever the mask: what torch.export can say
+        return (norm(x.transpose(1, 2)).transpose(1, 2) * mask[..., None]).to(x)
+    y = torch.zeros_like(x)
+    y[mask] = batch_norm(norm, x[mask]).to(y)
+    return y
+
+
 def summed(shares: dict[str, Tensor]) -> dict[str, float]:
     """The losses of a batch from each rank's shares."""
     values = torch.stack([value.detach().float() for value in shares.values()])

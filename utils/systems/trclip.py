@@ -53,9 +53,7 @@ def normalise(norm: nn.BatchNorm1d, x: Tensor, mask: Tensor | None) -> Tensor:
     """Batch normalisation of x (B, W, T), with `mask` over its valid snippets only."""
     if mask is None:
         return ranks.batch_norm(norm, x)
-    y = torch.zeros_like(x.transpose(1, 2))
-    y[mask] = ranks.batch_norm(norm, x.transpose(1, 2)[mask]).to(y)
-    return y.transpose(1, 2)
+    return ranks.masked_batch_norm(norm, x.transpose(1, 2), mask).transpose(1, 2)
 
 
 class NonLocal(nn.Module):
