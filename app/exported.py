@@ -1,7 +1,4 @@
-"""Scores of a user's own videos by what tools.export wrote, run by onnxruntime. (app/detector.py: by a checkpoint.)
-
-Of what a file is, its metadata says: each value is JSON. T snippets, D feature width, E caption width.
-"""
+"""Scores of a user's own videos by what tools.export wrote, run by onnxruntime. (app/detector.py: by a checkpoint.)"""
 
 import zlib
 from collections.abc import Callable
@@ -10,7 +7,6 @@ from pathlib import Path
 from typing import NotRequired
 
 import torch
-from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from app.detector import CROPPED, Detector, caption_side, pick_threshold
@@ -19,12 +15,11 @@ from utils.checkpoint import Thresholds
 from utils.errors import BadInput
 from utils.evaluation.scores import Scores
 from utils.evaluation.segments import RATE
-from utils.reading import OPEN, Plain, Text, Values, check_regular, checked, parse_json, parsing, read_bytes, whole
+from utils.reading import OPEN, Plain, Text, Values, parsing, read_bytes, read_onnx, whole
 from utils.video.crops import Recipe
-from utils.video.encoder import ImageEncoder
+from utils.video.encoder import OnnxEncoder, OnnxImages
 
 SCORER, ENCODER = "scorer.onnx", "encoder.onnx"
-INSTALL = "pip install -r requirements-app.txt"
 
 
 class About(TypedDict):
@@ -48,34 +43,6 @@ class About(TypedDict):
     commit: Text | None
 
 
-class Images(TypedDict):
-    """Metadata of encoder.onnx; digest: the fingerprint of what it was exported from (ImageEncoder.digest)."""
-
-    __pydantic_config__ = OPEN
-
-    name: Text
-    size: whole(1, 4096)
-    width: whole(1, 2**20)
-    digest: Text
-
-
-def open_exported(path: Path, kind) -> tuple:
-    """An onnxruntime session of a file of tools.export, of as many threads as torch has, and its metadata as `kind` declares it. Raises
-    BadInput where onnxruntime is missing, or the file is none of those.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BadInput(f"--runtime onnx: onnxruntime is missing ({error}); {INSTALL}") from None
-    check_regular(path, "--checkpoint")
-    settings, again = onnxruntime.SessionOptions(), "export it anew (tools.export)"
-    settings.intra_op_num_threads, settings.log_severity_level = torch.get_num_threads(), 3
-    with parsing(f"{path}: not a model that tools.export wrote", again):
-        session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
-        found = session.get_modelmeta().custom_metadata_map
-    return session, checked(kind, {key: parse_json(text, f"{path}: {key}", again) for key, text in found.items()}, str(path), again)
-
-
 def exported_scorer(session) -> Callable:
     """`Detector.scorer` of a session of scorer.onnx."""
     reads, gives = ([one.name for one in ends] for ends in (session.get_inputs(), session.get_outputs()))
@@ -89,21 +56,6 @@ def exported_scorer(session) -> Callable:
         return found
 
     return scorer
-
-
-class ExportedEncoder(ImageEncoder):
-    """The encoder of a session of encoder.onnx."""
-
-    def __init__(self, session, about: Images):
-        super().__init__(nn.Identity(), name=about["name"], size=about["size"], width=about["width"], mean=(0.0,) * 3, std=(1.0,) * 3)
-        self.session, self.fingerprint = session, about["digest"]
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        """pictures (N, 3, size, size) uint8 -> (N, D) float32, unnormalised."""
-        return torch.from_numpy(self.session.run(["features"], {"pictures": pictures.numpy()})[0])
-
-    def digest(self) -> str:
-        return self.fingerprint
 
 
 def load_exported(
@@ -123,7 +75,7 @@ def load_exported(
     path = folder / SCORER
     if not folder.is_dir():
         raise BadInput(f"{folder}: no folder; with --runtime onnx name one that tools.export wrote")
-    session, about = open_exported(path, About)
+    session, about = read_onnx(path, "--checkpoint", About, torch.get_num_threads())
     notes, sentences, fill, images = list(about["notes"]), None, FILLS[0], None
     more = {"checkpoint": str(folder), "commit": about["commit"], "dataset": about["dataset"], "model": about["system"]}
     more |= {"runtime": "onnx", "scorer_digest": f"{zlib.crc32(read_bytes(path, '--checkpoint', 2**31)):08x}"}
@@ -133,13 +85,17 @@ def load_exported(
         sentences, fill = caption_side(about, about["caption_width"], path, caption_encoder, caption_pooling, notes)
         more |= {"caption_encoder_digest": sentences.digest(), "caption_fill": fill}
     if about["encoder"]:
-        images = ExportedEncoder(*open_exported(folder / ENCODER, Images))
+        images = OnnxEncoder(*read_onnx(folder / ENCODER, "--checkpoint", OnnxImages, torch.get_num_threads()))
         if images.digest() != about["encoder"] or images.size != recipe.size:
             raise BadInput(f"{folder / ENCODER}: of another export than {path}; export both anew (tools.export)")
         recipe = replace(recipe, crops=crops or 1, keep_aspect=recipe.keep_aspect if keep_aspect is None else keep_aspect)
         more |= {"encoder": images.name, "encoder_digest": images.digest()}
     elif crops or keep_aspect is not None:
         raise BadInput(f"{path}: reads captions alone; leave --crops and --aspect out")
+    widths = {"features": images and images.width, "captions": about["caption_width"], "fine": len(about["classes"])}
+    ends = [one for one in (*session.get_inputs(), *session.get_outputs()) if one.name not in ("coarse", "online")]
+    if odd := [one.name for one in ends if one.shape[1:] != [widths.get(one.name)]]:
+        raise BadInput(f"{path}: {odd[0]} is not as its metadata and the encoder say; export both anew (tools.export)")
     value, source = (threshold, "--threshold") if threshold is not None else pick_threshold(about, path, rate)
     return Detector(
         scorer=exported_scorer(session),
