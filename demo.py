@@ -3,6 +3,7 @@
     python demo.py VIDEO_OR_FOLDER                                  with the newest run's checkpoint
     python demo.py VIDEO --checkpoint runs/ucf-vadclip/seed-234/best.pt
     python demo.py VIDEO --checkpoint model_ucf.pth --model vadclip --data ucf      one that its authors released
+    python demo.py VIDEO --runtime onnx --checkpoint DIR            with what tools.export wrote
     python demo.py VIDEO --classes "person falling" smoke           your own events, by text alone
     python demo.py rtsp://camera/stream | 0 | -                     a stream, a webcam, a pipe: one JSON line per snippet and event
     python demo.py [FOLDER] --web                                   a page in the browser
@@ -39,7 +40,8 @@ NOT = {  # and those that do nothing in one
     "page": ("latency",),
 }
 TRAINED = ("checkpoint", "model", "data", "encoder", "distilbert", "sentence_encoder", "text_features")
-TRAINED += ("caption_encoder", "caption_pooling")
+TRAINED += ("caption_encoder", "caption_pooling", "runtime")
+EXPORTED = ("model", "data", "encoder", "clip", "distilbert", "sentence_encoder", "text_features", "precision")  # part of an export
 RELEASED = "of a checkpoint that its authors released"
 
 
@@ -98,6 +100,7 @@ def parse(argv) -> argparse.Namespace:
     add(model, "--crops", type=int, choices=(1, 5, 10), help="crops of a frame whose scores are averaged [1]")
     add(model, "--aspect", choices=("squash", "keep"), help="frames become 340 × 256, or keep their shape [as in training, else squash]")
     add(model, "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    add(model, "--runtime", choices=("torch", "onnx"), default="torch", help="onnx: --checkpoint is a folder of tools.export")
     add(model, "--precision", choices=("fp32", "bf16"), default="fp32", help="of encoder and model")
     output = parser.add_argument_group("output")
     add(output, "--output", metavar="DIR", help="folder of the results [runs/demo of this project]")
@@ -132,6 +135,11 @@ def check(options, given: set[str]) -> None:
             raise BadInput(f"--classes: is by text alone, --{name.replace('_', '-')} is of a trained checkpoint; leave one of them out")
     if (options.model or options.data) and not (options.model and options.data and options.checkpoint):
         raise BadInput("--model, --data: say what a released --checkpoint is of; give all three, or of a run of yours the checkpoint alone")
+    if options.runtime == "onnx":
+        if options.checkpoint is None:
+            raise BadInput("--runtime onnx: needs the folder that tools.export wrote; name it with --checkpoint")
+        if found := [name for name in EXPORTED if name in given] or ["device"] * (options.device not in ("auto", "cpu")):
+            raise BadInput(f"--{found[0].replace('_', '-')}: does nothing with --runtime onnx, on the CPU; leave it out")
     if options.normal and not options.classes:
         raise BadInput("--normal: says what normal looks like for --classes; leave it out, or name events")
     for name in ("threshold", "latency", "max_pixels", "max_seconds", "timeout"):
@@ -168,6 +176,15 @@ def make_detector(options):
 
         shared["crops"] = options.crops or 1
         detector = text_detector(options.clip or "ViT-B/16", options.classes, normal=options.normal or NORMAL, **shared)
+    elif options.runtime == "onnx":
+        from app.exported import load_exported
+
+        own = {"rate": options.false_positives, "caption_encoder": options.caption_encoder, "caption_pooling": options.caption_pooling}
+        detector = load_exported(Path(options.checkpoint), **own, **{name: shared[name] for name in ("crops", "keep_aspect", "threshold")})
+        print(
+            f"checkpoint: {printable(options.checkpoint)} ({detector.about['model']}, trained on {detector.about['dataset']})",
+            file=sys.stderr,
+        )
     else:
         from app.detector import load_detector
         from utils.runs import newest_checkpoint
@@ -175,6 +192,8 @@ def make_detector(options):
         typed = options.checkpoint is not None
         path = Path(options.checkpoint) if typed else newest_checkpoint()
         chosen = "named by --checkpoint" if typed else "the newest run; --checkpoint names another"
+        if (path / "scorer.onnx").exists():
+            raise BadInput(f"--checkpoint {path}: an export; add --runtime onnx")
         files = {name: getattr(options, name) for name in ("clip", "distilbert", "sentence_encoder", "text_features")}
         own = {"encoder": options.encoder, "files": files, "rate": options.false_positives}
         own |= {"caption_encoder": options.caption_encoder, "caption_pooling": options.caption_pooling}

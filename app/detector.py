@@ -1,4 +1,4 @@
-"""Scores of a user's own videos by a trained checkpoint. (app/zero_shot.py: by text alone.)
+"""Scores of a user's own videos by a trained checkpoint. (app/zero_shot.py: by text alone; app/exported.py: by an exported one.)
 
 T snippets, K crops, D feature width, C+1 classes (class 0 = normal).
 """
@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -215,6 +216,39 @@ def pick_threshold(saved: dict, path: Path, rate: float) -> tuple[float, str]:
     raise BadInput(f"{path}: no threshold for --false-positives {rate:g}: {why}, or give the threshold: --threshold 0.5")
 
 
+class Trained(NamedTuple):
+    """A checkpoint and its network, before anything is said of images and captions; notes: what a user should know of it."""
+
+    saved: dict
+    model: nn.Module
+    options: Resolved
+    classes: tuple[str, ...]
+    notes: list[str]
+
+
+def load_trained(
+    path: Path, *, released: Resolved | None = None, files: dict | None = None, device: str = "auto", precision: str = "fp32"
+) -> Trained:
+    """The network of a checkpoint; arguments and errors as of `load_detector`."""
+    saved = checkpoint.load(path)
+    given = {name: value for name, value in (files or {}).items() if value is not None} | {"device": device, "precision": precision}
+    if "options" in saved:
+        if released is not None:
+            raise BadInput(f"{path}: a checkpoint of ours says itself what it is of; leave --model and --data out")
+        options, classes = restore.saved_options(saved, path, **given), tuple(saved["classes"])
+    elif released is None:
+        raise BadInput(f"{path}: a released state dict does not say which system and classes it is of; name them with --model and --data")
+    else:
+        options, classes = replace(released, **given), load_dataset(released.data).names
+    model, notes = loading.load_model(options, options.seed, classes), []
+    if "options" in saved:
+        restore.matches(saved, model, path)
+    checkpoint.load_trained_state(model, saved["weights"], path)
+    if options.sample:
+        notes.append("The checkpoint was trained on the built-in sample of simulated features: its scores say nothing about this video.")
+    return Trained(saved, model.eval(), options, classes, notes)
+
+
 def load_detector(
     path: Path,
     *,
@@ -239,26 +273,12 @@ def load_detector(
     caption_encoder, caption_pooling: else those of the training captions.
     Raises BadInput for whatever does not fit.
     """
-    saved = checkpoint.load(path)
-    given = {name: value for name, value in (files or {}).items() if value is not None} | {"device": device, "precision": precision}
-    if "options" in saved:
-        if released is not None:
-            raise BadInput(f"{path}: a checkpoint of ours says itself what it is of; leave --model and --data out")
-        options, classes = restore.saved_options(saved, path, **given), tuple(saved["classes"])
-    elif released is None:
-        raise BadInput(f"{path}: a released state dict does not say which system and classes it is of; name them with --model and --data")
-    else:
-        options, classes = replace(released, **given), load_dataset(released.data).names
-    model, place, notes = loading.load_model(options, options.seed, classes), engine.pick_device(device), []
-    if "options" in saved:
-        restore.matches(saved, model, path)
-    checkpoint.load_trained_state(model, saved["weights"], path)
-    if options.sample:
-        notes.append("The checkpoint was trained on the built-in sample of simulated features: its scores say nothing about this video.")
+    saved, model, options, classes, notes = load_trained(path, released=released, files=files, device=device, precision=precision)
+    place = engine.pick_device(device)
     about = {"checkpoint": str(path), "commit": saved.get("commit"), "dataset": options.dataset, "model": options.model}
     reads, sentences, fill, images, recipe = SYSTEMS[options.model].inputs(options), None, FILLS[0], None, Recipe(crops=1)
     if "captions" in reads:
-        sentences, fill = caption_side(saved, options, path, caption_encoder, caption_pooling, notes)
+        sentences, fill = caption_side(saved, options.caption_width, path, caption_encoder, caption_pooling, notes)
         about |= {"caption_encoder_digest": sentences.to(place).digest(), "caption_fill": fill}
     if "features" in reads:
         images, recipe = picture_side(saved, model, options, path, encoder, crops or 1, keep_aspect, notes)
@@ -269,7 +289,7 @@ def load_detector(
     if recipe.crops != 1 and threshold is None:
         notes.append(CROPPED)
     with torch.inference_mode(), engine.autocast(place, precision):
-        text = model.eval().text_features()
+        text = model.text_features()
     return Detector(
         scorer=lambda videos: engine.predict(model, videos, options, place, text=text),
         encoder=images and images.eval(),
@@ -287,7 +307,7 @@ def load_detector(
     )
 
 
-def caption_side(saved: dict, options, path: Path, name: str | None, pooling: str | None, notes: list[str]) -> tuple[SentenceText, str]:
+def caption_side(saved: dict, width: int, path: Path, name: str | None, pooling: str | None, notes: list[str]) -> tuple[SentenceText, str]:
     """The sentence encoder of the captions, by default the one that made the training captions, and what rows without a sentence get, as in
     training. Raises BadInput where it is another one, or not to be had.
     """
@@ -303,10 +323,10 @@ def caption_side(saved: dict, options, path: Path, name: str | None, pooling: st
         raise BadInput(
             f"{path}: trained on captions as {made['encoder']} encodes them; say where it lies: --caption-encoder ({error})"
         ) from None
-    if sentences.output_width != options.caption_width:
+    if sentences.output_width != width:
         raise BadInput(
             f"--caption-encoder {name or made['encoder']}: vectors of width {sentences.output_width}, {path} reads "
-            f"{options.caption_width}; name the encoder of its caption features"
+            f"{width}; name the encoder of its caption features"
         )
     if made is None:
         fill = FILLS[0]

@@ -32,6 +32,7 @@ from utils.files import replacing
 from utils.options import PER_MACHINE, as_trained
 from utils.prefetch import ahead, make_loader, moved
 from utils.reading import OPEN, read_json_lines, real, whole
+from utils.systems.base import Output
 
 READ = 20  # steps of a GPU after which their losses are read; until then it is not waited for
 WHOLE = 8192  # snippets, 73 minutes at 30 fps: of longer videos a T × T adjacency does not fit into memory
@@ -366,6 +367,12 @@ def not_finite(values: dict, epoch: int, number: int, names: list[str]) -> str:
     )
 
 
+def tested(out: Output) -> Scores:
+    """The scores in a model's output, as tensors (B, T) and (B, T, C+1)."""
+    classes = out.alignment.float().softmax(-1) if out.probs is None and out.alignment is not None else out.probs
+    return Scores(out.coarse, classes, out.online)
+
+
 @torch.inference_mode()
 def predict(
     model: nn.Module, videos: Iterable[tuple], options, device: torch.device, total: int | None = None, text: Tensor | None = None
@@ -394,10 +401,7 @@ def predict(
             features, *captions = (moved(nn.utils.rnn.pad_sequence(column, batch_first=True), device) for column in columns)
             with autocast(device, options.precision):
                 out = model(features, lengths, *captions, text=text)
-            fine = out.probs
-            if fine is None and out.alignment is not None:
-                fine = out.alignment.float().softmax(-1)
-            found.append([part if part is None else part.float() for part in (out.coarse, fine, out.online)])
+            found.append([part if part is None else part.float() for part in tested(out)])
         for batch, parts in zip(batches, on_host(found), strict=True):
             for row, (name, position, (valid, *_)) in enumerate(batch):
                 scores[name][position] = [part if part is None else part[row, : len(valid)] for part in parts]

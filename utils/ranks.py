@@ -187,13 +187,13 @@ def batch_norm(norm: nn.BatchNorm1d, x: Tensor, mask: Tensor | None = None) -> T
     """norm(x) of x (N, W) or (N, W, T), in training by the statistics of all ranks' N · T values. With a mask (N, T) only those count that
     it names, and the others become 0.
     """
+    if not norm.training or (count() == 1 and mask is None):
+        return norm(x) if mask is None else norm(x) * mask[:, None]
     if mask is not None and is_host(x.device):  # fewer rows to go over
         rows = x.movedim(1, -1)
         y = torch.zeros_like(rows)
         y[mask] = batch_norm(norm, rows[mask]).to(y)
         return y.movedim(-1, 1)
-    if not norm.training or (count() == 1 and mask is None):
-        return norm(x) if mask is None else norm(x) * mask[:, None]
     rows = x.float().movedim(1, -1).flatten(0, -2)  # (N · T, W)
     width, valid = rows.shape[1], rows.new_ones(len(rows), 1) if mask is None else mask.reshape(-1, 1).float()
     rows, number = rows * valid, valid.sum(0)

@@ -312,3 +312,20 @@ def _check_sizes(config: dict, place: str, option: str) -> None:
             _check_sizes(value, f"{place}: {key}", option)
         elif isinstance(value, int) and not -most <= value <= most:
             raise BadInput(f"{place}: {key} {shown(value)}; expected at most {most:,}; check {option}")
+
+
+def read_onnx(path: Path | str, option: str, kind, threads: int) -> tuple:
+    """A file of tools.export: its session in onnxruntime, on so many threads of the CPU, and its metadata, JSON in each value, as the
+    schema `kind` describes it. Raises BadInput where onnxruntime is missing, or the file is another one.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BadInput(f"{option} {path}: onnxruntime is missing ({error}); pip install -r requirements-app.txt") from None
+    check_regular(path, option)
+    settings, todo = onnxruntime.SessionOptions(), f"export it anew (tools.export); check {option}"
+    settings.intra_op_num_threads, settings.log_severity_level = threads, 3
+    with parsing(f"{path}: not a model in ONNX", todo):
+        session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+        found = session.get_modelmeta().custom_metadata_map
+    return session, checked(kind, {key: parse_json(text, f"{path}: {key}", todo) for key, text in found.items()}, str(path), todo)

@@ -8,6 +8,7 @@
     python -m tools.bench mamba        Mamba's scan, and a training step of TrCLIP-VAD at the paper's sizes
     python -m tools.bench loader       bags a second: features packed and kept in memory, against separate files
     python -m tools.bench device       one training step of the systems with a text side, on a GPU
+    python -m tools.bench onnx         what tools.export writes, in onnxruntime, against PyTorch
     python -m tools.bench extract      ten-crop features of a video, with a tiny encoder and with one of ViT-B/16's sizes
 
 Run it on an idle machine; a figure taken beside other work says nothing.
@@ -21,7 +22,7 @@ import torch
 
 from utils.errors import BadInput, Parser, exit_code
 
-BENCHES = ("step", "metrics", "vadclip", "dsanet", "mamba", "extract", "loader", "device")
+BENCHES = ("step", "metrics", "vadclip", "dsanet", "mamba", "extract", "loader", "onnx", "device")
 
 
 def main(argv=None):

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from utils.errors import BadInput
+from utils.reading import OPEN, Text, whole
 from utils.text import load_clip
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -70,6 +72,31 @@ class LiteEncoder(ImageEncoder):
 
     def encode(self, x: Tensor) -> Tensor:
         return self.network.extract_features(x).mean((2, 3))
+
+
+class OnnxImages(TypedDict):
+    """What a file of an OnnxEncoder says of itself in its metadata; digest: of the encoder that it was exported from."""
+
+    __pydantic_config__ = OPEN
+
+    name: Text
+    size: whole(1, 4096)
+    width: whole(1, 2**20)
+    digest: Text
+
+
+class OnnxEncoder(ImageEncoder):
+    """An encoder that tools.export wrote, in a session of onnxruntime."""
+
+    def __init__(self, session, about: OnnxImages):
+        super().__init__(nn.Identity(), name=about["name"], size=about["size"], width=about["width"], mean=(0.0,) * 3, std=(1.0,) * 3)
+        self.session, self.exported = session, about["digest"]
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return torch.from_numpy(self.session.run(["features"], {"pictures": pictures.numpy()})[0])
+
+    def digest(self) -> str:
+        return self.exported
 
 
 def short_name(name_or_path: str) -> str:
