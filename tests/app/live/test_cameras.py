@@ -9,8 +9,10 @@ import os
 import random
 import re
 import signal
+import socket
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -207,7 +209,7 @@ def test_several_cameras_one_of_them_dead(tmp_path, capfd):
         [event] = lines_of(own, "event", "end")
         assert (event["first_snippet"], event["last_snippet"], event["class"]) == (7, min(12, count - 1), "fire")
     retries = lines_of(of_camera(text, "cam2"), "connection", "retry")
-    assert [line["wait"] for line in retries][:2] == [1, 2][: len(retries)]
+    assert [line["wait"] for line in retries][:2] == [2, 4][: len(retries)]
     assert "refused" in retries[0]["reason"]
     assert [line["state"] for line in lines_of(text, "connection") if line["camera"] == "cam2"][-1] == "end"
     status = (tmp_path / "live" / "status.json").read_text()
@@ -320,9 +322,32 @@ class Yard:
 
     def __init__(self, count, seconds):
         self.frames, self.large = h264_units(range(1000)), h264_units(range(1000), (128, 96))
-        self.over, self.end, self.began = threading.Event(), seconds, time.monotonic()
+        self.over, self.end = threading.Event(), seconds
         self.faults = [None] * (count - len(FAULTS)) + list(FAULTS)
-        self.servers = [Server(*[self.part(fault)] * 1000, raw=True) for fault in self.faults]
+        self.listeners = [socket.create_server(("127.0.0.1", 0)) for _ in self.faults]
+        self.threads = [threading.Thread(target=self.serve, args=pair) for pair in zip(self.listeners, self.faults, strict=True)]
+
+    def __enter__(self):
+        self.began = time.monotonic()
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        for thread, listener in zip(self.threads, self.listeners, strict=True):
+            thread.join()
+            listener.close()
+
+    def serve(self, listener, kind):
+        part = self.part(kind)
+        listener.settimeout(0.2)
+        while not self.over.is_set():
+            with contextlib.suppress(TimeoutError):
+                client, _ = listener.accept()
+                client.settimeout(20)
+                with client, contextlib.suppress(OSError):
+                    part(client)
 
     def share(self):
         """Of the run that is over."""
@@ -355,8 +380,7 @@ class Yard:
         def camera(client):
             if kind == "dies" and 0.4 < self.share() < 0.6:
                 return  # nobody is at home
-            with contextlib.suppress(OSError):
-                live_camera(client, self.frames, self.over.is_set, fault=fault)
+            live_camera(client, self.frames, self.over.is_set, fault=fault)
 
         return camera
 
@@ -368,8 +392,8 @@ def test_cameras_that_fail_beside_others(tmp_path, monkeypatch):
     """CAMERAS=16 CAMERA_SECONDS=1200 python -m pytest -s -m slow tests/app/live/test_cameras.py -k beside: the run of docs/on-duty.md."""
     monkeypatch.setattr(live, "TIMEOUT", 3.0)
     long, latency = SECONDS > 300, 5.0 if SECONDS > 300 else 60.0  # in a short run on a busy machine nothing is late
-    yard, detector, marks, delays = Yard(CAMERAS, SECONDS), make_detector(length=64, threshold=0.8), {}, []
-    left = [0.1, 0.5, 1.0]
+    yard, detector, marks, delays = Yard(CAMERAS, SECONDS), make_detector(length=16, threshold=0.8), {}, []
+    left, opened = [0.1, 0.5, 1.0], Counter()
 
     def enough(line):
         if line["type"] == "snippet" and yard.faults[int(line["camera"][3:])] is None:
@@ -378,24 +402,22 @@ def test_cameras_that_fail_beside_others(tmp_path, monkeypatch):
             children = [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if "app.live.stream" in _read(entry / "cmdline")]
             own = [pid for pid in children if _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()[1:2] == [str(os.getpid())]]
             marks[left.pop(0)] = (memory(), max(map(memory, own)), len(own))
-        return yard.share() >= 1
+        opened.update([line["camera"]] if line.get("state") == "open" else [])
+        back = all(opened[f"cam{i}"] > 1 for i, fault in enumerate(yard.faults) if fault in ("dies", "stalls"))
+        return yard.share() >= 1 and (back or yard.share() > 8)  # on a busy machine all takes its time
 
-    with Receiver() as receiver, contextlib.ExitStack() as stack:
-        for server in yard.servers:
-            stack.enter_context(server)
+    with Receiver() as receiver, yard:
         alerts = f'[alerts]\nwebhook = "{receiver.address}"\nsecret = "${{HOOK_SECRET}}"\ncool_down = 20\n'
-        path = written(tmp_path, alerts, *(server.port for server in yard.servers))
+        path = written(tmp_path, alerts, *(listener.getsockname()[1] for listener in yard.listeners))
         path.write_text(path.read_text().replace("tcp://", "rtsp://"))
         before = time.process_time()
         text = run(detector, path, enough, latency=latency)
         spent = time.process_time() - before
-        yard.over.set()
 
     for share, (parent, child, count) in marks.items():
         print(f"{100 * share:3.0f} %: {parent / 2**20:.1f} MB, the largest of {count} reading processes {child / 2**20:.1f} MB")
-    print(
-        f"{len(delays):,} snippets of sound cameras, the latest {max(delays):.2f} s after its last frame; {spent / SECONDS:.2f} of a core"
-    )
+    print(f"{len(delays):,} snippets of sound cameras, the latest {max(delays):.2f} s after its last frame")
+    print(f"{spent / SECONDS:.2f} of a core for this process, which the cameras are in, too")
     print(f"{len(receiver.taken)} alerts, {sum(len(event['clip'] or '') for event in receiver.taken) >> 10} KB of clips")
     for i, fault in enumerate(yard.faults):
         own = of_camera(text, f"cam{i}")
