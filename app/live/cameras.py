@@ -19,6 +19,8 @@ from urllib.parse import quote
 from pydantic import AfterValidator, ConfigDict, Field
 from typing_extensions import TypedDict
 
+from app.live.alarm import Alarm, Footage, Rules
+from app.live.feed import Feed
 from app.live.spool import Command, Spool, Webhook
 from app.live.stream import parse_source
 from utils.errors import BadInput, printable
@@ -133,28 +135,24 @@ def run(detector, plan: File, *, latency: float, out=None, record: Path | str | 
 
     latency: of those that say none; else as app.live.follower.run, whose errors it raises, and BadInput for classes that are not known.
     """
-    from app.live.alarm import Alarm, Footage, Rules
-    from app.live.feed import Feed
     from app.live.follower import Follower, Lines, OutputClosed, check, follow, stop_signals
 
     check(detector, latency, "cameras")
     for camera in plan["camera"]:
         if unknown := set(camera.get("classes", ())) - set(detector.classes[1:]):
             raise BadInput(f"{camera['name']}: classes {sorted(unknown)} are not known; expected some of {', '.join(detector.classes[1:])}")
-    folder, alerts, news, written = make_folder(folder_of(plan)), plan.get("alerts"), deque(), 0.0
-    rules = Rules(**{name: alerts[name] for name in Rules._fields if name in alerts}) if alerts else None
-    sinks = {"webhook": Webhook(alerts["webhook"], alerts["secret"])} if alerts and "webhook" in alerts else {}
-    sinks |= {"command": Command(alerts["command"])} if alerts and "command" in alerts else {}
-    changed, sources, followers = threading.Condition(), [], {}
-
-    def told(state: str, **fields) -> None:
-        news.append({"state": state, **fields})
-
+    folder, alerts, news, written = make_folder(folder_of(plan)), plan.get("alerts", {}), deque(), 0.0
+    rules = Rules(**{name: alerts[name] for name in Rules._fields if name in alerts})
+    sinks = {"webhook": Webhook(alerts["webhook"], alerts["secret"])} if "webhook" in alerts else {}
+    sinks |= {"command": Command(alerts["command"])} if "command" in alerts else {}
+    changed, sources, spool = threading.Condition(), {}, None
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(folder))
         lines = stack.enter_context(Lines(sys.stdout if out is None else out, record))
-        spool = Spool(folder / "alerts", sinks, limit=alerts.get("spool_mb", 1000) << 20, told=told) if alerts else None
-        stack.callback(lambda: spool and spool.close())
+        if sinks:
+            told = lambda state, **fields: news.append({"state": state, **fields})  # noqa: E731
+            spool = Spool(folder / "alerts", sinks, limit=alerts.get("spool_mb", 1000) << 20, told=told)
+            stack.callback(spool.close)
         stopped = stack.enter_context(stop_signals())
 
         def tick() -> None:
@@ -162,36 +160,30 @@ def run(detector, plan: File, *, latency: float, out=None, record: Path | str | 
             while news:
                 lines("alert", **news.popleft())
             if time.monotonic() - written >= 1:
-                written = time.monotonic()
-                with contextlib.suppress(BadInput):  # a full disk: there is an older one
-                    write_json(folder / "status.json", _status(followers, spool))
+                written, cameras = time.monotonic(), {name: follower.state() for name, (_, follower) in sources.items()}
+                status = {"time": time.time(), "cameras": cameras, "waiting": spool and spool.waiting, "problem": spool and spool.problem}
+                with contextlib.suppress(BadInput):  # a full disk: an older one stands there
+                    write_json(folder / "status.json", status)
 
         for camera in plan["camera"]:
             name, own, footage, alarm = camera["name"], camera.get("latency", latency), None, None
-            threshold = camera.get("threshold", detector.threshold)
-            if alerts:
+            if spool:
                 footage = Footage(rules.before + rules.longest + rules.merge + 2 * own + 15)
                 more = {"interest": camera.get("classes"), "hours": camera.get("hours")}
+                threshold = camera.get("threshold", detector.threshold)
                 alarm = Alarm(rules, detector.classes, threshold, footage, partial(spool.put, name), **more)
-            source = parse_source(camera["address"])
-            more = {"wait": None, "reconnect": True, "attempts": None, "timeout": TIMEOUT, "max_pixels": max_pixels}
-            more |= {"persist": True, "changed": changed, "polygon": camera.get("polygon"), "footage": footage}
-            feed = stack.enter_context(Feed(source, detector.recipe, patience=own, **more))
+            source, more = parse_source(camera["address"]), {"persist": True, "changed": changed, "footage": footage}
+            more |= {"wait": None, "reconnect": True, "attempts": None, "timeout": TIMEOUT, "max_pixels": max_pixels}
+            feed = stack.enter_context(Feed(source, detector.recipe, patience=own, polygon=camera.get("polygon"), **more))
             more = {"latency": own, "threshold": camera.get("threshold"), "alarm": alarm, "persist": True}
-            followers[name] = Follower(detector, partial(lines, camera=name), source.shown, **more)
-            sources.append((feed, followers[name]))
+            sources[name] = feed, Follower(detector, partial(lines, camera=name), source.shown, **more)
         with contextlib.suppress(OutputClosed):
-            follow(detector, sources, stopped, tick)
+            follow(detector, [*sources.values()], stopped, tick)
             if spool:
                 spool.close()
             tick()
     if stopped.is_set():
         raise KeyboardInterrupt
-
-
-def _status(followers: dict, spool: Spool | None) -> dict:
-    cameras = {name: follower.state() for name, follower in followers.items()}
-    return {"time": time.time(), "cameras": cameras, "waiting": spool.waiting if spool else None, "problem": spool.problem if spool else ""}
 
 
 class Status(TypedDict):
@@ -200,7 +192,7 @@ class Status(TypedDict):
     time: real()
     cameras: dict[Text, dict[Text, Any]]
     waiting: int | None
-    problem: Text
+    problem: Text | None
 
 
 def show_status(plan: File) -> None:

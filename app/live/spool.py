@@ -25,25 +25,25 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from utils.errors import BadInput, printable
+from utils.errors import BadInput
 from utils.files import make_folder
 
 TIMEOUT = 60.0  # seconds that a receiver may take for one event
 LONGEST_WAIT = 60.0  # seconds between two attempts
-KEPT = 8  # events whose pictures wait in memory for the disk, at most
+KEPT = 256 << 20  # bytes of pictures that wait in memory for the disk, at most
 RESERVE = 1 << 20  # bytes of a file that is given up where the disk is full, so that events still find a place
 NAME = re.compile(r"(\d{20}-[0-9a-f]{8})\.([^.]+)\.([a-z+]+)\.json")
+ADDRESS = re.compile(r"http(s?)://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::(\d{1,4}|[1-5]\d{4}))?(/[!\"$-~]*)?")
 MEDIA = (".jpg", ".mp4")
 
 
 class Refused(Exception):
-    """A receiver did not take an event; `large`: because of its size."""
+    """A receiver did not take an event."""
 
-    def __init__(self, reason: str, large: bool = False):
-        super().__init__(reason)
-        self.large = large
+
+class TooLarge(Refused):
+    """Because of its pictures."""
 
 
 class Webhook:
@@ -53,12 +53,11 @@ class Webhook:
     """
 
     def __init__(self, address: str, secret: str):
-        self._secret, parts = secret.encode(), urlsplit(address)
-        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        if not (parts := ADDRESS.fullmatch(address)):
             raise BadInput("alerts.webhook: no address of a web server; expected https://HOST/PATH without a user in it; correct it")
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connect = lambda: kind(parts.hostname, parts.port, timeout=TIMEOUT / 2)
-        self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        kind = http.client.HTTPSConnection if parts[1] else http.client.HTTPConnection
+        self._connect = lambda: kind(parts[2], parts[3], timeout=TIMEOUT / 2)
+        self._target, self._secret = parts[4] or "/", secret.encode(errors="surrogateescape")
 
     def __call__(self, key: str, event: bytes, picture: Path, clip: Path) -> None:
         body = event.rstrip()[:-1]
@@ -75,18 +74,18 @@ class Webhook:
         try:
             connection.request("POST", self._target, body, headers)
             status = connection.getresponse().status
-        except (OSError, http.client.HTTPException) as error:
-            raise Refused(printable(getattr(error, "strerror", None) or type(error).__name__)) from None
+        except http.client.HTTPException as error:
+            raise Refused(type(error).__name__) from None
         finally:
             late.cancel()
             connection.close()
         if not 200 <= status < 300:
-            raise Refused(f"it answered {status}", large=status == 413)
+            raise (TooLarge if status == 413 else Refused)(f"it answered {status}")
 
 
 class Command:
-    """Starts a command with the event as JSON on standard input, ALERT_KEY, and the paths ALERT_PICTURE and ALERT_CLIP, empty where there
-    is none. Exit code 0 means that it was taken; the files go then.
+    """Starts a command: the event as JSON on standard input, the environment has ALERT_KEY, and the paths ALERT_PICTURE and ALERT_CLIP,
+    empty where there is none. Exit code 0 means that it was taken; the files go then.
     """
 
     def __init__(self, words: list[str]):
@@ -95,19 +94,14 @@ class Command:
     def __call__(self, key: str, event: bytes, picture: Path, clip: Path) -> None:
         files = {"ALERT_PICTURE": picture, "ALERT_CLIP": clip}
         environment = os.environ | {"ALERT_KEY": key} | {name: str(path) if path.exists() else "" for name, path in files.items()}
-        try:
-            more = {"stdin": subprocess.PIPE, "stdout": 2, "env": environment, "start_new_session": True}  # our output is JSON lines
-            process = subprocess.Popen(self._words, **more)
-        except OSError as error:
-            raise Refused(f"cannot be started ({error.strerror})") from None
+        more = {"stdin": subprocess.PIPE, "stdout": 2, "env": environment, "start_new_session": True}  # our output is JSON lines
+        process = subprocess.Popen(self._words, **more)
         try:
             process.communicate(event, timeout=TIMEOUT)
         except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
             raise Refused(f"ran longer than {TIMEOUT:g} s") from None
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
         if process.returncode:
             raise Refused(f"exit code {process.returncode}")
 
@@ -127,6 +121,7 @@ class Spool:
         self._paths: dict[str, Path] = {}  # key -> its JSON
         self._media: dict[str, int] = {}  # key -> bytes, the oldest first
         self.problem = ""
+        self._place = os.open(self.folder, os.O_RDONLY)
         self._load()
         self._threads = [threading.Thread(target=self._write_all, daemon=True)]
         self._threads += [threading.Thread(target=self._deliver, args=(name,), daemon=True) for name in sinks]
@@ -144,8 +139,11 @@ class Spool:
             self._last = max(time.time_ns(), self._last + 1)  # in order though the clock be set back
             key = f"{self._last:020d}-{secrets.token_hex(4)}"
             self._unwritten.append([key, camera, {"key": key, "camera": camera} | event, {".jpg": picture, ".mp4": clip}])
-            for item in list(self._unwritten)[:-KEPT]:
-                item[3] = {}
+            over = sum(len(content or b"") for *_, media in self._unwritten for content in media.values()) - KEPT
+            for item in self._unwritten:
+                if over > 0:
+                    over -= sum(len(content or b"") for content in item[3].values())
+                    item[3] = {}
             self._changed.notify_all()
             return key
 
@@ -179,31 +177,25 @@ class Spool:
     def _files(self, key: str) -> list[Path]:
         return [self.folder / f"{key}{end}" for end in MEDIA]
 
-    def _save(self, path: Path, content: bytes) -> None:
-        temporary = path.with_name(f"{path.name}.tmp")
+    def _save(self, name: str, content: bytes) -> Path:
+        """A file that is whole, and on the disk."""
+        temporary = self.folder / f"{name}.tmp"
         try:
             with temporary.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            path = temporary.rename(self.folder / name)
+            os.fsync(self._place)  # of the names
+            return path
         except OSError:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+            temporary.unlink(missing_ok=True)
             raise
-
-    def _settle(self) -> None:
-        """Renames are on the disk when this returns."""
-        folder = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
     def _reserve(self) -> None:
         if not (self.folder / "reserve").exists():
             with contextlib.suppress(OSError):
-                self._save(self.folder / "reserve", bytes(RESERVE))
+                self._save("reserve", bytes(RESERVE))
 
     def _write_all(self) -> None:
         while True:
@@ -213,13 +205,11 @@ class Spool:
                 if not self._unwritten:
                     return
                 key, camera, event, media = item = self._unwritten[0]
-            path = self.folder / f"{key}.{camera}.{'+'.join(sorted(self._sinks))}.json"
             try:
                 for end, content in media.items():
                     if content:
-                        self._save(self.folder / f"{key}{end}", content)
-                self._save(path, json.dumps(event).encode())
-                self._settle()
+                        self._save(f"{key}{end}", content)
+                path = self._save(f"{key}.{camera}.{'+'.join(sorted(self._sinks))}.json", json.dumps(event).encode())
             except OSError as error:
                 self.problem = error.strerror
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._make_room(item):
@@ -255,28 +245,20 @@ class Spool:
                 self._drop(key)
         return key is not None
 
-    def _drop(self, key: str, *ends: str) -> None:
+    def _drop(self, key: str) -> None:
         for path in self._files(key):
-            if not ends or path.suffix in ends:
-                path.unlink(missing_ok=True)
-        self._media[key] = sum(path.stat().st_size for path in self._files(key) if path.exists())
-
-    def _next(self, name: str, ready: dict[str, float]) -> tuple[str | None, str | None, float | None]:
-        """(camera, key) of the oldest event that may be sent now; or the seconds until one may."""
-        heads = [(keys[0], camera) for camera, keys in self._queues[name].items() if keys]
-        now = time.monotonic()
-        if due := [head for head in heads if ready.get(head[1], 0) <= now]:
-            return *min(due)[::-1], None
-        return None, None, min((ready[camera] - now for _, camera in heads), default=None)
+            path.unlink(missing_ok=True)
+        self._media[key] = 0
 
     def _deliver(self, name: str) -> None:
-        ready, failures = {}, defaultdict(int)  # camera -> when it may be tried again, attempts that failed
+        ready, failures = defaultdict(float), defaultdict(int)  # of a camera: when it may be tried again, attempts that failed
         while True:
             with self._changed:
-                camera, key, left = self._next(name, ready)
                 if self._closed:
                     return
-                if key is None:
+                heads = [(max(0.0, ready[one] - time.monotonic()), keys[0], one) for one, keys in self._queues[name].items() if keys]
+                left, key, camera = min(heads, default=(None, "", ""))
+                if left or not key:
                     self._changed.wait(left)
                     continue
                 event = _content(self._paths[key])  # another sink may rename it
@@ -285,16 +267,16 @@ class Spool:
                     self._sinks[name](key, event, *self._files(key))
                 self._take(name, camera, key)
             except (Refused, OSError) as error:
-                if getattr(error, "large", False) and self._media.get(key):
-                    with self._changed:
-                        self._drop(key, *([".mp4"] if self._files(key)[1].exists() else []))
+                if isinstance(error, TooLarge) and self._media[key]:
+                    self._drop(key)
                     continue
                 failures[camera] += 1
                 wait = min(2.0 ** min(failures[camera] - 1, 10), LONGEST_WAIT)
                 ready[camera] = time.monotonic() + wait
-                self._told("refused", camera=camera, key=key, sink=name, reason=str(error), attempt=failures[camera], wait=wait)
+                reason = getattr(error, "strerror", None) or str(error)
+                self._told("refused", camera=camera, key=key, sink=name, reason=reason, attempt=failures[camera], wait=wait)
                 continue
-            failures.pop(camera, None)
+            failures[camera] = 0
             self._told("taken", camera=camera, key=key, sink=name)
 
     def _take(self, name: str, camera: str, key: str) -> None:
