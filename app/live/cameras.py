@@ -120,7 +120,7 @@ def _filled(text: str, place: str, quoted: bool = False) -> str:
     def value(found) -> str:
         if not (known := os.environ.get(found[1])):
             raise BadInput(f"{place}: the environment has no {found[1]}; export it, or name it in the service's EnvironmentFile")
-        return quote(known, safe="") if quoted and found[0] != text else known
+        return quote(known, safe="", errors="surrogateescape") if quoted and found[0] != text else known
 
     return re.sub(r"\$\{(\w+)\}", value, text)
 
@@ -175,8 +175,9 @@ def run(detector, plan: File, *, latency: float, out=None, record: Path | str | 
             source, more = parse_source(camera["address"]), {"persist": True, "changed": changed, "footage": footage}
             more |= {"wait": None, "reconnect": True, "attempts": None, "timeout": TIMEOUT, "max_pixels": max_pixels}
             feed = stack.enter_context(Feed(source, detector.recipe, patience=own, polygon=camera.get("polygon"), **more))
-            more = {"latency": own, "threshold": camera.get("threshold"), "alarm": alarm, "persist": True}
+            more = {"latency": own, "threshold": camera.get("threshold"), "alarm": alarm}
             sources[name] = feed, Follower(detector, partial(lines, camera=name), source.shown, **more)
+            sources[name][1].persist = True
         with contextlib.suppress(OutputClosed):
             follow(detector, [*sources.values()], stopped, tick)
             if spool:

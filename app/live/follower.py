@@ -110,24 +110,14 @@ class Lines:
 class Follower:
     """What becomes of a source's items, one after the other: lines, and alerts where there is an alarm.
 
-    threshold: else the detector's; persist: it is no fault where the first connection cannot be made.
+    threshold: 0 for the detector's; persist: it is no fault where the first connection cannot be made.
     """
 
-    def __init__(
-        self,
-        detector,
-        lines: Callable,
-        shown: str,
-        *,
-        latency: float,
-        threshold: float | None = None,
-        alarm: Alarm | None = None,
-        persist: bool = False,
-    ):
+    persist = False
+
+    def __init__(self, detector, lines: Callable, shown: str, *, latency: float, threshold: float = 0, alarm: Alarm | None = None):
         self.detector, self.lines, self.shown, self.latency, self.alarm = detector, lines, shown, latency, alarm
-        self.threshold, self.threshold_from, self._persist = threshold or detector.threshold, detector.threshold_from, persist
-        if threshold is not None:
-            self.threshold_from = "the camera's own"
+        self.threshold, self.threshold_from = threshold or detector.threshold, "the camera's own" if threshold else detector.threshold_from
         self.scorer, self.events = Scorer(detector), Events(detector.classes, self.threshold)
         self.score = self.delay = None  # of the last snippet
         self.opened: Opened | None = None
@@ -175,7 +165,7 @@ class Follower:
 
     def cut(self, cut: Cut) -> None:
         """The connection broke, or could not be made. Raises BadInput where it is the first."""
-        if self.connection < 0 and not self._persist:
+        if self.connection < 0 and not self.persist:
             advice = "check the address, and that it is being sent"
             if self.shown == PIPE:  # an MP4 may have its index at its end, where a pipe cannot look
                 advice = "pipe it in as it can be read from its start: ffmpeg -i FILE -c copy -f mpegts - | python demo.py -"

@@ -9,7 +9,6 @@ snippets together, so that nothing is lost where the child hangs and is killed.
 """
 
 import contextlib
-import io
 import json
 import os
 import re
@@ -24,12 +23,11 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from utils.errors import BadInput
 from utils.video.child import command, environment, limit_memory
 from utils.video.crops import Recipe, part_of
-from utils.video.decoder import SLIMMEST
+from utils.video.decoder import SLIMMEST, jpeg_of
 from utils.video.display import pixel_aspect, shown_size
 from utils.video.fragments import PART, Copier, Fragment
 from utils.video.frames import FORMATS, FPS, MAX_PIXELS, clock_of, lasts, rate_of, shown, to_rgb, video_stream
@@ -122,26 +120,14 @@ class Connection:
     """A stream, opened once. Iterate over it, and it gives Opened, Snippet …, Cut; or Cut alone, where it cannot be opened.
 
     first: the number of its first snippet. timeout: seconds without data, after which the child gives up; it is killed where it does not
-    (never for a pipe, which may pause). polygon: see `part_of`. footage: give a Fragment now and then, too, and JPEGs.
+    (never for a pipe, which may pause). more: see `read`.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        recipe: Recipe,
-        *,
-        first: int = 0,
-        timeout: float = 10.0,
-        max_pixels: int = MAX_PIXELS,
-        memory: int = MEMORY,
-        polygon: list | None = None,
-        footage: bool = False,
-    ):
+    def __init__(self, source: Source, recipe: Recipe, *, first: int = 0, timeout: float = 10.0, **more):
         self._next, self._stride = first, recipe.stride
         self._patience = None if source.piped else 2 * timeout + 5  # opening and looking at the first packets may take `timeout` each
         self._waiting_since, self._hung, self._over = None, False, threading.Event()
-        limits = {"timeout": timeout, "max_pixels": max_pixels, "memory": memory}
-        task = json.dumps({"source": asdict(source), "recipe": asdict(recipe), "limits": limits, "polygon": polygon, "footage": footage})
+        task = json.dumps({"source": asdict(source), "recipe": asdict(recipe), "more": {"timeout": timeout, **more}})
         self._child = subprocess.Popen(
             command("app.live.stream", *([task] if source.piped else [])),  # all users see a command line, and an address has a password
             stdin=None if source.piped else subprocess.PIPE,
@@ -264,26 +250,12 @@ def open_source(source: Source, *, timeout: float, max_pixels: int):
     return container, stream, {"fps": rate or FPS, "assumed": rate is None, "recorded": recorded}
 
 
-def jpeg_of(picture: np.ndarray, shown: tuple[int, int]) -> bytes:
-    """A picture (H, W, 3) that is shown at `shown` pixels, as a JPEG."""
-    shrink, file = min(1.0, LONGEST / max(shown)), io.BytesIO()
-    size = tuple(max(1, round(side * shrink)) for side in shown)
-    Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0).save(file, "JPEG", quality=85)
-    return file.getvalue()
-
-
 def read(
-    source: Source,
-    recipe: Recipe,
-    send,
-    *,
-    timeout: float,
-    max_pixels: int,
-    memory: int,
-    polygon: list | None = None,
-    footage: bool = False,
+    source: Source, recipe: Recipe, send, *, timeout: float, max_pixels=MAX_PIXELS, memory=MEMORY, polygon=None, footage=False
 ) -> None:
-    """Open and decode `source`, and `send(kind, data)` each message of it."""
+    """Open and decode `source`, and `send(kind, data)` each message of it. polygon: the part of its pictures that counts (`part_of`);
+    footage: send its packets, too (Copier), and JPEGs.
+    """
     import av
 
     limit_memory(memory)
@@ -304,7 +276,8 @@ def read(
                 if number % recipe.stride == 0:
                     picture, size, jpeg = to_rgb(frame), shown_size(frame, aspect), b""
                     if footage:
-                        jpeg = jpeg_of(picture, size)
+                        shrink = min(1.0, LONGEST / max(size))
+                        jpeg = jpeg_of(picture, [max(1, round(side * shrink)) for side in size])
                     if polygon:
                         picture, share = part_of(picture, polygon)
                         size = tuple(max(1, round(side * part)) for side, part in zip(size, share, strict=True))
@@ -339,8 +312,7 @@ def main() -> None:
         except BrokenPipeError:  # no error of the stream: the parent is gone
             os._exit(1)
 
-    more = task["limits"] | {name: task.get(name) for name in ("polygon", "footage")}
-    read(Source(**task["source"]), Recipe(**task["recipe"]), send, **more)
+    read(Source(**task["source"]), Recipe(**task["recipe"]), send, **task["more"])
 
 
 if __name__ == "__main__":
