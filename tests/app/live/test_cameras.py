@@ -188,7 +188,7 @@ def test_several_cameras_one_of_them_dead(tmp_path, capfd):
     """All lines name the camera, what is alive is scored whole, and nothing tells a password."""
     over, done, seen = threading.Event(), set(), []
     detector = Numbers()
-    with Server(sent(range(402), over)) as first, Server(sent(range(194), over)) as second:
+    with Server(sent(range(410), over)) as first, Server(sent(range(202), over)) as second:
         path = written(tmp_path, "", first.port, second.port, 1)
         text = path.read_text().replace('127.0.0.1:1"', 'user:${CAM_PASSWORD}@127.0.0.1:1"')
         path.write_text(text.replace("tcp://127.0.0.1:", "tcp://user:${CAM_PASSWORD}@127.0.0.1:"))
