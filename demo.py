@@ -300,7 +300,7 @@ def main(argv=None) -> None:
     if not options.web and are_cameras(options.sources[0]):
         from app.live import cameras
 
-        plan = cameras.read_cameras(options.sources[0])
+        plan = cameras.read_cameras(options.sources[0], filled=not options.status)
         if options.status:
             cameras.show_status(plan)
             return

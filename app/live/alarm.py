@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from app.live.events import Scored, number, utc
-from utils.evaluation.segments import BRIDGE, Run, Runs
+from utils.evaluation.segments import ANOMALY, BRIDGE, Run, Runs
 from utils.video.fragments import Fragment, joined
 
 MOST = 64 << 20  # bytes of one stream that are kept
@@ -52,7 +52,7 @@ class Rules(NamedTuple):
 
 
 class Alarm:
-    """Tells of the events of a camera whose class is among `interest` (None: all) and that lie in its hours.
+    """Tells of the events of a camera whose class is among `interest` (None: all), or not known, and that lie in its hours.
 
     hours: (from, to) in minutes of the local day, None: always; tell(event, JPEG of its best moment, MP4 or None) -> None.
     """
@@ -98,7 +98,7 @@ class Alarm:
     def _end(self, run: Run) -> None:
         rules, first, last, best = self._rules, self._first, self._last, self._best.place
         label, began = run.label(self._classes), first.arrived - (first.end - first.start)
-        if last.end - first.start < rules.minimum or (self._interest is not None and label not in self._interest):
+        if last.end - first.start < rules.minimum or (self._interest is not None and label not in (*self._interest, ANOMALY)):
             return
         if self._hours is not None and not any(_lies_in(moment, self._hours) for moment in (began, last.arrived)):
             return

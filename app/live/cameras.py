@@ -93,10 +93,15 @@ class File(TypedDict):
     folder: NotRequired[Text]
 
 
-def read_cameras(path: Path | str) -> File:
-    """A cameras.toml, `${NAME}` in addresses and the secret being what the environment says. Raises BadInput where it is none."""
+def read_cameras(path: Path | str, *, filled: bool = True) -> File:
+    """A cameras.toml, its folder as seen from where it lies. filled: ${NAME} in addresses and the secret is what the environment says.
+    Raises BadInput where it is none.
+    """
     place, todo = str(path), "see docs/on-duty.md"
     plan = parse_toml(read_text(path, "SOURCE", LONGEST), place, todo, File)
+    plan["folder"] = str(Path(path).parent / plan.get("folder", ROOT / "runs" / "cameras"))
+    if not filled:
+        return plan
     names = [camera["name"].casefold() for camera in plan["camera"]]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise BadInput(f"{place}: two cameras are called {twice}; expected a name for each; {todo}")
@@ -125,11 +130,6 @@ def _filled(text: str, place: str, quoted: bool = False) -> str:
     return re.sub(r"\$\{(\w+)\}", value, text)
 
 
-def folder_of(plan: File) -> Path:
-    """Where a plan's alerts wait, and its status stands."""
-    return Path(plan.get("folder", ROOT / "runs" / "cameras"))
-
-
 def run(detector, plan: File, *, latency: float, out=None, record: Path | str | None = None, max_pixels: int = MAX_PIXELS) -> None:
     """Follow all cameras until they end, which live ones do not, and write JSON lines that name the camera to `out` (standard output).
 
@@ -141,7 +141,7 @@ def run(detector, plan: File, *, latency: float, out=None, record: Path | str | 
     for camera in plan["camera"]:
         if unknown := set(camera.get("classes", ())) - set(detector.classes[1:]):
             raise BadInput(f"{camera['name']}: classes {sorted(unknown)} are not known; expected some of {', '.join(detector.classes[1:])}")
-    folder, alerts, news, written = make_folder(folder_of(plan)), plan.get("alerts", {}), deque(), 0.0
+    folder, alerts, news, written = make_folder(plan["folder"]), plan.get("alerts", {}), deque(), 0.0
     rules = Rules(**{name: alerts[name] for name in Rules._fields if name in alerts})
     sinks = {"webhook": Webhook(alerts["webhook"], alerts["secret"])} if "webhook" in alerts else {}
     sinks |= {"command": Command(alerts["command"])} if "command" in alerts else {}
@@ -198,7 +198,7 @@ class Status(TypedDict):
 
 def show_status(plan: File) -> None:
     """A table of how the cameras are, again each second until it is interrupted; once where standard output is no terminal."""
-    path, clear = folder_of(plan) / "status.json", "\x1b[H\x1b[J" if sys.stdout.isatty() else ""
+    path, clear = Path(plan["folder"]) / "status.json", "\x1b[H\x1b[J" if sys.stdout.isatty() else ""
     while True:
         print(clear + table(read_json(path, "folder: start demo.py with the file first", Status)), flush=True)
         if not clear:

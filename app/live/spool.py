@@ -150,10 +150,10 @@ class Spool:
     def close(self, wait: float = 10.0) -> None:
         """Stop when all events are on the disk, after `wait` seconds at most. What is not taken is sent when the folder is opened again."""
         with self._changed:
-            self._closed = True
+            again, self._closed = self._closed, True
             self._changed.notify_all()
         self._threads[0].join(wait)
-        if self._unwritten:
+        if self._unwritten and not again:
             print(f"error: {len(self._unwritten)} alerts are lost: {self.folder} cannot be written ({self.problem})", file=sys.stderr)
 
     def _load(self) -> None:

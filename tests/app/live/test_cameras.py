@@ -299,6 +299,7 @@ def test_only_a_polygon_counts():
 
 def test_the_table(tmp_path, capsys):
     path = written(tmp_path, "", 1)
+    path.write_text(path.read_text().replace(json.dumps(str(tmp_path / "live")), '"live"').replace("tcp://", "tcp://u:${NOT_HERE}@"))
     row = {"state": "live", "last": time.time() - 3, "score": 0.12345, "threshold": 0.5, "delay": 2.04, "snippets": 1234, "dropped": 0}
     row |= {"alerts": 2, "held": 1, "reason": ""}
     away = row | {"state": "away", "last": None, "score": None, "delay": None, "reason": "Connection\x1b[31m refused"}
