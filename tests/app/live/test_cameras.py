@@ -10,6 +10,7 @@ import random
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -157,14 +158,13 @@ class Numbers:
     """A detector whose features are the numbers of frames, whose score is high from 100 to 200; `batches`: sizes of what it encodes."""
 
     length, recipe, classes, threshold, threshold_from = 16, RECIPE, ("normal", "fight", "fire"), 0.5, "a test"
-    caption_encoder, notes = None, ()
+    caption_encoder = None
 
-    def __init__(self, seconds=0.0):
-        self.batches, self.seconds = [], seconds
+    def __init__(self):
+        self.batches, self.notes = [], []
 
     def encode(self, pictures):
         self.batches.append(len(pictures))
-        time.sleep(self.seconds)
         return torch.tensor([number_of(picture) for picture in pictures]).view(-1, 1, 1).float()
 
     def score(self, features):
@@ -184,10 +184,10 @@ def sent(frames, over, **more):
     return part
 
 
-def test_several_cameras_one_of_them_dead(tmp_path, capfd):
+def test_several_cameras_one_of_them_dead(tmp_path, capfd, monkeypatch):
     """All lines name the camera, what is alive is scored whole, and nothing tells a password."""
     over, done, seen = threading.Event(), set(), []
-    detector = Numbers()
+    monkeypatch.setattr(demo, "make_detector", lambda _: Numbers())
     with Server(sent(range(410), over)) as first, Server(sent(range(202), over)) as second:
         path = written(tmp_path, "", first.port, second.port, 1)
         text = path.read_text().replace('127.0.0.1:1"', 'user:${CAM_PASSWORD}@127.0.0.1:1"')
@@ -200,7 +200,11 @@ def test_several_cameras_one_of_them_dead(tmp_path, capfd):
                 done.add(line["camera"])
             return len(done) == 3
 
-        text = run(detector, path, enough, latency=2)
+        monkeypatch.setattr("sys.stdout", Out(enough))
+        with pytest.raises(KeyboardInterrupt):
+            demo.main([str(path), "--latency", "2"])
+        text = sys.stdout.getvalue()
+        monkeypatch.undo()
         over.set()
     assert all(list(json.loads(line))[1] == "camera" for line in text.splitlines())
     for name, count in (("cam0", 25), ("cam1", 12)):

@@ -1,6 +1,7 @@
 """app/live/spool.py: whatever becomes of receiver, disk and process, every event is taken once by its key, in order per camera."""
 
 import base64
+import contextlib
 import errno
 import os
 import random
@@ -16,6 +17,7 @@ import pytest
 from app.live import spool as live
 from app.live.spool import Command, Refused, Spool, Webhook
 from receivers import SECRET, Receiver
+from test_disk import disk, mounts
 from utils.errors import BadInput
 from utils.files import ROOT
 
@@ -234,6 +236,31 @@ def test_a_full_disk(tmp_path, monkeypatch, reserve):
         Spool(tmp_path, hook(server), limit=1 << 20)
         server.wait(20)
     assert [event["number"] for event in server.taken] == list(range(20))
+
+
+@pytest.mark.skipif(not mounts(), reason="a small disk can be mounted by root only")
+def test_a_small_disk(tmp_path):
+    """A real one: first it is full of our pictures, then of somebody else's file."""
+    place = tmp_path / "disk"
+    with disk(place, 4000):
+        spool = Spool(place, {"webhook": lambda *_: exec("raise Refused('down')", vars(live))}, limit=1 << 30)
+        for number in range(100):
+            spool.put("door", {"number": number}, os.urandom(50_000), os.urandom(150_000))
+        until(lambda: len(content(place, ".json")) == 100)
+        assert 2 <= len(content(place, ".jpg")) < 20
+        with contextlib.suppress(OSError), (place / "other").open("wb", 0) as file:
+            while True:
+                file.write(bytes(4096))
+        for number in range(100, 200):
+            spool.put("door", {"number": number}, os.urandom(50_000), os.urandom(150_000))
+        until(lambda: len(content(place, ".json")) == 200)
+        spool.close()
+        with Receiver() as server:
+            spool = Spool(place, hook(server), limit=1 << 30)
+            server.wait(200)
+            until(lambda: not spool.waiting)
+            spool.close()
+        assert [event["number"] for event in server.taken] == list(range(200))
 
 
 def test_a_disk_that_stays_full_is_told(tmp_path, monkeypatch, capsys):
