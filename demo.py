@@ -6,6 +6,7 @@
     python demo.py VIDEO --runtime onnx --checkpoint DIR            with what tools.export wrote
     python demo.py VIDEO --classes "person falling" smoke           your own events, by text alone
     python demo.py rtsp://camera/stream | 0 | -                     a stream, a webcam, a pipe: one JSON line per snippet and event
+    python demo.py cameras.toml [--status]                          several cameras, with alerts (docs/on-duty.md); how they are
     python demo.py [FOLDER] --web                                   a page in the browser
 
 Of each video NAME the folder --output gets NAME.json and NAME.csv (the segments), NAME.snippets.csv, NAME.png (score curve with
@@ -29,15 +30,17 @@ from utils.files import ROOT
 STREAM = re.compile(r"[a-z][a-z0-9+.]+://|-$|\d+$", re.IGNORECASE)
 OURS = re.compile(r"(segments|.*\.snippets)_*", re.IGNORECASE | re.DOTALL)  # names whose table would be one of ours
 DAY, HOUR = 86_400.0, 3600.0  # seconds
-ONLY = {  # options that do something in one of the three uses only
+ONLY = {  # options that do something in one of the uses only
     "file": ("output", "video", "clips", "overwrite"),
-    "stream": ("record", "reconnect", "every_snippet"),
+    "stream": ("reconnect", "every_snippet"),
+    "cameras": ("status",),
     "page": ("host", "port"),
 }
 NOT = {  # and those that do nothing in one
-    "file": (),
+    "file": ("record",),
     "stream": ("max_seconds", "timeout", "captions", "caption_encoder", "caption_pooling"),
-    "page": ("latency",),
+    "cameras": ("max_seconds", "timeout", "captions", "caption_encoder", "caption_pooling"),
+    "page": ("latency", "record"),
 }
 TRAINED = ("checkpoint", "model", "data", "encoder", "distilbert", "sentence_encoder", "text_features")
 TRAINED += ("caption_encoder", "caption_pooling", "runtime")
@@ -48,6 +51,11 @@ RELEASED = "of a checkpoint that its authors released"
 def is_stream(source: str) -> bool:
     """Whether a source is a stream: an address, the number of a webcam, or `-`. A file or folder of that name is taken as such."""
     return bool(STREAM.match(source)) and not os.path.exists(source)  # Path.exists raises where an address is too long for a name
+
+
+def are_cameras(source: str) -> bool:
+    """Whether a source is a file that lists cameras."""
+    return source.lower().endswith(".toml") and not os.path.isdir(source)
 
 
 def parse_sizes(argv) -> Parser:
@@ -79,7 +87,7 @@ def parse(argv) -> argparse.Namespace:
         more["help"] += "" if more.get("default") is None or more.get("action") else " [default %(default)s]"
         group.add_argument(*names, **more)
 
-    add(parser, "sources", nargs="*", metavar="SOURCE", help="videos and folders of them, or one stream")
+    add(parser, "sources", nargs="*", metavar="SOURCE", help="videos and folders of them, one stream, or a cameras.toml")
     what = parser.add_argument_group("what is looked for")
     add(what, "--checkpoint", metavar="FILE", help="best.pt of a run [the newest run under runs/ of this project]")
     add(what, "--data", metavar="NAME_OR_PATH", help=f"data set {RELEASED}: one of list/ by name, or a folder with dataset.toml")
@@ -111,6 +119,7 @@ def parse(argv) -> argparse.Namespace:
     add(live, "--record", metavar="FILE", help="append the JSON lines to this file, too")
     add(live, "--reconnect", action=argparse.BooleanOptionalAction, default=True, help="connect again where the stream is cut")
     add(live, "--every-snippet", action="store_true", help="fall behind rather than drop snippets when the encoder is too slow")
+    add(live, "--status", action="store_true", help="show how the cameras of a cameras.toml are that another process follows")
     page = parser.add_argument_group("page")
     add(page, "--web", action="store_true", help="a page in the browser: drop a video, or choose one of the folder's")
     add(page, "--host", default="127.0.0.1", help="address it listens on; another one shows it to your network")
@@ -150,18 +159,19 @@ def check(options, given: set[str]) -> None:
     if options.threshold is not None and options.threshold > 1:
         raise BadInput(f"--threshold {options.threshold}: expected a score from 0 to 1")
     streams = [source for source in options.sources if is_stream(source)]
-    use = "page" if options.web else "stream" if streams else "file"
-    if use == "page" and (streams or len(options.sources) > 1):
+    lists = [source for source in options.sources if are_cameras(source)]
+    use = "page" if options.web else "stream" if streams else "cameras" if lists else "file"
+    if use == "page" and (streams or lists or len(options.sources) > 1):
         raise BadInput(f"--web: found {len(options.sources)} sources or a stream; expected none, or one folder of videos to choose from")
     if use != "page" and not options.sources:
         swallowed = [text for text in [*(options.classes or []), *(options.normal or [])] if is_stream(text) or Path(text).exists()]
         hint = f" ({swallowed[-1]} was taken for a text: write it before --classes)" if swallowed else ""
         raise BadInput(f"demo.py: nothing to look at{hint}; name a video, a folder or a stream, or open the page with --web")
-    if use == "stream" and len(options.sources) > 1:
-        raise BadInput(f"a stream goes alone; found {len(options.sources)} sources; name one")
+    if use in ("stream", "cameras") and len(options.sources) > 1:
+        raise BadInput(f"a {'stream' if use == 'stream' else 'list of cameras'} goes alone; found {len(options.sources)} sources; name one")
     for name in [*NOT[use], *(name for other, names in ONLY.items() if other != use for name in names)]:
         if name in given:
-            where = {"file": "with video files", "stream": "with a stream", "page": "with --web"}[use]
+            where = {"file": "with video files", "stream": "with a stream", "cameras": "with a list of cameras", "page": "with --web"}[use]
             raise BadInput(f"--{name.replace('_', '-')}: does nothing {where}; leave it out")
     if options.captions and not Path(options.captions).exists():
         raise BadInput(f"--captions {options.captions}: no such file or folder; name what tools.caption_videos wrote")
@@ -303,7 +313,15 @@ def main(argv=None) -> None:
     from utils.video.decoder import Limits
 
     live = not options.web and is_stream(options.sources[0])
-    videos = {} if live or options.web else find(options)  # before any model is loaded
+    plan = None
+    if not options.web and are_cameras(options.sources[0]):
+        from app.live import cameras
+
+        plan = cameras.read_cameras(options.sources[0], filled=not options.status)
+        if options.status:
+            cameras.show_status(plan)
+            return
+    videos = {} if live or plan or options.web else find(options)  # before any model is loaded
     captions = read_captions([options.captions], 30)[0] if options.captions else {}
     detector = make_detector(options)
     if options.web:
@@ -312,14 +330,17 @@ def main(argv=None) -> None:
         limits = Limits(max_pixels=options.max_pixels, max_seconds=options.max_seconds, timeout=options.timeout)
         more = {"folder": options.sources[0] if options.sources else None, "host": options.host, "port": options.port}
         page.serve(detector, captions=captions, limits=limits, **more)
-    elif live:
+    elif live or plan:
         from app.detector import LATE
         from app.live.follower import run
 
         detector.notes.append(LATE)
         print(f"note: {LATE}", file=sys.stderr)
-        more = {"record": options.record, "reconnect": options.reconnect, "wait": options.every_snippet or None}
-        run(detector, options.sources[0], latency=options.latency or 5.0, max_pixels=options.max_pixels, **more)
+        more = {"record": options.record, "latency": options.latency or 5.0, "max_pixels": options.max_pixels}
+        if plan:
+            cameras.run(detector, plan, **more)
+        else:
+            run(detector, options.sources[0], reconnect=options.reconnect, wait=options.every_snippet or None, **more)
     else:
         limits = Limits(max_pixels=options.max_pixels, max_seconds=options.max_seconds or DAY, timeout=options.timeout or HOUR)
         analyse_files(detector, videos, captions, options, limits)

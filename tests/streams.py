@@ -3,10 +3,14 @@
 import contextlib
 import io
 import itertools
+import json
 import os
+import re
 import socket
 import struct
 import threading
+import time
+from pathlib import Path
 
 import av
 import numpy as np
@@ -42,20 +46,32 @@ def number_of(picture):
 
 
 def write_stream(
-    target, numbers, *, form="mpegts", codec="mpeg2video", rate=25, start=0, options=None, stamp=None, aspect=None, mirrored=False
+    target,
+    numbers,
+    *,
+    form="mpegts",
+    codec="mpeg2video",
+    rate=25,
+    start=0,
+    options=None,
+    stamp=None,
+    aspect=None,
+    mirrored=False,
+    size=SIZE,
 ):
     """Encode and mux frames into `target`, a path or an object with `write`. start: the first time stamp; stamp: of frame i, else i;
     aspect: of a pixel.
     """
     with av.open(target, "w", format=form, options=options or {}) as file:
         stream = file.add_stream(codec, rate=rate, options={"g": "25", "bf": "0", "qmin": "2", "qmax": "4"})
-        (stream.width, stream.height), stream.pix_fmt = SIZE, "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        (stream.width, stream.height), stream.pix_fmt = size, "yuvj420p" if codec == "mjpeg" else "yuv420p"
         if aspect is not None:
             stream.codec_context.sample_aspect_ratio = aspect
         if mirrored:
             stream.set_display_rotation(0, hflip=True)
         for i, number in enumerate(numbers):
             frame = av.VideoFrame.from_ndarray(picture(number), "yuv420p")
+            frame = frame if size == SIZE else frame.reformat(*size, interpolation="POINT")
             frame.pts = start + (stamp(i) if stamp else i)
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
@@ -148,7 +164,18 @@ def standard_input(file):
 
 
 def rtsp_camera(client, numbers):
-    """The other end of an RTSP connection by TCP (RFC 2326, 10.12): one H.264 track (RFC 6184) at 25 frames a second, then it hangs up."""
+    """The other end of an RTSP connection: a camera that sends H.264 at 25 frames a second as fast as it can, then hangs up."""
+    rtsp_play(client)
+    sequence = itertools.count(65_500)  # over its end
+    for i, units in enumerate(h264_units(numbers)):
+        send_frame(client, units, i, sequence)
+    client.shutdown(socket.SHUT_WR)
+    while client.recv(4096):  # its reports; closing before would take back what was sent
+        pass
+
+
+def rtsp_play(client):
+    """Answer a client by TCP (RFC 2326, 10.12) until it wants to see: one H.264 track."""
     reader, port = client.makefile("rb"), client.getsockname()[1]
     sdp = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=camera\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\na=control:track\r\n"
     headers = {
@@ -165,18 +192,52 @@ def rtsp_camera(client, numbers):
         cseq = request.lower().partition("cseq: ")[2].split()[0]
         body = sdp if method == "DESCRIBE" else ""
         client.sendall(f"RTSP/1.0 200 OK\r\nCSeq: {cseq}\r\n{headers[method]}\r\n{body}".encode())
-    coded = io.BytesIO()
-    sequence = itertools.count(65_500)  # over its end
-    write_stream(coded, numbers, form="h264", codec="libx264")
+
+
+def h264_units(numbers, size=SIZE):
+    """Of each frame the units (RFC 6184) that it is sent as; every 25th is a key frame."""
+    coded, frames = io.BytesIO(), []
+    write_stream(coded, numbers, form="h264", codec="libx264", size=size)
     coded.seek(0)
     with av.open(coded) as file:
-        for i, packet in enumerate(packet for packet in file.demux(video=0) if packet.size):
-            units = [unit.strip(b"\0") for unit in bytes(packet).split(b"\0\0\1")]
-            units = [unit for unit in units if unit]
-            for unit in units:
-                last = unit is units[-1]
-                rtp = struct.pack(">BBHII", 0x80, 96 | last << 7, next(sequence) & 0xFFFF, 4_294_900_000 + 3600 * i & 0xFFFFFFFF, 7) + unit
-                client.sendall(struct.pack(">cBH", b"$", 0, len(rtp)) + rtp)
-    client.shutdown(socket.SHUT_WR)
-    while client.recv(4096):  # its reports; closing before would take back what was sent
-        pass
+        for packet in file.demux(video=0):
+            if packet.size:
+                units = [unit.strip(b"\0") for unit in bytes(packet).split(b"\0\0\1")]
+                frames.append([unit for unit in units if unit])
+    return frames
+
+
+def send_frame(client, units, i, sequence):
+    """Frame number i, as RTP in the RTSP connection."""
+    for unit in units:
+        head = struct.pack(">BBHII", 0x80, 96 | (unit is units[-1]) << 7, next(sequence) & 0xFFFF, 4_294_900_000 + 3600 * i & 0xFFFFFFFF, 7)
+        client.sendall(struct.pack(">cBH", b"$", 0, len(head + unit)) + head + unit)
+
+
+def live_camera(client, frames, until, *, start=0, fault=None):
+    """A camera in real time, which sends `frames` (h264_units), over and over, until `until()` is true or `fault(i, client)` says so."""
+    rtsp_play(client)
+    sequence, began = itertools.count(), time.monotonic()
+    for i in itertools.count():
+        time.sleep(max(0.0, began + i / 25 - time.monotonic()))
+        if until() or (fault and fault(i, client)):
+            return
+        send_frame(client, frames[(start + i) % len(frames)], i, sequence)
+
+
+def frames_of(clip):
+    """The numbers of the frames of an MP4 that begins at 0."""
+    with av.open(io.BytesIO(clip)) as file:
+        assert file.start_time == 0
+        return [number_of(frame.to_ndarray(format="rgb24")) for frame in file.decode(video=0)]
+
+
+def lines_of(text, kind, state=None):
+    """JSON lines of a kind."""
+    lines = map(json.loads, text.splitlines())
+    return [line for line in lines if line["type"] == kind and state in (None, line.get("state"))]
+
+
+def memory(pid="self"):
+    """Resident bytes of a process."""
+    return int(re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[1]) * 1024

@@ -49,6 +49,8 @@ WORDS = {  # of pydantic's messages
     "greater than or equal to": "a value of at least",
     "less than or equal to": "a value of at most",
     "greater than": "a value above",
+    "List should have": "a list of",
+    " after validation": "",
 }
 
 
@@ -106,9 +108,9 @@ def checked(kind, value, place: str, todo: str):
 
 
 def _keys_at(kind, where: tuple) -> list[str]:
-    """The keys that a schema of TypedDicts and dicts of them has, at a place in it."""
+    """The keys that a schema of TypedDicts, and dicts and lists of them, has at a place in it."""
     for key in where:
-        kind = get_type_hints(kind)[key] if is_typeddict(kind) else get_args(kind)[1]
+        kind = get_type_hints(kind)[key] if is_typeddict(kind) else get_args(kind)[-1]
     return list(get_type_hints(kind))
 
 

@@ -14,7 +14,7 @@ from utils.evaluation.segments import Run, Runs
 
 class Place(NamedTuple):
     """Where a snippet lies: its number, the connection it came by, seconds [start, end) of the stream, when its last frame came
-    (time.time()).
+    (time.time()); the second of the stream at which its connection began, and its first frame as a JPEG where that is kept.
     """
 
     number: int
@@ -22,6 +22,8 @@ class Place(NamedTuple):
     start: float
     end: float
     arrived: float
+    offset: float = 0.0
+    jpeg: bytes = b""
 
 
 class Scored(NamedTuple):

@@ -7,8 +7,10 @@ import time
 from collections import deque
 from typing import NamedTuple
 
+from app.live.alarm import Footage
 from app.live.stream import Connection, Opened, Snippet, Source
 from utils.video.crops import Recipe
+from utils.video.fragments import Fragment
 from utils.video.frames import MAX_PIXELS
 
 BATCH = 8  # snippets of a recording that are taken together
@@ -34,6 +36,8 @@ class Feed:
 
     wait: a source that is faster than `take` is made to wait; else snippets that waited for more than `patience` seconds give way to newer
     ones. None: True for a recording, False for a live source. attempts: how many in a row may fail before it is over; None: any number.
+    persist: the first one may fail, too. changed: what tells of new items, where several feeds share one. polygon: see Connection.
+    footage: takes the source's fragments.
     """
 
     def __init__(
@@ -47,13 +51,18 @@ class Feed:
         attempts: int | None,
         timeout: float,
         max_pixels: int = MAX_PIXELS,
+        persist: bool = False,
+        changed: threading.Condition | None = None,
+        polygon: list | None = None,
+        footage: Footage | None = None,
     ):
-        self.patience, self.wait = patience, wait
-        self._source, self._recipe, self._timeout, self._max_pixels = source, recipe, timeout, max_pixels
-        self._attempts, self._reconnect = attempts, reconnect
+        self.patience, self.wait, self.footage = patience, wait, footage
+        self._source, self._recipe = source, recipe
+        self._more = {"timeout": timeout, "max_pixels": max_pixels, "polygon": polygon, "footage": footage is not None}
+        self._attempts, self._reconnect, self._persist = attempts, reconnect, persist
         self._items: deque = deque()
         self._snippets = 0
-        self._changed, self._closed = threading.Condition(), threading.Event()
+        self.changed, self._closed = changed or threading.Condition(), threading.Event()
         self.connection: Connection | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -65,15 +74,20 @@ class Feed:
         self._closed.set()
         if self.connection:
             self.connection.kill()
-        with self._changed:
-            self._changed.notify_all()
+        with self.changed:
+            self.changed.notify_all()
         self._thread.join()
+
+    @property
+    def ready(self) -> bool:
+        """Whether anything waits."""
+        return bool(self._items)
 
     def take(self, timeout: float) -> list:
         """The next items, after at most `timeout` seconds: one Opened, Cut, Retry or Over; or Snippets; or nothing."""
-        with self._changed:
+        with self.changed:
             if not self._items:
-                self._changed.wait(timeout)
+                self.changed.wait(timeout)
             taken = []
             while self._items and len(taken) < (BATCH if self.wait else 1):
                 if isinstance(self._items[0], Snippet):
@@ -85,7 +99,7 @@ class Feed:
                 taken.append(self._items.popleft())
                 if not isinstance(taken[0], Snippet):
                     break
-            self._changed.notify_all()
+            self.changed.notify_all()
             return taken
 
     def _drop(self, before: float) -> None:
@@ -99,15 +113,15 @@ class Feed:
         return next((at for at, pair in pairs if all(isinstance(item, Snippet) for item in pair)), None)
 
     def _put(self, item) -> None:
-        with self._changed:
+        with self.changed:
             if isinstance(item, Snippet):
                 while self.wait and self._snippets >= MOST and not self._closed.is_set():
-                    self._changed.wait(1)
+                    self.changed.wait(1)
                 self._snippets += 1
             self._items.append(item)
             if not self.wait:
                 self._drop(-math.inf)
-            self._changed.notify_all()
+            self.changed.notify_all()
 
     def _run(self) -> None:
         try:
@@ -117,22 +131,26 @@ class Feed:
             self._put(Over(error))
 
     def _follow(self) -> None:
-        number = failures = 0
+        number = failures = opened = 0
         wait = self.wait
         while not self._closed.is_set():
-            self.connection = Connection(self._source, self._recipe, first=number, timeout=self._timeout, max_pixels=self._max_pixels)
+            self.connection = Connection(self._source, self._recipe, first=number, **self._more)
             if self._closed.is_set():  # __exit__ may have looked before it was there
                 self.connection.kill()
             again, before = self._reconnect and not self._source.piped, number
             for item in self.connection:
+                if isinstance(item, Fragment):
+                    self.footage.add(opened - 1, item)
+                    continue
                 if isinstance(item, Opened):
+                    opened += 1
                     self.wait = item.recorded if wait is None else wait
                     again = again and not item.recorded
                 elif isinstance(item, Snippet):
                     number = item.number + 1
                 self._put(item)
             failures = 0 if number > before else failures + 1
-            if not again or not number or (self._attempts is not None and failures >= self._attempts):
+            if not again or not (number or self._persist) or (self._attempts is not None and failures >= self._attempts):
                 return
             seconds = min(2.0 ** min(failures, 10), LONGEST_WAIT)
             self._put(Retry(failures + 1, seconds))

@@ -17,11 +17,13 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from app.live.alarm import Alarm
 from app.live.events import Events, Place, Scored, number, utc
 from app.live.feed import Feed, Over, Retry
 from app.live.stream import PIPE, Cut, Opened, Snippet, parse_source
@@ -106,11 +108,18 @@ class Lines:
 
 
 class Follower:
-    """What becomes of a source's items, one after the other: lines."""
+    """What becomes of a source's items, one after the other: lines, and alerts where there is an alarm.
 
-    def __init__(self, detector, lines: Lines, shown: str, *, latency: float):
-        self.detector, self.lines, self.shown, self.latency = detector, lines, shown, latency
-        self.scorer, self.events = Scorer(detector), Events(detector.classes, detector.threshold)
+    threshold: 0 for the detector's; persist: it is no fault where the first connection cannot be made.
+    """
+
+    persist = False
+
+    def __init__(self, detector, lines: Callable, shown: str, *, latency: float, threshold: float = 0, alarm: Alarm | None = None):
+        self.detector, self.lines, self.shown, self.latency, self.alarm = detector, lines, shown, latency, alarm
+        self.threshold, self.threshold_from = threshold or detector.threshold, "the camera's own" if threshold else detector.threshold_from
+        self.scorer, self.events = Scorer(detector), Events(detector.classes, self.threshold)
+        self.score = self.delay = None  # of the last snippet
         self.opened: Opened | None = None
         self.connection, self.expected, self.scored, self.dropped, self.jumps = -1, 0, 0, 0, 0
         self._offset = self._end = 0.0  # seconds of the stream: where the connection began, where the last snippet ended
@@ -128,12 +137,12 @@ class Follower:
         line |= {"start": round(self._offset, 3), "missed": round(missed, 3), "width": opened.width, "height": opened.height}
         line |= {"fps": opened.fps, "fps_assumed": opened.assumed, "latency": self.latency, "snippets_ahead": ahead}
         if not self.connection:
-            line |= {"threshold": detector.threshold, "threshold_from": detector.threshold_from, "notes": list(detector.notes)}
+            line |= {"threshold": self.threshold, "threshold_from": self.threshold_from, "notes": list(detector.notes)}
         self.lines("connection", **line)
 
-    def add(self, snippets: list[Snippet]) -> None:
-        """Encode and score the next snippets."""
-        for snippet, features in zip(snippets, self.detector.encode([one.picture for one in snippets]), strict=True):
+    def add(self, snippets: list[Snippet], features: Tensor) -> None:
+        """Score the next snippets. features: (n, crops, D)."""
+        for snippet, rows in zip(snippets, features, strict=True):
             start, end = self._offset + snippet.start, self._offset + snippet.end
             if start - self._end > self.detector.length * self.detector.recipe.stride / self.opened.fps:  # longer than the window
                 self._report(self.scorer.forget())
@@ -143,19 +152,20 @@ class Follower:
                 numbers = {"first_snippet": self.expected, "last_snippet": snippet.number - 1, "snippets": missing, "total": self.dropped}
                 self.lines("dropped", **numbers, time=utc(snippet.arrived), reason="the stream is faster than the encoder")
             self.expected, self._last = snippet.number + 1, snippet.arrived
-            self._report(self.scorer.add(Place(snippet.number, self.connection, start, self._end, snippet.arrived), features))
+            place = Place(snippet.number, self.connection, start, end, snippet.arrived, self._offset, snippet.jpeg)
+            self._report(self.scorer.add(place, rows))
 
     def due(self) -> float:
         """Score what may not wait any longer; the seconds until the next snippet may not."""
         now, pending = time.time(), self.scorer.pending
         self._report(self.scorer.settle(sum(place.arrived + self.latency <= now for place in pending)))
         if not pending and not self._connected:
-            self._event_lines(self.events.close())
+            self._close_events()
         return max(0.0, pending[0].arrived + self.latency - now) if pending else math.inf
 
     def cut(self, cut: Cut) -> None:
         """The connection broke, or could not be made. Raises BadInput where it is the first."""
-        if self.connection < 0:
+        if self.connection < 0 and not self.persist:
             advice = "check the address, and that it is being sent"
             if self.shown == PIPE:  # an MP4 may have its index at its end, where a pipe cannot look
                 advice = "pipe it in as it can be read from its start: ffmpeg -i FILE -c copy -f mpegts - | python demo.py -"
@@ -174,9 +184,15 @@ class Follower:
     def finish(self, reason: str | None) -> None:
         """Score what is pending: nothing comes any more. reason: None for that of the last cut."""
         self._report(self.scorer.settle(len(self.scorer.pending)))
-        self._event_lines(self.events.close())
+        self._close_events()
         counts = {"snippets": self.scored, "dropped": self.dropped, "clock_jumps": self.jumps}
         self.lines("connection", state="end", time=utc(time.time()), end=round(self._end, 3), **counts, reason=reason or self._reason)
+
+    def state(self) -> dict:
+        """How the source is, for people."""
+        state = {"state": "live" if self._connected else "away", "last": self._last, "score": self.score, "threshold": self.threshold}
+        state |= {"delay": self.delay, "snippets": self.scored, "dropped": self.dropped, "reason": "" if self._connected else self._reason}
+        return state | ({"alerts": self.alarm.told, "held": self.alarm.held} if self.alarm else {})
 
     def _report(self, final: list[Scored]) -> None:
         for scored in final:
@@ -185,9 +201,17 @@ class Follower:
                 likeliest = 1 + int(fine[1:].argmax())
                 label = {"class": self.detector.classes[likeliest], "probability": number(fine[likeliest])}
             line = {"number": place.number, "start": round(place.start, 3), "end": round(place.end, 3), "time": utc(place.arrived)}
-            self.lines("snippet", **line, delay=round(max(0.0, time.time() - place.arrived), 3), score=number(scored.score), **label)
+            self.score, self.delay = number(scored.score), round(max(0.0, time.time() - place.arrived), 3)
+            self.lines("snippet", **line, delay=self.delay, score=self.score, **label)
             self.scored += 1
             self._event_lines(self.events.add(scored))
+            if self.alarm:
+                self.alarm.add(scored)
+
+    def _close_events(self) -> None:
+        self._event_lines(self.events.close())
+        if self.alarm:
+            self.alarm.close()
 
     def _event_lines(self, lines: list[dict]) -> None:
         for line in lines:
@@ -199,6 +223,14 @@ def look_ahead(latency: float, fps: float, stride: int, length: int) -> int:
     a window, so that the past keeps its half.
     """
     return min(max(0, math.floor(latency * fps / stride + 1e-9) - 1), length // 2)
+
+
+def check(detector, latency: float, source: str) -> None:
+    """Raise BadInput where a detector cannot score streams, or not with that latency."""
+    if not 0 < latency < math.inf:
+        raise BadInput(f"--latency {latency}: expected a number of seconds above 0")
+    if detector.caption_encoder is not None:
+        raise BadInput(f"{source}: the checkpoint reads captions, and a stream has none; name one that was trained with --branches visual")
 
 
 def run(
@@ -221,44 +253,55 @@ def run(
     max_pixels: of a picture.
     Raises BadInput where there is no such stream, and KeyboardInterrupt after SIGINT or SIGTERM, when what is pending has been scored.
     """
-    if not 0 < latency < math.inf:
-        raise BadInput(f"--latency {latency}: expected a number of seconds above 0")
-    if detector.caption_encoder is not None:
-        raise BadInput(f"{source}: the checkpoint reads captions, and a stream has none; name one that was trained with --branches visual")
+    check(detector, latency, source)
     place = parse_source(source)
     if place.piped and sys.stdin is not None and sys.stdin.isatty():
         raise BadInput("-: standard input is a terminal; pipe a video in: ffmpeg … -f mpegts - | python demo.py -")
     limits = {"timeout": timeout, "max_pixels": max_pixels}
     feed = Feed(place, detector.recipe, patience=latency, wait=wait, reconnect=reconnect, attempts=attempts, **limits)
-    with Lines(sys.stdout if out is None else out, record) as lines, stop_signals() as stopped, feed:
-        follower = Follower(detector, lines, place.shown, latency=latency)
-        with contextlib.suppress(OutputClosed):
-            follower.finish(follow(feed, follower, stopped))
+    with Lines(sys.stdout if out is None else out, record) as lines, stop_signals() as stopped, feed, contextlib.suppress(OutputClosed):
+        follow(detector, [(feed, Follower(detector, lines, place.shown, latency=latency))], stopped)
     if stopped.is_set():
         raise KeyboardInterrupt
 
 
-def follow(feed: Feed, follower: Follower, stopped: threading.Event) -> str | None:
-    """Hand each item of `feed` to `follower` until there are no more (None), or `stopped` ("interrupted")."""
-    left = POLL
-    while not stopped.is_set():
-        items = feed.take(min(left, POLL))
-        match items:
-            case [Snippet(), *_]:
-                follower.add(items)
-            case [Opened() as opened]:
-                follower.open(opened)
-            case [Cut() as cut]:
-                follower.cut(cut)
-            case [Retry() as retry]:
-                follower.retry(retry)
-            case [Over(error)]:
-                if error:
-                    raise error
-                return None
-        # A recording that is slower to encode than to read is never late; a live stream is, and so is any that brings nothing.
-        left = POLL if items and feed.wait else follower.due()
-    return "interrupted"
+def follow(detector, sources: list[tuple[Feed, Follower]], stopped: threading.Event, tick: Callable[[], None] | None = None) -> None:
+    """Hand the items of each feed to its follower until there are no more, or `stopped`. The feeds share one `changed`.
+
+    Of each source no more is taken than one after the other, and what was taken is encoded as one batch: one that is slow delays none, and
+    an encoder that is too slow loses as much of each. tick: called between two batches, at least every POLL seconds.
+    """
+    sources, left = list(sources), POLL
+    while sources and not stopped.is_set():
+        with sources[0][0].changed:
+            if not any(feed.ready for feed, _ in sources):
+                sources[0][0].changed.wait(min(left, POLL))
+        taken = [(feed, follower, feed.take(0)) for feed, follower in sources]
+        pictures = [item.picture for *_, items in taken for item in items if isinstance(item, Snippet)]
+        features, left = detector.encode(pictures) if pictures else None, POLL
+        for feed, follower, items in taken:
+            match items:
+                case [Snippet(), *_]:
+                    rows, features = features[: len(items)], features[len(items) :]
+                    follower.add(items, rows)
+                case [Opened() as opened]:
+                    follower.open(opened)
+                case [Cut() as cut]:
+                    follower.cut(cut)
+                case [Retry() as retry]:
+                    follower.retry(retry)
+                case [Over(error)]:
+                    if error:
+                        raise error
+                    sources.remove((feed, follower))
+                    follower.finish(None)
+                    continue
+            # A recording that is slower to encode than to read is never late; a live stream is, and so is any that brings nothing.
+            left = min(left, POLL if items and feed.wait else follower.due())
+        if tick:
+            tick()
+    for _, follower in sources:
+        follower.finish("interrupted")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ The child decodes every frame and says when it came; of a snippet's first frame 
 snippets together, so that nothing is lost where the child hangs and is killed.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -25,9 +26,10 @@ import numpy as np
 
 from utils.errors import BadInput
 from utils.video.child import command, environment, limit_memory
-from utils.video.crops import Recipe
-from utils.video.decoder import SLIMMEST
+from utils.video.crops import Recipe, part_of
+from utils.video.decoder import SLIMMEST, jpeg_of
 from utils.video.display import pixel_aspect, shown_size
+from utils.video.fragments import PART, Copier, Fragment
 from utils.video.frames import FORMATS, FPS, MAX_PIXELS, clock_of, lasts, rate_of, shown, to_rgb, video_stream
 
 SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "tcp", "udp", "srt")
@@ -36,6 +38,7 @@ STREAM_FORMATS = (*FORMATS, "rtsp", "mpjpeg")
 CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}:none")}  # sys.platform -> FFmpeg's device, and its name there
 PIPE = "-"
 MEMORY = 2 << 30  # bytes that the child may take on top of the process itself (Linux)
+LONGEST = 640  # pixels of a JPEG's longer side
 HEAD = struct.Struct("<cI")  # kind of a message, its bytes
 FRAME = struct.Struct("<dddHH")  # seconds [start, end) from the connection's first frame, time.time(), height and width of the picture or 0
 
@@ -91,7 +94,8 @@ class Opened(NamedTuple):
 
 class Snippet(NamedTuple):
     """Frames of one snippet: its number, seconds [start, end) from the connection's first frame, time.time() when its last frame came, how
-    many frames, and the first one's picture (h, w, 3) uint8, resized by the recipe. A recording's snippet ends where the next one begins.
+    many frames, and the first one's picture (h, w, 3) uint8, resized by the recipe, and as a JPEG where that is kept. A recording's snippet
+    ends where the next one begins.
     """
 
     number: int
@@ -100,6 +104,7 @@ class Snippet(NamedTuple):
     arrived: float
     frames: int
     picture: np.ndarray
+    jpeg: bytes = b""
 
 
 class Cut(NamedTuple):
@@ -115,24 +120,24 @@ class Connection:
     """A stream, opened once. Iterate over it, and it gives Opened, Snippet …, Cut; or Cut alone, where it cannot be opened.
 
     first: the number of its first snippet. timeout: seconds without data, after which the child gives up; it is killed where it does not
-    (never for a pipe, which may pause).
+    (never for a pipe, which may pause). more: see `read`.
     """
 
-    def __init__(
-        self, source: Source, recipe: Recipe, *, first: int = 0, timeout: float = 10.0, max_pixels: int = MAX_PIXELS, memory: int = MEMORY
-    ):
+    def __init__(self, source: Source, recipe: Recipe, *, first: int = 0, timeout: float = 10.0, **more):
         self._next, self._stride = first, recipe.stride
         self._patience = None if source.piped else 2 * timeout + 5  # opening and looking at the first packets may take `timeout` each
         self._waiting_since, self._hung, self._over = None, False, threading.Event()
-        limits = {"timeout": timeout, "max_pixels": max_pixels, "memory": memory}
-        task = {"source": asdict(source), "recipe": asdict(recipe), "limits": limits}
+        task = json.dumps({"source": asdict(source), "recipe": asdict(recipe), "more": {"timeout": timeout, **more}})
         self._child = subprocess.Popen(
-            command("app.live.stream", json.dumps(task)),
-            stdin=None if source.piped else subprocess.DEVNULL,
+            command("app.live.stream", *([task] if source.piped else [])),  # all users see a command line, and an address has a password
+            stdin=None if source.piped else subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=1 << 18,
             env=environment(),
         )
+        if not source.piped:
+            with contextlib.suppress(BrokenPipeError), self._child.stdin as file:  # it is dead, which is told where it is read
+                file.write(task.encode())
 
     @property
     def pid(self) -> int:
@@ -143,7 +148,7 @@ class Connection:
         """End the child now; whoever iterates gets what was complete, and Cut. May be called from another thread, and again."""
         self._child.kill()
 
-    def __iter__(self) -> Iterator[Opened | Snippet | Cut]:
+    def __iter__(self) -> Iterator[Opened | Snippet | Fragment | Cut]:
         if self._patience is not None:
             threading.Thread(target=self._watch, daemon=True).start()
         try:
@@ -156,7 +161,7 @@ class Connection:
 
     def _snippets(self):
         opened, picture, frames, start, end, arrived, whole = None, None, 0, 0.0, 0.0, None, None
-        reason, jumps = None, 0
+        reason, jumps, jpeg, head = None, 0, b"", b""
         while message := self._read():
             kind, data = message
             if kind == b"o":
@@ -168,21 +173,26 @@ class Connection:
                     yield whole._replace(end=began)
                     whole = None
                 if height:
-                    picture = np.frombuffer(data, np.uint8, offset=FRAME.size).reshape(height, width, 3).copy()  # writable
-                    start = began
+                    size = 3 * height * width
+                    picture = np.frombuffer(data, np.uint8, size, FRAME.size).reshape(height, width, 3).copy()  # writable
+                    start, jpeg = began, data[FRAME.size + size :]
                 frames += 1
                 if frames % self._stride == 0:
-                    whole = Snippet(self._number(), start, end, arrived, self._stride, picture)
+                    whole = Snippet(self._number(), start, end, arrived, self._stride, picture, jpeg)
                     if not opened.recorded:  # nobody waits for a frame
                         yield whole
                         whole = None
+            elif kind == b"h":
+                head = data
+            elif kind == b"p":
+                yield Fragment(*PART.unpack_from(data), head, data[PART.size :])
             else:
                 reason, jumps = json.loads(data).values()
         if whole:
             yield whole
         # Before a cut the rest is scored as it is; at the end of a recording it is left out, as the extraction of a file leaves it out.
         if (rest := frames % self._stride) and not (opened.recorded and frames > rest):
-            yield Snippet(self._number(), start, end, arrived, rest, picture)
+            yield Snippet(self._number(), start, end, arrived, rest, picture, jpeg)
         if self._hung:
             reason = f"no frame for {self._patience:g} s: its process was killed"
         yield Cut(reason or "its process was killed", arrived or time.time(), frames, jumps)
@@ -240,17 +250,22 @@ def open_source(source: Source, *, timeout: float, max_pixels: int):
     return container, stream, {"fps": rate or FPS, "assumed": rate is None, "recorded": recorded}
 
 
-def read(source: Source, recipe: Recipe, send, *, timeout: float, max_pixels: int, memory: int) -> None:
-    """Open and decode `source`, and `send(kind, data)` each message of it."""
+def read(
+    source: Source, recipe: Recipe, send, *, timeout: float, max_pixels=MAX_PIXELS, memory=MEMORY, polygon=None, footage=False
+) -> None:
+    """Open and decode `source`, and `send(kind, data)` each message of it. polygon: the part of its pictures that counts (`part_of`);
+    footage: send its packets, too (Copier), and JPEGs.
+    """
     import av
 
     limit_memory(memory)
-    clock, frames = None, 0
+    clock, frames, copier = None, 0, None
     try:
         container, stream, about = open_source(source, timeout=timeout, max_pixels=max_pixels)
         with container:
             clock = clock_of(container, about["fps"], recorded=about["recorded"])
-            for number, (seconds, arrived, frame) in enumerate(shown(container, stream, clock)):
+            copier = Copier(container, send, 1 / about["fps"]) if footage else None
+            for number, (seconds, arrived, frame) in enumerate(shown(copier or container, stream, clock)):
                 head, height, width = b"", 0, 0
                 if number == 0:
                     aspect = pixel_aspect(stream)
@@ -259,24 +274,36 @@ def read(source: Source, recipe: Recipe, send, *, timeout: float, max_pixels: in
                         raise BadInput(f"{size[0]} × {size[1]} pixels, expected sides of at most 1 : {SLIMMEST}")
                     send(b"o", json.dumps({"arrived": arrived, "width": size[0], "height": size[1]} | about).encode())
                 if number % recipe.stride == 0:
-                    picture = recipe.fit(to_rgb(frame), shown_size(frame, aspect))
-                    (height, width), head = picture.shape[:2], picture.tobytes()
+                    picture, size, jpeg = to_rgb(frame), shown_size(frame, aspect), b""
+                    if footage:
+                        shrink = min(1.0, LONGEST / max(size))
+                        jpeg = jpeg_of(picture, [max(1, round(side * shrink)) for side in size])
+                    if polygon:
+                        picture, share = part_of(picture, polygon)
+                        size = tuple(max(1, round(side * part)) for side, part in zip(size, share, strict=True))
+                    picture = recipe.fit(picture, size)
+                    (height, width), head = picture.shape[:2], picture.tobytes() + jpeg
                 frames += 1
-                send(b"f", FRAME.pack(seconds, seconds + lasts(frame, clock.step), arrived, height, width) + head)
+                end = seconds + lasts(frame, clock.step)
+                send(b"f", FRAME.pack(seconds, end, arrived, height, width) + head)
+                if copier:
+                    copier.seconds = end
         reason = "the stream ended" if frames else f"not one frame of at most {max_pixels} pixels can be decoded"
     except av.error.ExitError:
         reason = f"no data for {timeout:g} s"
     except MemoryError:
         reason = f"takes more than {memory >> 20} MiB to decode"
     except (av.FFmpegError, OSError, BadInput) as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split()).replace(source.url, source.shown)
+    if copier:
+        copier.close()
     send(b"e", json.dumps({"reason": reason, "jumps": clock.jumps if clock else 0}).encode())
 
 
 def main() -> None:
     """The child: messages to standard output, until the stream ends or nobody reads them any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this process
-    task = json.loads(sys.argv[1])
+    task = json.loads(sys.argv[1] if len(sys.argv) > 1 else sys.stdin.buffer.read())
 
     def send(kind: bytes, data: bytes) -> None:
         try:
@@ -285,7 +312,7 @@ def main() -> None:
         except BrokenPipeError:  # no error of the stream: the parent is gone
             os._exit(1)
 
-    read(Source(**task["source"]), Recipe(**task["recipe"]), send, **task["limits"])
+    read(Source(**task["source"]), Recipe(**task["recipe"]), send, **task["more"])
 
 
 if __name__ == "__main__":

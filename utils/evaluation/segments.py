@@ -52,15 +52,17 @@ class Run:
 
 
 class Runs:
-    """The rule, snippet by snippet, with the memory of one run. A snippet whose number is left out counts as a lower one."""
+    """The rule, snippet by snippet, with the memory of one run. A snippet whose number is left out counts as a lower one. `bridge` may be
+    changed at any time.
+    """
 
     def __init__(self, threshold: float):
-        self.threshold, self.current = threshold, None
+        self.threshold, self.current, self.bridge = threshold, None, BRIDGE
 
     def add(self, number: int, score: np.floating, fine: np.ndarray | None = None) -> tuple[Run | None, Run | None]:
         """The next snippet: (the run that ended before it, the run that begins with it), None where there is none."""
         high, ended = score >= self.threshold, None
-        if self.current and number - self.current.last > BRIDGE + high:
+        if self.current and number - self.current.last > self.bridge + high:
             ended = self.close()
         if self.current and high:
             self.current.extend(number, score, fine)

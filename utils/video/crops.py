@@ -4,13 +4,14 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from utils.labels import CROPS, SNIPPET
 
 COUNTS = (1, 5, CROPS)
 WIDTH, HEIGHT, SIZE = 340, 256, 224  # published: pictures of 340 × 256, crops of 224; other encoders' sizes in proportion
 RESIZES = ("cv2", "bicubic")
+GREY = 127  # where a picture does not count
 LINES = 16  # that are resized at a time: what stays in the cache takes half the time
 UNNAMED = "bicubic"  # what made features whose manifest or checkpoint is older than the choice
 
@@ -62,6 +63,20 @@ class Recipe:
         views = [picture[:, top : top + size, left : left + size] for top, left in corners[: min(self.crops, 5)]]
         crops = torch.stack(views)
         return torch.cat([crops, crops.flip(-1)]) if self.crops == CROPS else crops
+
+
+def part_of(picture: np.ndarray, polygon: list) -> tuple[np.ndarray, tuple[float, float]]:
+    """The part of a picture (H, W, 3) that lies in a polygon, [x, y] from 0 to 1 of its corners: the smallest rectangle that holds it, GREY
+    outside of it, (h, w, 3), and its shares of the width and height.
+    """
+    height, width = picture.shape[:2]
+    corners = np.array(polygon) * (width, height)
+    left, top = np.minimum(np.floor(corners.min(0)), (width - 1, height - 1)).astype(int)
+    right, bottom = np.maximum(np.ceil(corners.max(0)), (left + 1, top + 1)).astype(int)
+    counts = Image.new("1", (right - left, bottom - top))
+    ImageDraw.Draw(counts).polygon([tuple(corner) for corner in corners - (left, top)], fill=1)
+    part = np.where(np.array(counts)[..., None], picture[top:bottom, left:right], np.uint8(GREY))
+    return part, ((right - left) / width, (bottom - top) / height)
 
 
 def bilinear(picture: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -156,6 +156,13 @@ class Decoder:
 # The child.
 
 
+def jpeg_of(picture: np.ndarray, size: Sequence[int]) -> bytes:
+    """(H, W, 3) uint8 as a JPEG of `size`, width and height."""
+    file = io.BytesIO()
+    Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0).save(file, "JPEG", quality=85)
+    return file.getvalue()
+
+
 class Thumbnails:
     """Pictures spread evenly over a video whose length is not known: every second one is dropped whenever there are too many."""
 
@@ -166,9 +173,7 @@ class Thumbnails:
         """shown: width and height at which the picture is shown."""
         if number % self.every == 0:
             size = max(1, round(shown[0] * THUMBNAIL_HEIGHT / shown[1])), THUMBNAIL_HEIGHT
-            small, file = Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0), io.BytesIO()
-            small.save(file, "JPEG", quality=85)
-            self.kept.append((seconds, file.getvalue()))
+            self.kept.append((seconds, jpeg_of(picture, size)))
             if len(self.kept) > THUMBNAILS:
                 self.every, self.kept = 2 * self.every, self.kept[::2]
 

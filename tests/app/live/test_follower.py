@@ -26,7 +26,7 @@ from app.live import follower as live
 from app.live.events import Events, Place, Scored
 from app.live.stream import Cut, Opened, Snippet, parse_source
 from golden import REAL
-from streams import RECIPE, CutOff, Server, make_detector, number_of, standard_input, write_stream
+from streams import RECIPE, CutOff, Server, lines_of, make_detector, memory, number_of, standard_input, write_stream
 from utils.errors import BadInput
 from utils.evaluation.scores import Scores
 from utils.evaluation.segments import anomaly_score
@@ -48,11 +48,6 @@ def watched(detector):
 
     detector.encode = watch
     return detector, numbers, features
-
-
-def lines_of(text, kind, state=None):
-    lines = map(json.loads, text.splitlines())
-    return [line for line in lines if line["type"] == kind and state in (None, line.get("state"))]
 
 
 def follow(detector, source, **options):
@@ -485,7 +480,8 @@ def test_after_a_gap_longer_than_the_window_nothing_before_it_is_context(missed)
         follower.open(Opened(arrived, 25, False, 64, 48, False))
         for i in range(6):
             end = arrived + 0.64 * (i + 1)
-            follower.add([Snippet(first + i, 0.64 * i, 0.64 * (i + 1), end, 16, pictures[first + i])])
+            one = Snippet(first + i, 0.64 * i, 0.64 * (i + 1), end, 16, pictures[first + i])
+            follower.add([one], detector.encode([one.picture]))
         follower.cut(Cut("over", end, 96, 2))
     follower.finish(None)
     assert lines_of(out.getvalue(), "connection", "end")[0]["clock_jumps"] == 4
@@ -520,11 +516,6 @@ def test_a_score_is_final_after_the_latency_though_nothing_follows():
     assert all(line["delay"] >= 3 for line in snippets[2:5])  # 3 snippets ahead did not come
     whole = anomaly_score(detector.score(torch.stack(features[:5])))
     assert [line["score"] for line in snippets[2:5]] == pytest.approx(list(whole[2:5]), abs=TOLERANCE)
-
-
-def memory(pid="self"):
-    """Resident bytes of a process."""
-    return int(re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[1]) * 1024
 
 
 class Counter:

@@ -252,7 +252,7 @@ def test_a_playlist_names_no_local_file(kind, tmp_path, web):
     address = web({"/list": (kinds.get(kind, "text/plain"), text)})
     found = [read(f"{address}/list"), read_sent(lambda file: file.write(text))]
     limits = {"timeout": 10, "max_pixels": 1 << 20, "memory": 1 << 30}
-    task = {"source": asdict(parse_source("-")), "recipe": asdict(RECIPE), "limits": limits}
+    task = {"source": asdict(parse_source("-")), "recipe": asdict(RECIPE), "more": limits}
     piped = subprocess.run([sys.executable, "-m", "app.live.stream", json.dumps(task)], input=text, capture_output=True, cwd=ROOT)
     assert piped.stdout[:1] == b"e", piped.stderr  # the end is the first message
     assert b"no video of these formats" in piped.stdout

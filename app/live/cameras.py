@@ -1,0 +1,224 @@
+"""Several cameras in one process, as a file says: cameras.toml. docs/on-duty.md explains its keys.
+
+Their pictures are encoded together, and each has its own thread and reading process, back-off, window, events and alerts. `status.json` in
+the folder tells how they are, once a second, for whoever asks (`--status`).
+"""
+
+import contextlib
+import os
+import re
+import sys
+import threading
+import time
+from collections import deque
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, NotRequired
+from urllib.parse import quote
+
+from pydantic import AfterValidator, ConfigDict, Field
+from typing_extensions import TypedDict
+
+from app.live.alarm import Alarm, Footage, Rules
+from app.live.feed import Feed
+from app.live.spool import Command, Spool, Webhook
+from app.live.stream import parse_source
+from utils.errors import BadInput, printable
+from utils.files import ROOT, locked, make_folder, write_json
+from utils.reading import Text, many, parse_toml, read_json, read_text, real, whole
+from utils.video.frames import MAX_PIXELS
+
+CLOSED = ConfigDict(extra="forbid")
+LONGEST = 1 << 20  # bytes of the file
+TIMEOUT = 10.0  # seconds without data that count as a cut
+STALE = 5  # seconds from which on a status is an old one
+KEYS = ("state", "last", "score", "threshold", "delay", "snippets", "dropped", "alerts", "held", "reason")
+HEAD = ("camera", "state", "last frame", "score", "threshold", "delay", "snippets", "dropped", "alerts", "held back", "")
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[\w-]{1,40}", text):  # part of a file's name
+        raise ValueError("1 to 40 letters, digits, - and _")
+    return text
+
+
+def _hours(text: str) -> tuple[int, int]:
+    if not (found := re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", text)):
+        raise ValueError("a text such as 22:00-06:00")
+    hour, minute, end_hour, end_minute = map(int, found.groups())
+    return 60 * hour + minute, 60 * end_hour + end_minute
+
+
+Seconds = real(0, 3600)
+Point = Annotated[list[real(0, 1)], Field(min_length=2, max_length=2)]
+
+
+class Camera(TypedDict):
+    """One camera."""
+
+    __pydantic_config__ = CLOSED
+
+    name: Annotated[Text, AfterValidator(_name)]
+    address: Text
+    threshold: NotRequired[real(0, 1, gt=0)]
+    classes: NotRequired[many(Text)]
+    polygon: NotRequired[Annotated[list[Point], Field(min_length=3)]]
+    hours: NotRequired[many(Annotated[Text, AfterValidator(_hours)])]
+    latency: NotRequired[real(0, 3600, gt=0)]
+
+
+class Alerts(TypedDict):
+    """Who is told of events, and of which (Rules)."""
+
+    __pydantic_config__ = CLOSED
+
+    webhook: NotRequired[Text]
+    secret: NotRequired[Text]
+    command: NotRequired[Annotated[list[Text], Field(min_length=1)]]
+    spool_mb: NotRequired[whole(0, 10**6)]
+    merge: NotRequired[Seconds]
+    minimum: NotRequired[Seconds]
+    longest: NotRequired[Seconds]
+    cool_down: NotRequired[real(0, 10**6)]
+    before: NotRequired[Seconds]
+
+
+class File(TypedDict):
+    """A cameras.toml."""
+
+    __pydantic_config__ = CLOSED
+
+    camera: Annotated[list[Camera], Field(min_length=1)]
+    alerts: NotRequired[Alerts]
+    folder: NotRequired[Text]
+
+
+def read_cameras(path: Path | str, *, filled: bool = True) -> File:
+    """A cameras.toml, its folder as seen from where it lies. filled: ${NAME} in addresses and the secret is what the environment says.
+    Raises BadInput where it is none.
+    """
+    place, todo = str(path), "see docs/on-duty.md"
+    plan = parse_toml(read_text(path, "SOURCE", LONGEST), place, todo, File)
+    plan["folder"] = str(Path(path).parent / plan.get("folder", ROOT / "runs" / "cameras"))
+    if not filled:
+        return plan
+    names = [camera["name"].casefold() for camera in plan["camera"]]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise BadInput(f"{place}: two cameras are called {twice}; expected a name for each; {todo}")
+    for camera in plan["camera"]:
+        camera["address"] = _filled(camera["address"], f"{place}: the address of {camera['name']}", quoted=True)
+        if parse_source(camera["address"]).piped:
+            raise BadInput(f"{place}: {camera['name']} is a pipe; expected an address, or a webcam's number; {todo}")
+    alerts = plan.get("alerts", {})
+    for key in {"webhook", "secret"} & alerts.keys():
+        alerts[key] = _filled(alerts[key], f"{place}: alerts.{key}")
+    if "alerts" in plan and not {"webhook", "command"} & alerts.keys():
+        raise BadInput(f"{place}: alerts go nowhere; expected a webhook, a command, or both; {todo}")
+    if "webhook" in alerts and not alerts.get("secret"):
+        raise BadInput(f"{place}: alerts.webhook without a secret; expected one that both sides know, it signs what is sent; {todo}")
+    return plan
+
+
+def _filled(text: str, place: str, quoted: bool = False) -> str:
+    """`text` with what the environment has for each ${NAME}; quoted: as part of an address, unless it is all of it."""
+
+    def value(found) -> str:
+        if not (known := os.environ.get(found[1])):
+            raise BadInput(f"{place}: the environment has no {found[1]}; export it, or name it in the service's EnvironmentFile")
+        return quote(known, safe="", errors="surrogateescape") if quoted and found[0] != text else known
+
+    return re.sub(r"\$\{(\w+)\}", value, text)
+
+
+def run(detector, plan: File, *, latency: float, out=None, record: Path | str | None = None, max_pixels: int = MAX_PIXELS) -> None:
+    """Follow all cameras until they end, which live ones do not, and write JSON lines that name the camera to `out` (standard output).
+
+    latency: of those that say none; else as app.live.follower.run, whose errors it raises, and BadInput for classes that are not known.
+    """
+    from app.live.follower import Follower, Lines, OutputClosed, check, follow, stop_signals
+
+    check(detector, latency, "cameras")
+    for camera in plan["camera"]:
+        if unknown := set(camera.get("classes", ())) - set(detector.classes[1:]):
+            raise BadInput(f"{camera['name']}: classes {sorted(unknown)} are not known; expected some of {', '.join(detector.classes[1:])}")
+    folder, alerts, news, written = make_folder(plan["folder"]), plan.get("alerts", {}), deque(), 0.0
+    rules = Rules(**{name: alerts[name] for name in Rules._fields if name in alerts})
+    sinks = {"webhook": Webhook(alerts["webhook"], alerts["secret"])} if "webhook" in alerts else {}
+    sinks |= {"command": Command(alerts["command"])} if "command" in alerts else {}
+    changed, sources, spool = threading.Condition(), {}, None
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(folder))
+        lines = stack.enter_context(Lines(sys.stdout if out is None else out, record))
+        if sinks:
+            told = lambda state, **fields: news.append({"state": state, **fields})  # noqa: E731
+            spool = Spool(folder / "alerts", sinks, limit=alerts.get("spool_mb", 1000) << 20, told=told)
+            stack.callback(spool.close)
+        stopped = stack.enter_context(stop_signals())
+
+        def tick() -> None:
+            nonlocal written
+            while news:
+                lines("alert", **news.popleft())
+            if time.monotonic() - written >= 1:
+                written, cameras = time.monotonic(), {name: follower.state() for name, (_, follower) in sources.items()}
+                status = {"time": time.time(), "cameras": cameras, "waiting": spool and spool.waiting, "problem": spool and spool.problem}
+                with contextlib.suppress(BadInput):  # a full disk: an older one stands there
+                    write_json(folder / "status.json", status)
+
+        for camera in plan["camera"]:
+            name, own, footage, alarm = camera["name"], camera.get("latency", latency), None, None
+            if spool:
+                footage = Footage(rules.before + rules.longest + rules.merge + 2 * own + 15)
+                more = {"interest": camera.get("classes"), "hours": camera.get("hours")}
+                threshold = camera.get("threshold", detector.threshold)
+                alarm = Alarm(rules, detector.classes, threshold, footage, partial(spool.put, name), **more)
+            source, more = parse_source(camera["address"]), {"persist": True, "changed": changed, "footage": footage}
+            more |= {"wait": None, "reconnect": True, "attempts": None, "timeout": TIMEOUT, "max_pixels": max_pixels}
+            feed = stack.enter_context(Feed(source, detector.recipe, patience=own, polygon=camera.get("polygon"), **more))
+            more = {"latency": own, "threshold": camera.get("threshold"), "alarm": alarm}
+            sources[name] = feed, Follower(detector, partial(lines, camera=name), source.shown, **more)
+            sources[name][1].persist = True
+        with contextlib.suppress(OutputClosed):
+            follow(detector, [*sources.values()], stopped, tick)
+            if spool:
+                spool.close()
+            tick()
+    if stopped.is_set():
+        raise KeyboardInterrupt
+
+
+class Status(TypedDict):
+    """What status.json holds."""
+
+    time: real()
+    cameras: dict[Text, dict[Text, Any]]
+    waiting: int | None
+    problem: Text | None
+
+
+def show_status(plan: File) -> None:
+    """A table of how the cameras are, again each second until it is interrupted; once where standard output is no terminal."""
+    path, clear = Path(plan["folder"]) / "status.json", "\x1b[H\x1b[J" if sys.stdout.isatty() else ""
+    while True:
+        print(clear + table(read_json(path, "folder: start demo.py with the file first", Status)), flush=True)
+        if not clear:
+            return
+        time.sleep(1)
+
+
+def table(status: Status) -> str:
+    """`status` for a terminal."""
+    cells, now = [HEAD], time.time()
+    for name, camera in status["cameras"].items():
+        told = [
+            camera.get(key) for key in ("state", "last", "score", "threshold", "delay", "snippets", "dropped", "alerts", "held", "reason")
+        ]
+        told[1] = None if told[1] is None else f"{now - told[1]:.0f} s ago"
+        cells.append((name, *("" if cell is None else f"{cell:.3g}" if isinstance(cell, float) else printable(cell) for cell in told)))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    if status["waiting"] is not None:
+        lines.append(f"alerts that wait for their receiver: {status['waiting']} {status['problem']}".rstrip())
+    if (age := now - status["time"]) > STALE:
+        lines.append(f"this is {age:,.0f} seconds old: no process writes it any more")
+    return "\n".join(lines)

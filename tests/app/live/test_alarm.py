@@ -1,0 +1,155 @@
+"""app/live/alarm.py: which events are told, as what, with which pictures."""
+
+import io
+import time
+from datetime import datetime
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.live.alarm import Alarm, Footage, Rules
+from app.live.events import Place, Scored
+from app.live.stream import Connection, Cut, Opened, Snippet, parse_source
+from streams import RECIPE, Server, frames_of, number_of, write_stream
+from utils.video.fragments import Fragment
+
+CLASSES = ("normal", "fight", "fire")
+STEP = 0.64  # seconds of a snippet
+
+
+def told_of(values, rules, *, labels=None, numbers=None, connections=None, arrived=0.0, **more):
+    """What an Alarm at 0.5 tells of a stream of scores: [(start, end) in snippets] and the events."""
+    told = []
+    alarm = Alarm(rules, CLASSES, 0.5, Footage(60), lambda event, jpeg, clip: told.append((event, jpeg, clip)), **more)
+    for i, value in enumerate(values):
+        number, fine = numbers[i] if numbers else i, np.full(3, 0.1)
+        fine[(labels or [1] * len(values))[i]] = 0.8
+        place = Place(
+            number, connections[i] if connections else 0, number * STEP, (number + 1) * STEP, arrived + number * STEP, 0, b"%d" % i
+        )
+        alarm.add(Scored(place, np.float32(value), fine))
+    alarm.close()
+    return [(round(event["start"] / STEP), round(event["end"] / STEP)) for event, *_ in told], told, alarm
+
+
+EACH = Rules(merge=0, minimum=0, longest=1e9, cool_down=0)
+
+
+def test_merged_where_little_lies_between():
+    high = [0, 1, 6, 7, 20]
+    values = [0.9 if i in high else 0.1 for i in range(30)]
+    assert told_of(values, EACH)[0] == [(0, 2), (6, 8), (20, 21)]
+    assert told_of(values, EACH._replace(merge=4 * STEP + 0.01))[0] == [(0, 8), (20, 21)]
+    assert told_of(values, EACH._replace(merge=4 * STEP + 0.01, minimum=1))[0] == [(0, 8)]
+    assert told_of(values, EACH._replace(merge=60))[0] == [(0, 21)]
+    assert told_of(values, EACH._replace(merge=60), connections=[0] * 7 + [1] * 23)[0] == [(0, 7), (7, 21)]
+    assert told_of([0.9, 0.9], EACH, numbers=[0, 5])[0] == [(0, 1), (5, 6)]  # what was dropped counts as low
+
+
+def test_a_long_one_is_told_while_it_goes_on_and_held_back_then():
+    values = [0.9] * 100
+    rules = EACH._replace(longest=9.5 * STEP)
+    assert told_of(values, rules)[0] == [(at, at + 10) for at in range(0, 100, 10)]
+    spans, told, alarm = told_of(values, rules._replace(cool_down=25 * STEP))
+    assert spans == [(0, 10), (40, 50), (80, 90)]
+    assert [event["held_back"] for event, *_ in told] == [0, 3, 6]
+    assert (alarm.told, alarm.held) == (3, 7)
+
+
+def test_each_class_cools_down_alone():
+    values = [0.9, 0.9, 0.1, 0.1, 0.1] * 4
+    labels = [1] * 5 + [2] * 5 + [1] * 10
+    told = told_of(values, EACH._replace(cool_down=1000), labels=labels)[1]
+    assert [event["class"] for event, *_ in told] == ["fight", "fire"]
+    told = told_of(values, EACH, labels=labels, interest=["fire"])[1]
+    assert [event["class"] for event, *_ in told] == ["fire"]
+
+
+def test_the_best_moment():
+    values = [0.1, 0.6, 0.9, 0.7, 0.1, 0.1]
+    [(event, jpeg, clip)] = told_of(values, EACH)[1]
+    assert (event["score"], jpeg, clip) == (0.9, b"2", None)
+    assert (event["first_snippet"], event["last_snippet"], event["threshold"]) == (1, 3, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("clock", "hours", "told"),
+    [
+        ("23:30", [(22 * 60, 6 * 60)], 1),
+        ("05:59", [(22 * 60, 6 * 60)], 1),
+        ("06:00", [(22 * 60, 6 * 60)], 0),
+        ("12:00", [(22 * 60, 6 * 60)], 0),
+        ("12:00", [(0, 60), (11 * 60, 13 * 60)], 1),
+        ("21:59", [(22 * 60, 23 * 60)], 1),  # it lasts until after ten
+        ("12:00", [(60, 60)], 0),
+        ("12:00", [], 0),
+    ],
+)
+def test_hours_are_local(clock, hours, told):
+    moment = datetime.strptime(f"2026-03-02 {clock}:00", "%Y-%m-%d %H:%M:%S").timestamp()
+    assert len(told_of([0.9] * 100, EACH, arrived=moment + STEP, hours=hours)[1]) == told
+
+
+@settings(max_examples=200)
+@given(st.lists(st.booleans(), max_size=60), st.integers(1, 6), st.integers(0, 5))
+def test_whatever_comes(high, bridge, minimum):
+    """Against the rule read literally."""
+    expected = []
+    for at in np.flatnonzero(high):
+        if expected and at - expected[-1][1] <= bridge:
+            expected[-1][1] = at + 1
+        else:
+            expected.append([at, at + 1])
+    expected = [(start, end) for start, end in expected if end - start >= minimum]
+    rules = EACH._replace(merge=bridge * STEP + 0.01, minimum=minimum * STEP - 0.01 if minimum else 0)
+    assert told_of([0.9 if one else 0.1 for one in high], rules)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("form", "codec", "start"), [("mpegts", "libx264", 90_000), ("matroska", "libx264", 0), ("h264", "libx264", 0), ("mjpeg", "mjpeg", 0)]
+)
+def test_a_clip_is_what_came(form, codec, start):
+    """The very packets, from the key frame before it on, from 0 on."""
+    footage, snippets = Footage(1000), []
+    options = {"live": "1"} if form == "matroska" else {}
+    with Server(lambda file: write_stream(file, range(300), form=form, codec=codec, start=start, options=options)) as server:
+        for item in Connection(parse_source(f"tcp://127.0.0.1:{server.port}"), RECIPE, footage=True):
+            if isinstance(item, Fragment):
+                footage.add(0, item)
+            elif isinstance(item, Snippet):
+                snippets.append(item)
+            else:
+                assert isinstance(item, Opened | Cut)
+    numbers = frames_of(footage.cut(0, 5.5, 8.2))
+    step = 1 if codec == "mjpeg" else 25
+    first, last = int(5.5 * 25) // step * step, -(-int(8.2 * 25) // step) * step
+    assert abs(numbers[0] - first) <= 1
+    assert abs(numbers[-1] - last) <= 2
+    assert numbers == list(range(numbers[0], numbers[-1] + 1))
+    assert frames_of(footage.cut(0, -5, 1000)) == list(range(300))
+    assert footage.cut(0, 100, 200) is None
+    assert footage.cut(1, 5, 8) is None
+    with av.open(io.BytesIO(snippets[2].jpeg)) as picture:
+        assert [number_of(frame.to_ndarray(format="rgb24")) for frame in picture.decode(video=0)] == [32]
+
+
+def test_a_codec_that_mp4_does_not_take():
+    with Server(lambda file: write_stream(file, range(50), form="flv", codec="flv")) as server:
+        items = list(Connection(parse_source(f"tcp://127.0.0.1:{server.port}"), RECIPE, footage=True))
+    assert [type(item) for item in items] == [Opened, *[Snippet] * 4, Cut]
+
+
+def test_footage_is_bounded(monkeypatch):
+    monkeypatch.setattr("app.live.alarm.MOST", 1000)
+    footage = Footage(1000)
+    for i in range(100):
+        footage.add(0, Fragment(i, i + 1, True, b"", bytes(300)))
+    assert len(footage._parts) == 3
+    footage = Footage(0.05)
+    for i in range(5):
+        footage.add(0, Fragment(i, i + 1, True, b"", bytes(100)))
+        time.sleep(0.03)
+    assert len(footage._parts) < 5
