@@ -162,7 +162,7 @@ def test_ranks_repeat_and_resume_to_the_bit_and_fold(small_sample, tmp_path):
             assert (process.returncode == 0) == (restarts == 1), errors
     for name in ("last.pt", "best.pt", "scores.npz"):
         assert len({(tmp_path / run / "seed-1" / name).read_bytes() for run in ("a", "b", "cut")}) == 1, name
-    code, _, errors = finished(2, "ucf_train.py", *words, "--folds", "2", "--output", tmp_path / "folds")
+    code, _, errors = finished(2, "ucf_train.py", *words, "--folds", "2", "--select", "last", "--output", tmp_path / "folds")
     assert code == 0, errors
     assert (tmp_path / "folds" / "seed-1" / "report.json").exists()
     best = tmp_path / "a" / "seed-1" / "best.pt"
