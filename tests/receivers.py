@@ -12,8 +12,8 @@ SECRET = "between us"
 
 
 class Receiver(ThreadingHTTPServer):
-    """A web server that treats the first requests as `script` says ("500", "cut", "drop", "slow"), and takes the others. keep: their pictures, else
-    how long those are.
+    """A web server that treats the first requests as `script` says ("500", "cut", "drop", "slow"), and takes the others. keep: their
+    pictures, else how long those are.
     """
 
     daemon_threads = True

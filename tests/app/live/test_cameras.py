@@ -375,7 +375,7 @@ class Yard:
                 return False
             happened.set()
             if kind == "stalls":
-                self.over.wait(8)  # longer than anybody waits for it
+                self.over.wait(15)  # longer than anybody waits for it
             elif kind == "garbage":
                 draw = random.Random(0)
                 with contextlib.suppress(OSError):
@@ -404,7 +404,7 @@ class Yard:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_cameras_that_fail_beside_others(tmp_path, monkeypatch):
     """CAMERAS=16 CAMERA_SECONDS=1200 python -m pytest -s -m slow tests/app/live/test_cameras.py -k beside: the run of docs/on-duty.md."""
-    monkeypatch.setattr(live, "TIMEOUT", 3.0)
+    monkeypatch.setattr(live, "TIMEOUT", 5.0)
     long, latency = SECONDS > 300, 5.0 if SECONDS > 300 else 60.0  # in a short run on a busy machine nothing is late
     yard, detector, marks, delays = Yard(CAMERAS, SECONDS), make_detector(length=16, threshold=0.8), {}, []
     left, opened = [0.1, 0.5, 1.0], Counter()
@@ -440,11 +440,16 @@ def test_cameras_that_fail_beside_others(tmp_path, monkeypatch):
         states = [line["state"] for line in lines_of(own, "connection")]
         gaps = [line["missed"] for line in lines_of(own, "connection", "open")]
         print(f"cam{i} {fault}: {len(numbers)} snippets, {states.count('open')} connections, missed {sum(gaps):.0f} s, reasons",
-              {line["reason"] for line in lines_of(own, "connection", "cut")})  # fmt: skip
+              {line["reason"] for line in lines_of(own, "connection", "cut")}, f"{len(lines_of(own, 'dropped'))} drops")  # fmt: skip
+    for i, fault in enumerate(yard.faults):
+        own = of_camera(text, f"cam{i}")
+        numbers = [line["number"] for line in lines_of(own, "snippet")]
+        states = [line["state"] for line in lines_of(own, "connection")]
         assert numbers == list(range(len(numbers))), fault
         assert lines_of(own, "dropped") == [], fault
         if fault is None:
-            assert states == ["open", "end"]
+            assert states[-2:] == ["open", "end"]  # as long as the machine starts processes, one may have to try again
+            assert "cut" not in states
             assert len(numbers) > 0.5 * SECONDS * 25 / 16
         elif fault in ("dies", "stalls"):
             assert states.count("open") >= 2, states
