@@ -218,7 +218,7 @@ def table(status: Status) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     if status["waiting"] is not None:
-        lines.append(f"alerts that wait for their receiver: {status['waiting']} {status['problem']}".rstrip())
+        lines.append(f"alerts that wait for their receiver: {status['waiting']} {printable(status['problem'] or '')}".rstrip())
     if (age := now - status["time"]) > STALE:
         lines.append(f"this is {age:,.0f} seconds old: no process writes it any more")
     return "\n".join(lines)
