@@ -93,6 +93,15 @@ class File(TypedDict):
     folder: NotRequired[Text]
 
 
+class Status(TypedDict):
+    """What status.json holds."""
+
+    time: real()
+    cameras: dict[Text, dict[Text, Any]]
+    waiting: int | None
+    problem: Text | None
+
+
 def read_cameras(path: Path | str, *, filled: bool = True) -> File:
     """A cameras.toml, its folder as seen from where it lies. filled: ${NAME} in addresses and the secret is what the environment says.
     Raises BadInput where it is none.
@@ -185,15 +194,6 @@ def run(detector, plan: File, *, latency: float, out=None, record: Path | str | 
             tick()
     if stopped.is_set():
         raise KeyboardInterrupt
-
-
-class Status(TypedDict):
-    """What status.json holds."""
-
-    time: real()
-    cameras: dict[Text, dict[Text, Any]]
-    waiting: int | None
-    problem: Text | None
 
 
 def show_status(plan: File) -> None:
