@@ -262,6 +262,8 @@ def read(
     import av
 
     limit_memory(memory)
+    if not source.piped:
+        send(b"b", b"")  # the start is over
     clock, frames, copier = None, 0, None
     try:
         container, stream, about = open_source(source, timeout=timeout, max_pixels=max_pixels)
@@ -315,10 +317,7 @@ def main() -> None:
         except BrokenPipeError:  # no error of the stream: the parent is gone
             os._exit(1)
 
-    source = Source(**task["source"])
-    if not source.piped:
-        send(b"b", b"")  # the start is over
-    read(source, Recipe(**task["recipe"]), send, **task["more"])
+    read(Source(**task["source"]), Recipe(**task["recipe"]), send, **task["more"])
 
 
 if __name__ == "__main__":
