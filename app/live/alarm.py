@@ -54,20 +54,10 @@ class Rules(NamedTuple):
 class Alarm:
     """Tells of the events of a camera whose class is among `interest` (None: all), or not known, and that lie in its hours.
 
-    hours: (from, to) in minutes of the local day, None: always; tell(event, JPEG of its best moment, MP4 or None) -> None.
+    hours: local ones, as "22:00-06:00", None: always; tell(event, JPEG of its best moment, MP4 or None) -> None.
     """
 
-    def __init__(
-        self,
-        rules: Rules,
-        classes: tuple[str, ...],
-        threshold: float,
-        footage: Footage,
-        tell: Callable,
-        *,
-        interest: Sequence[str] | None = None,
-        hours: Sequence[tuple[int, int]] | None = None,
-    ):
+    def __init__(self, rules: Rules, classes: tuple, threshold: float, footage: Footage, tell: Callable, *, interest=None, hours=None):
         self._rules, self._classes, self._footage, self._tell = rules, classes, footage, tell
         self._interest, self._hours, self._runs = interest, hours, Runs(threshold)
         self._first = self._last = self._best = None  # of the run's high snippets
@@ -114,8 +104,7 @@ class Alarm:
         self._tell(event, best.jpeg, clip)
 
 
-def _lies_in(moment: float, hours: Sequence[tuple[int, int]]) -> bool:
+def _lies_in(moment: float, hours: Sequence[str]) -> bool:
     """Whether time.time() `moment` lies in one of the hours, which may go over midnight."""
-    local = time.localtime(moment)
-    minute = 60 * local.tm_hour + local.tm_min
-    return any(start <= minute < end if start <= end else minute >= start or minute < end for start, end in hours)
+    now, pairs = time.strftime("%H:%M", time.localtime(moment)), [span.split("-") for span in hours]
+    return any(start <= now < end if start <= end else now >= start or now < end for start, end in pairs)

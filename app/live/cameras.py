@@ -36,19 +36,17 @@ KEYS = ("state", "last", "score", "threshold", "delay", "snippets", "dropped", "
 HEAD = ("camera", "state", "last frame", "score", "threshold", "delay", "snippets", "dropped", "alerts", "held back", "")
 
 
-def _name(text: str) -> str:
-    if not re.fullmatch(r"[\w-]{1,40}", text):  # part of a file's name
-        raise ValueError("1 to 40 letters, digits, - and _")
-    return text
+def _like(pattern: str, said: str) -> type:
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(said)
+        return text
+
+    return Annotated[Text, AfterValidator(check)]
 
 
-def _hours(text: str) -> tuple[int, int]:
-    if not (found := re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", text)):
-        raise ValueError("a text such as 22:00-06:00")
-    hour, minute, end_hour, end_minute = map(int, found.groups())
-    return 60 * hour + minute, 60 * end_hour + end_minute
-
-
+Name = _like(r"[\w-]{1,40}", "1 to 40 letters, digits, - and _")  # part of a file's name
+Hours = _like(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d", "a text such as 22:00-06:00")
 Seconds = real(0, 3600)
 Point = Annotated[list[real(0, 1)], Field(min_length=2, max_length=2)]
 
@@ -58,12 +56,12 @@ class Camera(TypedDict):
 
     __pydantic_config__ = CLOSED
 
-    name: Annotated[Text, AfterValidator(_name)]
+    name: Name
     address: Text
     threshold: NotRequired[real(0, 1, gt=0)]
     classes: NotRequired[many(Text)]
     polygon: NotRequired[Annotated[list[Point], Field(min_length=3)]]
-    hours: NotRequired[many(Annotated[Text, AfterValidator(_hours)])]
+    hours: NotRequired[many(Hours)]
     latency: NotRequired[real(0, 3600, gt=0)]
 
 
