@@ -1,42 +1,14 @@
 """Alerts of one camera: its events as somebody on duty wants to be told of them, with a clip of what came. Imports no torch."""
 
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from app.live.events import Scored, number, utc
 from utils.evaluation.segments import ANOMALY, BRIDGE, Run, Runs
-from utils.video.fragments import Fragment, joined
+from utils.video.fragments import Footage
 
-MOST = 64 << 20  # bytes of one stream that are kept
 AFTER = 1.0  # seconds of a clip behind its event
-
-
-class Footage:
-    """The last `seconds` of a stream, as they came, MOST bytes at most. May be used by two threads."""
-
-    def __init__(self, seconds: float):
-        self._seconds, self._parts, self._bytes, self._lock = seconds, deque(), 0, threading.Lock()
-
-    def add(self, connection: int, part: Fragment) -> None:
-        """The next part, of connection number `connection`."""
-        with self._lock:
-            self._parts.append((time.monotonic(), connection, part))
-            self._bytes += len(part.data)
-            while self._bytes > MOST or time.monotonic() - self._parts[0][0] > self._seconds:
-                self._bytes -= len(self._parts.popleft()[2].data)
-
-    def cut(self, connection: int, start: float, end: float) -> bytes | None:
-        """An MP4 of a connection's seconds [start, end), or what is there of them, from the key frame before them on; None for nothing."""
-        with self._lock:
-            parts = [part for _, of, part in self._parts if of == connection and part.start < end]
-        keys = [at for at, part in enumerate(parts) if part.key]
-        if not keys or parts[-1].end <= start:
-            return None
-        parts = parts[max((at for at in keys if parts[at].start <= start), default=keys[0]) :]
-        return joined(parts)
 
 
 class Rules(NamedTuple):

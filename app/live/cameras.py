@@ -19,13 +19,14 @@ from urllib.parse import quote
 from pydantic import AfterValidator, ConfigDict, Field
 from typing_extensions import TypedDict
 
-from app.live.alarm import Alarm, Footage, Rules
+from app.live.alarm import Alarm, Rules
 from app.live.feed import Feed
 from app.live.spool import Command, Spool, Webhook
 from app.live.stream import parse_source
 from utils.errors import BadInput, printable
 from utils.files import ROOT, locked, make_folder, write_json
 from utils.reading import Text, many, parse_toml, read_json, read_text, real, whole
+from utils.video.fragments import Footage
 from utils.video.frames import MAX_PIXELS
 
 CLOSED = ConfigDict(extra="forbid")

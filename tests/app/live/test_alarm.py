@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.live.alarm import Alarm, Footage, Rules
+from app.live.alarm import Alarm, Rules
 from app.live.events import Place, Scored
 from app.live.stream import Connection, Cut, Opened, Snippet, parse_source
 from streams import RECIPE, Server, frames_of, number_of, write_stream
-from utils.video.fragments import Fragment
+from utils.video.fragments import Footage, Fragment
 
 CLASSES = ("normal", "fight", "fire")
 STEP = 0.64  # seconds of a snippet
@@ -143,7 +143,7 @@ def test_a_codec_that_mp4_does_not_take():
 
 
 def test_footage_is_bounded(monkeypatch):
-    monkeypatch.setattr("app.live.alarm.MOST", 1000)
+    monkeypatch.setattr("utils.video.fragments.MOST", 1000)
     footage = Footage(1000)
     for i in range(100):
         footage.add(0, Fragment(i, i + 1, True, b"", bytes(300)))
