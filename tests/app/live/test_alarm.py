@@ -1,7 +1,6 @@
-"""app/live/alarm.py: which events are told, as what, with which pictures."""
+"""app/live/alarm.py: which events are told, as what, with which pictures, and the clips of a stream."""
 
 import io
-import time
 from datetime import datetime
 
 import av
@@ -140,16 +139,3 @@ def test_a_codec_that_mp4_does_not_take():
     with Server(lambda file: write_stream(file, range(50), form="flv", codec="flv")) as server:
         items = list(Connection(parse_source(f"tcp://127.0.0.1:{server.port}"), RECIPE, footage=True))
     assert [type(item) for item in items] == [Opened, *[Snippet] * 4, Cut]
-
-
-def test_footage_is_bounded(monkeypatch):
-    monkeypatch.setattr("utils.video.fragments.MOST", 1000)
-    footage = Footage(1000)
-    for i in range(100):
-        footage.add(0, Fragment(i, i + 1, True, b"", bytes(300)))
-    assert len(footage._parts) == 3
-    footage = Footage(0.05)
-    for i in range(5):
-        footage.add(0, Fragment(i, i + 1, True, b"", bytes(100)))
-        time.sleep(0.03)
-    assert len(footage._parts) < 5
