@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from app.live.alarm import Alarm, Rules
 from app.live.events import Place, Scored
 from app.live.stream import Connection, Cut, Opened, Snippet, parse_source
-from streams import RECIPE, Server, frames_of, number_of, write_stream
+from streams import RECIPE, SIZE, Server, frames_of, number_of, write_stream
 from utils.video.fragments import Footage, Fragment
 
 CLASSES = ("normal", "fight", "fire")
@@ -133,6 +133,27 @@ def test_a_clip_is_what_came(form, codec, start):
     assert footage.cut(1, 5, 8) is None
     with av.open(io.BytesIO(snippets[2].jpeg)) as picture:
         assert [number_of(frame.to_ndarray(format="rgb24")) for frame in picture.decode(video=0)] == [32]
+
+
+def test_a_resolution_that_changes():
+    """What came is in the clip, pictures of both sizes, and the encoder's keep their size."""
+
+    def part(file):
+        for size in (SIZE, (128, 96)):
+            coded = io.BytesIO()
+            write_stream(coded, range(100), form="h264", codec="libx264", size=size)
+            file.write(coded.getvalue())
+
+    footage = Footage(1000)
+    with Server(part) as server:
+        items = list(Connection(parse_source(f"tcp://127.0.0.1:{server.port}"), RECIPE, footage=True))
+    for item in items:
+        if isinstance(item, Fragment):
+            footage.add(0, item)
+    snippets = [item for item in items if isinstance(item, Snippet)]
+    assert [number_of(one.picture) for one in snippets] == [number % 100 for number in range(0, 200, 16)]
+    assert len({one.picture.shape for one in snippets}) == 1
+    assert frames_of(footage.cut(0, 2, 6)) == [*range(25, 100), *range(50)]
 
 
 def test_a_codec_that_mp4_does_not_take():
