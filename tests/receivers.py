@@ -12,12 +12,14 @@ SECRET = "between us"
 
 
 class Receiver(ThreadingHTTPServer):
-    """A web server that treats the first requests as `script` says ("500", "cut", "drop", "slow"), and takes the others."""
+    """A web server that treats the first requests as `script` says ("500", "cut", "drop", "slow"), and takes the others. keep: their
+    pictures, else how long those are.
+    """
 
     daemon_threads = True
 
-    def __init__(self, script=()):
-        self.script, self.taken, self.attempts, self.changed = iter(script), [], 0, threading.Condition()
+    def __init__(self, script=(), keep=True):
+        self.keep, self.script, self.taken, self.attempts, self.changed = keep, iter(script), [], 0, threading.Condition()
         super().__init__(("127.0.0.1", 0), Handler)
         self.address = f"http://127.0.0.1:{self.server_port}/hook?to=duty"
 
@@ -61,6 +63,8 @@ class Handler(BaseHTTPRequestHandler):
         if does.isdecimal():
             self.send_response(int(does))
         else:
+            if not self.server.keep:
+                event |= {name: len(event[name] or "") for name in ("picture", "clip")}
             with self.server.changed:
                 self.server.taken.append(event)
                 self.server.changed.notify_all()

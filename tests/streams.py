@@ -186,7 +186,12 @@ def rtsp_play(client):
     }
     method = None
     while method != "PLAY":
-        request = b"".join(iter(reader.readline, b"\r\n")).decode()
+        request = b""
+        while not request.endswith(b"\r\n\r\n"):
+            if not (line := reader.readline()):
+                raise ConnectionResetError("nobody asks any more")
+            request += line
+        request = request.decode()
         method = request.split()[0]
         assert method != "SETUP" or "RTP/AVP/TCP" in request, request  # over UDP it would be as lossy
         cseq = request.lower().partition("cseq: ")[2].split()[0]

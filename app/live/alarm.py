@@ -1,42 +1,14 @@
 """Alerts of one camera: its events as somebody on duty wants to be told of them, with a clip of what came. Imports no torch."""
 
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from app.live.events import Scored, number, utc
 from utils.evaluation.segments import ANOMALY, BRIDGE, Run, Runs
-from utils.video.fragments import Fragment, joined
+from utils.video.fragments import Footage
 
-MOST = 64 << 20  # bytes of one stream that are kept
 AFTER = 1.0  # seconds of a clip behind its event
-
-
-class Footage:
-    """The last `seconds` of a stream, as they came, MOST bytes at most. May be used by two threads."""
-
-    def __init__(self, seconds: float):
-        self._seconds, self._parts, self._bytes, self._lock = seconds, deque(), 0, threading.Lock()
-
-    def add(self, connection: int, part: Fragment) -> None:
-        """The next part, of connection number `connection`."""
-        with self._lock:
-            self._parts.append((time.monotonic(), connection, part))
-            self._bytes += len(part.data)
-            while self._bytes > MOST or time.monotonic() - self._parts[0][0] > self._seconds:
-                self._bytes -= len(self._parts.popleft()[2].data)
-
-    def cut(self, connection: int, start: float, end: float) -> bytes | None:
-        """An MP4 of a connection's seconds [start, end), or what is there of them, from the key frame before them on; None for nothing."""
-        with self._lock:
-            parts = [part for _, of, part in self._parts if of == connection and part.start < end]
-        keys = [at for at, part in enumerate(parts) if part.key]
-        if not keys or parts[-1].end <= start:
-            return None
-        parts = parts[max((at for at in keys if parts[at].start <= start), default=keys[0]) :]
-        return joined(parts)
 
 
 class Rules(NamedTuple):
@@ -54,20 +26,10 @@ class Rules(NamedTuple):
 class Alarm:
     """Tells of the events of a camera whose class is among `interest` (None: all), or not known, and that lie in its hours.
 
-    hours: (from, to) in minutes of the local day, None: always; tell(event, JPEG of its best moment, MP4 or None) -> None.
+    hours: local ones, as "22:00-06:00", None: always; tell(event, JPEG of its best moment, MP4 or None) -> None.
     """
 
-    def __init__(
-        self,
-        rules: Rules,
-        classes: tuple[str, ...],
-        threshold: float,
-        footage: Footage,
-        tell: Callable,
-        *,
-        interest: Sequence[str] | None = None,
-        hours: Sequence[tuple[int, int]] | None = None,
-    ):
+    def __init__(self, rules: Rules, classes: tuple, threshold: float, footage: Footage, tell: Callable, *, interest=None, hours=None):
         self._rules, self._classes, self._footage, self._tell = rules, classes, footage, tell
         self._interest, self._hours, self._runs = interest, hours, Runs(threshold)
         self._first = self._last = self._best = None  # of the run's high snippets
@@ -114,8 +76,7 @@ class Alarm:
         self._tell(event, best.jpeg, clip)
 
 
-def _lies_in(moment: float, hours: Sequence[tuple[int, int]]) -> bool:
+def _lies_in(moment: float, hours: Sequence[str]) -> bool:
     """Whether time.time() `moment` lies in one of the hours, which may go over midnight."""
-    local = time.localtime(moment)
-    minute = 60 * local.tm_hour + local.tm_min
-    return any(start <= minute < end if start <= end else minute >= start or minute < end for start, end in hours)
+    now, pairs = time.strftime("%H:%M", time.localtime(moment)), [span.split("-") for span in hours]
+    return any(start <= now < end if start <= end else now >= start or now < end for start, end in pairs)

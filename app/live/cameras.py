@@ -19,13 +19,14 @@ from urllib.parse import quote
 from pydantic import AfterValidator, ConfigDict, Field
 from typing_extensions import TypedDict
 
-from app.live.alarm import Alarm, Footage, Rules
+from app.live.alarm import Alarm, Rules
 from app.live.feed import Feed
 from app.live.spool import Command, Spool, Webhook
 from app.live.stream import parse_source
 from utils.errors import BadInput, printable
 from utils.files import ROOT, locked, make_folder, write_json
 from utils.reading import Text, many, parse_toml, read_json, read_text, real, whole
+from utils.video.fragments import Footage
 from utils.video.frames import MAX_PIXELS
 
 CLOSED = ConfigDict(extra="forbid")
@@ -36,19 +37,17 @@ KEYS = ("state", "last", "score", "threshold", "delay", "snippets", "dropped", "
 HEAD = ("camera", "state", "last frame", "score", "threshold", "delay", "snippets", "dropped", "alerts", "held back", "")
 
 
-def _name(text: str) -> str:
-    if not re.fullmatch(r"[\w-]{1,40}", text):  # part of a file's name
-        raise ValueError("1 to 40 letters, digits, - and _")
-    return text
+def _like(pattern: str, said: str) -> type:
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(said)
+        return text
+
+    return Annotated[Text, AfterValidator(check)]
 
 
-def _hours(text: str) -> tuple[int, int]:
-    if not (found := re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", text)):
-        raise ValueError("a text such as 22:00-06:00")
-    hour, minute, end_hour, end_minute = map(int, found.groups())
-    return 60 * hour + minute, 60 * end_hour + end_minute
-
-
+Name = _like(r"[\w-]{1,40}", "1 to 40 letters, digits, - and _")  # part of a file's name
+Hours = _like(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d", "a text such as 22:00-06:00")
 Seconds = real(0, 3600)
 Point = Annotated[list[real(0, 1)], Field(min_length=2, max_length=2)]
 
@@ -58,12 +57,12 @@ class Camera(TypedDict):
 
     __pydantic_config__ = CLOSED
 
-    name: Annotated[Text, AfterValidator(_name)]
+    name: Name
     address: Text
     threshold: NotRequired[real(0, 1, gt=0)]
     classes: NotRequired[many(Text)]
     polygon: NotRequired[Annotated[list[Point], Field(min_length=3)]]
-    hours: NotRequired[many(Annotated[Text, AfterValidator(_hours)])]
+    hours: NotRequired[many(Hours)]
     latency: NotRequired[real(0, 3600, gt=0)]
 
 
@@ -91,6 +90,15 @@ class File(TypedDict):
     camera: Annotated[list[Camera], Field(min_length=1)]
     alerts: NotRequired[Alerts]
     folder: NotRequired[Text]
+
+
+class Status(TypedDict):
+    """What status.json holds."""
+
+    time: real()
+    cameras: dict[Text, dict[Text, Any]]
+    waiting: int | None
+    problem: Text | None
 
 
 def read_cameras(path: Path | str, *, filled: bool = True) -> File:
@@ -187,15 +195,6 @@ def run(detector, plan: File, *, latency: float, out=None, record: Path | str | 
         raise KeyboardInterrupt
 
 
-class Status(TypedDict):
-    """What status.json holds."""
-
-    time: real()
-    cameras: dict[Text, dict[Text, Any]]
-    waiting: int | None
-    problem: Text | None
-
-
 def show_status(plan: File) -> None:
     """A table of how the cameras are, again each second until it is interrupted; once where standard output is no terminal."""
     path, clear = Path(plan["folder"]) / "status.json", "\x1b[H\x1b[J" if sys.stdout.isatty() else ""
@@ -218,7 +217,7 @@ def table(status: Status) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     if status["waiting"] is not None:
-        lines.append(f"alerts that wait for their receiver: {status['waiting']} {status['problem']}".rstrip())
+        lines.append(f"alerts that wait for their receiver: {status['waiting']} {printable(status['problem'] or '')}".rstrip())
     if (age := now - status["time"]) > STALE:
         lines.append(f"this is {age:,.0f} seconds old: no process writes it any more")
     return "\n".join(lines)

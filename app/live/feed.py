@@ -7,10 +7,9 @@ import time
 from collections import deque
 from typing import NamedTuple
 
-from app.live.alarm import Footage
 from app.live.stream import Connection, Opened, Snippet, Source
 from utils.video.crops import Recipe
-from utils.video.fragments import Fragment
+from utils.video.fragments import Footage, Fragment
 from utils.video.frames import MAX_PIXELS
 
 BATCH = 8  # snippets of a recording that are taken together

@@ -74,8 +74,6 @@ class Webhook:
         try:
             connection.request("POST", self._target, body, headers)
             status = connection.getresponse().status
-        except http.client.HTTPException as error:
-            raise Refused(type(error).__name__) from None
         finally:
             late.cancel()
             connection.close()
@@ -109,8 +107,8 @@ class Command:
 class Spool:
     """Takes events (`put`) and hands each to every sink, those of a camera in order, whatever becomes of the receivers and this process.
 
-    sinks: {name in small letters: called with (key, JSON, path of the picture, path of the clip), raises Refused}; limit: bytes of all
-    pictures together; told(state, **fields): called for "spooled", "taken" and "refused", from other threads. One process a folder.
+    sinks: {name in small letters: called with (key, JSON, path of the picture, path of the clip), raises what it likes}; limit: bytes of
+    all pictures together; told(state, **fields): called for "spooled", "taken" and "refused", from other threads. One process a folder.
     Raises BadInput where the folder cannot be written.
     """
 
@@ -219,11 +217,11 @@ class Spool:
                 self._unwritten.popleft()
                 self._media[key] = sum(len(content) for content in media.values() if content)
                 self._add(key, camera, self._sinks, path)
+                while sum(self._media.values()) > self._limit:
+                    self._drop_oldest()
                 self._changed.notify_all()
             self.problem = ""
             self._told("spooled", **event)
-            while sum(self._media.values()) > self._limit:
-                self._drop_oldest()
             self._reserve()
 
     def _make_room(self, item: list) -> bool:
@@ -261,22 +259,24 @@ class Spool:
                 if left or not key:
                     self._changed.wait(left)
                     continue
-                event = _content(self._paths[key])  # another sink may rename it
             try:
+                with self._changed:  # another sink may rename it
+                    event = self._paths[key].read_bytes() if self._paths[key].exists() else None
                 if event is not None:  # else somebody has removed it
                     self._sinks[name](key, event, *self._files(key))
                 self._take(name, camera, key)
-            except (Refused, OSError) as error:
+            except Exception as error:  # whatever it was, the event is not taken, and others are to go on
                 if isinstance(error, TooLarge) and self._media[key]:
                     self._drop(key)
                     continue
                 failures[camera] += 1
                 wait = min(2.0 ** min(failures[camera] - 1, 10), LONGEST_WAIT)
                 ready[camera] = time.monotonic() + wait
-                reason = getattr(error, "strerror", None) or str(error)
+                reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+                self.problem = f"{name}: {reason}"
                 self._told("refused", camera=camera, key=key, sink=name, reason=reason, attempt=failures[camera], wait=wait)
                 continue
-            failures[camera] = 0
+            failures[camera], self.problem = 0, ""
             self._told("taken", camera=camera, key=key, sink=name)
 
     def _take(self, name: str, camera: str, key: str) -> None:

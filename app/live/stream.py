@@ -37,6 +37,7 @@ NETWORK = "rtsp,rtsps,rtmp,rtmps,rtmpt,http,https,httpproxy,tcp,udp,srt,rtp,srtp
 STREAM_FORMATS = (*FORMATS, "rtsp", "mpjpeg")
 CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}:none")}  # sys.platform -> FFmpeg's device, and its name there
 PIPE = "-"
+START = 60.0  # seconds that the child's own start may take: many may start at once
 MEMORY = 2 << 30  # bytes that the child may take on top of the process itself (Linux)
 LONGEST = 640  # pixels of a JPEG's longer side
 HEAD = struct.Struct("<cI")  # kind of a message, its bytes
@@ -125,7 +126,7 @@ class Connection:
 
     def __init__(self, source: Source, recipe: Recipe, *, first: int = 0, timeout: float = 10.0, **more):
         self._next, self._stride = first, recipe.stride
-        self._patience = None if source.piped else 2 * timeout + 5  # opening and looking at the first packets may take `timeout` each
+        self._patience, self._timeout = None if source.piped else START, timeout
         self._waiting_since, self._hung, self._over = None, False, threading.Event()
         task = json.dumps({"source": asdict(source), "recipe": asdict(recipe), "more": {"timeout": timeout, **more}})
         self._child = subprocess.Popen(
@@ -164,7 +165,9 @@ class Connection:
         reason, jumps, jpeg, head = None, 0, b"", b""
         while message := self._read():
             kind, data = message
-            if kind == b"o":
+            if kind == b"b":
+                self._patience = 2 * self._timeout + 5  # opening and looking at the first packets may take `timeout` each
+            elif kind == b"o":
                 opened = Opened(**json.loads(data))
                 yield opened
             elif kind == b"f":
@@ -259,6 +262,8 @@ def read(
     import av
 
     limit_memory(memory)
+    if not source.piped:
+        send(b"b", b"")  # the start is over
     clock, frames, copier = None, 0, None
     try:
         container, stream, about = open_source(source, timeout=timeout, max_pixels=max_pixels)

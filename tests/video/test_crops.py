@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.video.crops import Recipe, bilinear
+from utils.video.crops import GREY, Recipe, bilinear, part_of
 
 RNG = np.random.default_rng(0)
 
@@ -109,3 +109,18 @@ def test_every_picture_has_crops_of_the_encoders_size(width, height, keep, crops
 def test_a_recipe_that_is_none_is_refused(wrong):
     with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
         Recipe(**wrong)
+
+
+def test_a_part_of_a_picture():
+    """The smallest rectangle that holds a polygon, grey outside of it; a picture of any size, and a polygon of any."""
+    picture = np.random.default_rng(0).integers(0, 120, (40, 60, 3), np.uint8)
+    part, share = part_of(picture, [[0.5, 0], [1, 0], [1, 0.5], [0.5, 0.5]])
+    assert np.array_equal(part, picture[:20, 30:])
+    assert share == (0.5, 0.5)
+    part, share = part_of(picture, [[0, 0], [1, 0], [0, 1]])  # upper left triangle
+    assert part.shape == picture.shape
+    assert np.array_equal(part[:15, :15], picture[:15, :15])
+    assert (part[30:, 40:] == GREY).all()
+    for polygon in ([[0.3, 0.3]] * 3, [[1, 1]] * 3, [[0, 0]] * 3, [[0, 0.5], [1, 0.5], [0.5, 0.5]]):
+        part, _ = part_of(picture, polygon)
+        assert min(part.shape) >= 1

@@ -3,10 +3,14 @@ behind the file's head, with their clock set back, and nothing is encoded. Sound
 """
 
 import struct
+import threading
+import time
+from collections import deque
 from fractions import Fraction
 from typing import NamedTuple
 
 TICKS = 90_000  # a second
+MOST = 64 << 20  # bytes of one stream that are kept
 LEAP = 10  # seconds between two packets from which on the sender's clock was set anew
 PART = struct.Struct("<dd?")  # of a Fragment: start, end, key
 OPTIONS = {"movflags": "frag_keyframe+empty_moov+default_base_moof+skip_trailer", "frag_duration": "1000000", "flush_packets": "1"}
@@ -24,10 +28,30 @@ class Fragment(NamedTuple):
     data: bytes
 
 
-def joined(parts: list[Fragment]) -> bytes:
-    """An MP4 of fragments that follow each other, the first of which begins with a key frame."""
-    [base] = struct.unpack_from(">Q", parts[0].data, _clock(parts[0].data))
-    return parts[0].head + b"".join(_set_back(part.data, base) for part in parts)
+class Footage:
+    """The last `seconds` of a stream, as they came, MOST bytes at most. May be used by two threads."""
+
+    def __init__(self, seconds: float):
+        self._seconds, self._parts, self._bytes, self._lock = seconds, deque(), 0, threading.Lock()
+
+    def add(self, connection: int, part: Fragment) -> None:
+        """The next part, of connection number `connection`."""
+        with self._lock:
+            self._parts.append((time.monotonic(), connection, part))
+            self._bytes += len(part.data)
+            while self._bytes > MOST or time.monotonic() - self._parts[0][0] > self._seconds:
+                self._bytes -= len(self._parts.popleft()[2].data)
+
+    def cut(self, connection: int, start: float, end: float) -> bytes | None:
+        """An MP4 of a connection's seconds [start, end), or what is there of them, from the key frame before them on; None for nothing."""
+        with self._lock:
+            parts = [part for _, of, part in self._parts if of == connection and part.start < end]
+        keys = [at for at, part in enumerate(parts) if part.key]
+        if not keys or parts[-1].end <= start:
+            return None
+        parts = parts[max((at for at in keys if parts[at].start <= start), default=keys[0]) :]
+        [base] = struct.unpack_from(">Q", parts[0].data, _clock(parts[0].data))
+        return parts[0].head + b"".join(_set_back(part.data, base) for part in parts)
 
 
 def _clock(data: bytes) -> int:

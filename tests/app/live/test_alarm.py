@@ -1,7 +1,6 @@
-"""app/live/alarm.py: which events are told, as what, with which pictures."""
+"""app/live/alarm.py: which events are told, as what, with which pictures, and the clips of a stream."""
 
 import io
-import time
 from datetime import datetime
 
 import av
@@ -10,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.live.alarm import Alarm, Footage, Rules
+from app.live.alarm import Alarm, Rules
 from app.live.events import Place, Scored
 from app.live.stream import Connection, Cut, Opened, Snippet, parse_source
-from streams import RECIPE, Server, frames_of, number_of, write_stream
-from utils.video.fragments import Fragment
+from streams import RECIPE, SIZE, Server, frames_of, number_of, write_stream
+from utils.video.fragments import Footage, Fragment
 
 CLASSES = ("normal", "fight", "fire")
 STEP = 0.64  # seconds of a snippet
@@ -78,13 +77,13 @@ def test_the_best_moment():
 @pytest.mark.parametrize(
     ("clock", "hours", "told"),
     [
-        ("23:30", [(22 * 60, 6 * 60)], 1),
-        ("05:59", [(22 * 60, 6 * 60)], 1),
-        ("06:00", [(22 * 60, 6 * 60)], 0),
-        ("12:00", [(22 * 60, 6 * 60)], 0),
-        ("12:00", [(0, 60), (11 * 60, 13 * 60)], 1),
-        ("21:59", [(22 * 60, 23 * 60)], 1),  # it lasts until after ten
-        ("12:00", [(60, 60)], 0),
+        ("23:30", ["22:00-06:00"], 1),
+        ("05:59", ["22:00-06:00"], 1),
+        ("06:00", ["22:00-06:00"], 0),
+        ("12:00", ["22:00-06:00"], 0),
+        ("12:00", ["00:00-01:00", "11:00-13:00"], 1),
+        ("21:59", ["22:00-23:00"], 1),  # it lasts until after ten
+        ("12:00", ["12:00-12:00"], 0),
         ("12:00", [], 0),
     ],
 )
@@ -136,20 +135,28 @@ def test_a_clip_is_what_came(form, codec, start):
         assert [number_of(frame.to_ndarray(format="rgb24")) for frame in picture.decode(video=0)] == [32]
 
 
+def test_a_resolution_that_changes():
+    """What came is in the clip, pictures of both sizes, and the encoder's keep their size."""
+
+    def part(file):
+        for size in (SIZE, (128, 96)):
+            coded = io.BytesIO()
+            write_stream(coded, range(100), form="h264", codec="libx264", size=size)
+            file.write(coded.getvalue())
+
+    footage = Footage(1000)
+    with Server(part) as server:
+        items = list(Connection(parse_source(f"tcp://127.0.0.1:{server.port}"), RECIPE, footage=True))
+    for item in items:
+        if isinstance(item, Fragment):
+            footage.add(0, item)
+    snippets = [item for item in items if isinstance(item, Snippet)]
+    assert [number_of(one.picture) for one in snippets] == [number % 100 for number in range(0, 200, 16)]
+    assert len({one.picture.shape for one in snippets}) == 1
+    assert frames_of(footage.cut(0, 2, 6)) == [*range(25, 100), *range(50)]
+
+
 def test_a_codec_that_mp4_does_not_take():
     with Server(lambda file: write_stream(file, range(50), form="flv", codec="flv")) as server:
         items = list(Connection(parse_source(f"tcp://127.0.0.1:{server.port}"), RECIPE, footage=True))
     assert [type(item) for item in items] == [Opened, *[Snippet] * 4, Cut]
-
-
-def test_footage_is_bounded(monkeypatch):
-    monkeypatch.setattr("app.live.alarm.MOST", 1000)
-    footage = Footage(1000)
-    for i in range(100):
-        footage.add(0, Fragment(i, i + 1, True, b"", bytes(300)))
-    assert len(footage._parts) == 3
-    footage = Footage(0.05)
-    for i in range(5):
-        footage.add(0, Fragment(i, i + 1, True, b"", bytes(100)))
-        time.sleep(0.03)
-    assert len(footage._parts) < 5

@@ -8,9 +8,9 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import socket
-import sys
 import threading
 import time
 from collections import Counter
@@ -140,14 +140,14 @@ class Out(io.StringIO):
         if not self.over and self.enough(line):
             self.over = True
             os.kill(os.getpid(), signal.SIGINT)
-        return super().write(text)
+        return len(text)  # it keeps nothing
 
 
 def run(detector, path, enough, latency=5):
-    out = Out(enough)
+    out, record = Out(enough), path.with_name("lines.jsonl")
     with pytest.raises(KeyboardInterrupt):
-        live.run(detector, live.read_cameras(path), latency=latency, out=out)
-    return out.getvalue()
+        live.run(detector, live.read_cameras(path), latency=latency, out=out, record=record)
+    return record.read_text()
 
 
 def of_camera(text, name):
@@ -202,8 +202,8 @@ def test_several_cameras_one_of_them_dead(tmp_path, capfd, monkeypatch):
 
         monkeypatch.setattr("sys.stdout", Out(enough))
         with pytest.raises(KeyboardInterrupt):
-            demo.main([str(path), "--latency", "2"])
-        text = sys.stdout.getvalue()
+            demo.main([str(path), "--latency", "2", "--record", str(tmp_path / "lines.jsonl")])
+        text = (tmp_path / "lines.jsonl").read_text()
         monkeypatch.undo()
         over.set()
     assert all(list(json.loads(line))[1] == "camera" for line in text.splitlines())
@@ -375,7 +375,7 @@ class Yard:
                 return False
             happened.set()
             if kind == "stalls":
-                self.over.wait(1000)
+                self.over.wait(15)  # longer than anybody waits for it
             elif kind == "garbage":
                 draw = random.Random(0)
                 with contextlib.suppress(OSError):
@@ -403,8 +403,8 @@ class Yard:
 @pytest.mark.timeout(max(600, 3 * SECONDS))
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_cameras_that_fail_beside_others(tmp_path, monkeypatch):
-    """CAMERAS=16 CAMERA_SECONDS=1200 python -m pytest -s -m slow tests/app/live/test_cameras.py -k beside: the run of docs/on-duty.md."""
-    monkeypatch.setattr(live, "TIMEOUT", 3.0)
+    """CAMERAS=16 CAMERA_SECONDS=600 python -m pytest -s -m slow tests/app/live/test_cameras.py -k beside: the run of docs/on-duty.md."""
+    monkeypatch.setattr(live, "TIMEOUT", 5.0)
     long, latency = SECONDS > 300, 5.0 if SECONDS > 300 else 60.0  # in a short run on a busy machine nothing is late
     yard, detector, marks, delays = Yard(CAMERAS, SECONDS), make_detector(length=16, threshold=0.8), {}, []
     left, opened = [0.1, 0.5, 1.0], Counter()
@@ -420,30 +420,36 @@ def test_cameras_that_fail_beside_others(tmp_path, monkeypatch):
         back = all(opened[f"cam{i}"] > 1 for i, fault in enumerate(yard.faults) if fault in ("dies", "stalls"))
         return yard.share() >= 1 and (back or yard.share() > 8)  # on a busy machine all takes its time
 
-    with Receiver() as receiver, yard:
+    with Receiver(keep=False) as receiver, yard:
         alerts = f'[alerts]\nwebhook = "{receiver.address}"\nsecret = "${{HOOK_SECRET}}"\ncool_down = 20\n'
         path = written(tmp_path, alerts, *(listener.getsockname()[1] for listener in yard.listeners))
         path.write_text(path.read_text().replace("tcp://", "rtsp://"))
-        before = time.process_time()
+        before, children = time.process_time(), resource.getrusage(resource.RUSAGE_CHILDREN)
         text = run(detector, path, enough, latency=latency)
-        spent = time.process_time() - before
+        spent, ended = time.process_time() - before, resource.getrusage(resource.RUSAGE_CHILDREN)
+        read = ended.ru_utime + ended.ru_stime - children.ru_utime - children.ru_stime
 
     for share, (parent, child, count) in marks.items():
         print(f"{100 * share:3.0f} %: {parent / 2**20:.1f} MB, the largest of {count} reading processes {child / 2**20:.1f} MB")
     print(f"{len(delays):,} snippets of sound cameras, the latest {max(delays):.2f} s after its last frame")
-    print(f"{spent / SECONDS:.2f} of a core for this process, which the cameras are in, too")
-    print(f"{len(receiver.taken)} alerts, {sum(len(event['clip'] or '') for event in receiver.taken) >> 10} KB of clips")
+    print(f"{spent / SECONDS:.2f} of a core for this process, which the cameras are in, too, {read / SECONDS:.2f} for the reading ones")
+    print(f"{len(receiver.taken)} alerts, {sum(event['clip'] for event in receiver.taken) >> 10} KB of clips in base64")
     for i, fault in enumerate(yard.faults):
         own = of_camera(text, f"cam{i}")
         numbers = [line["number"] for line in lines_of(own, "snippet")]
         states = [line["state"] for line in lines_of(own, "connection")]
         gaps = [line["missed"] for line in lines_of(own, "connection", "open")]
         print(f"cam{i} {fault}: {len(numbers)} snippets, {states.count('open')} connections, missed {sum(gaps):.0f} s, reasons",
-              {line["reason"] for line in lines_of(own, "connection", "cut")})  # fmt: skip
+              {line["reason"] for line in lines_of(own, "connection", "cut")}, f"{len(lines_of(own, 'dropped'))} drops")  # fmt: skip
+    for i, fault in enumerate(yard.faults):
+        own = of_camera(text, f"cam{i}")
+        numbers = [line["number"] for line in lines_of(own, "snippet")]
+        states = [line["state"] for line in lines_of(own, "connection")]
         assert numbers == list(range(len(numbers))), fault
         assert lines_of(own, "dropped") == [], fault
         if fault is None:
-            assert states == ["open", "end"]
+            assert states[-2:] == ["open", "end"]  # as long as the machine starts processes, one may have to try again
+            assert "cut" not in states
             assert len(numbers) > 0.5 * SECONDS * 25 / 16
         elif fault in ("dies", "stalls"):
             assert states.count("open") >= 2, states

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.live.stream import Connection, Cut, Opened, Snippet, parse_source
+from app.live.stream import START, Connection, Cut, Opened, Snippet, parse_source
 from streams import RECIPE, CutOff, Server, number_of, picture, rtsp_camera, write_stream
 from utils.errors import BadInput
 from utils.files import ROOT
@@ -347,6 +347,14 @@ def test_a_child_that_hangs_is_killed_and_nothing_is_lost(monkeypatch):
     assert cut.frames >= 80
     with pytest.raises(ProcessLookupError):
         os.kill(connection.pid, 0)
+
+
+def test_a_start_may_take_its_time():
+    """Where many processes start at once it takes longer than a frame may: it is no hang."""
+    with Server(lambda file: write_stream(file, range(20))) as server:
+        connection = Connection(parse_source(f"tcp://127.0.0.1:{server.port}"), RECIPE, timeout=2)
+        assert connection._patience == START > 50
+        assert [connection._patience for _ in connection] == [9] * 4
 
 
 def test_nobody_reads_any_more():
