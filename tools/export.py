@@ -79,7 +79,7 @@ def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, c
         return h, (h @ c[..., None])[..., 0]
 
     rows = tuple(part.transpose(0, 1) for part in (delta, delta * u, B, C))
-    return over_time(step, u.new_zeros(len(u), *A.shape), rows)[1].transpose(0, 1) + u * D
+    return over_time(step, u.new_zeros(u.shape[0], *A.shape), rows)[1].transpose(0, 1) + u * D
 
 
 def write(module: nn.Module, path: Path, inputs: dict[str, Tensor], outputs: Sequence[str], about: dict) -> None:
