@@ -5,8 +5,7 @@
 
 exported/scorer.onnx: features (T, D) float32, or captions (T, E), or both -> coarse (T), fine (T, C+1), online (T), as far as the system
 has them, cut into chunks as in testing; the texts of the classes are part of it. exported/encoder.onnx: pictures (N, 3, size, size) uint8
--> features (N, D) float32. The metadata (JSON texts) says of what: system, classes, thresholds, options, recipe of the features.
-Both are compared with PyTorch before they are there under these names.
+-> features (N, D) float32. Their metadata says of what. Both are compared with PyTorch before they have these names.
 """
 
 import argparse
@@ -35,12 +34,13 @@ from tools.bench.measure import random_features
 from utils import engine
 from utils.errors import BadInput, Parser, exit_code
 from utils.files import make_folder, only_writer
-from utils.reading import read_onnx, reason
+from utils.reading import parsing, read_onnx, reason
 from utils.systems import mamba
 from utils.video.crops import Recipe
 from utils.video.encoder import ImageEncoder, OnnxEncoder, OnnxImages
 
 FILES = ("clip", "distilbert", "sentence_encoder", "text_features")  # of the text side
+INSTEAD = "score with the checkpoint itself, in demo.py without --runtime"
 TOLERANCE = 1e-4  # of scores; of features relative to the largest
 LONGEST = 2000  # snippets that the export is compared with PyTorch's scores on
 SMALLEST = -43.0  # of Δ A: the decay, 2e-19, is lost beside the state, and a smaller one takes a processor hundreds of times as long
@@ -79,7 +79,7 @@ def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, c
         return h, (h @ c[..., None])[..., 0]
 
     rows = tuple(part.transpose(0, 1) for part in (delta, delta * u, B, C))
-    return over_time(step, u.new_zeros(len(u), *A.shape), rows)[1].transpose(0, 1) + u * D
+    return over_time(step, u.new_zeros(u.shape[0], *A.shape), rows)[1].transpose(0, 1) + u * D
 
 
 def write(module: nn.Module, path: Path, inputs: dict[str, Tensor], outputs: Sequence[str], about: dict) -> None:
@@ -99,7 +99,7 @@ def write(module: nn.Module, path: Path, inputs: dict[str, Tensor], outputs: Seq
                 program = torch.onnx.export(module, tuple(inputs.values()), dynamo=True, **named)
         except torch.onnx.OnnxExporterError as error:
             fault = f"{path.name}: torch.onnx cannot say in ONNX what {name} computes ({reason(error.__cause__ or error)})"
-            raise BadInput(f"{fault}; score with the checkpoint itself, in demo.py without --runtime") from None
+            raise BadInput(f"{fault}; {INSTEAD}") from None
     for end in (*program.model.graph.inputs, *program.model.graph.outputs):
         end.shape[0] = "T"
     program.model.metadata_props.update({key: json.dumps(value) for key, value in about.items()})
@@ -132,7 +132,9 @@ def export_scorer(model: nn.Module, options, path: Path, about: dict, lengths: S
     gives = expected[lengths[0]].given()
     example = {name: rows for name, rows in random_inputs(options, 2 * options.visual_length + 3).items() if name in reads}
     write(Scorer(model, reads, options.visual_length, system.whole), path, example, gives, about)
-    found = exported_scorer(read_onnx(path, "--output", About, torch.get_num_threads())[0])(videos)
+    session = read_onnx(path, "--output", About, torch.get_num_threads())[0]
+    with parsing(f"{path.name}: onnxruntime cannot compute it", INSTEAD):
+        found = exported_scorer(session)(videos)
     return max(
         check(f"{path.name}, {rows} snippets", *([getattr(part[rows], name) for name in gives] for part in (expected, found)))
         for rows in lengths
@@ -151,10 +153,10 @@ def export_encoder(images: ImageEncoder, path: Path, counts: Sequence[int] = (1,
 def export(trained: Trained, images: ImageEncoder | None, recipe: Recipe, folder: Path, lengths: Sequence[int] = ()) -> None:
     """Write both files into a folder. lengths: of the videos that scores are compared on, else some round a chunk's and LONGEST."""
     saved, model, options, classes, notes = trained
-    captions = "captions" in SYSTEMS[options.model].inputs(options)
     about = {"system": options.model, "dataset": options.dataset, "classes": classes, "length": options.visual_length}
     about |= {name: saved.get(name) for name in ("thresholds", "captions", "commit")} | {"notes": notes, "recipe": asdict(recipe)}
-    about |= {"encoder": images and images.digest(), "caption_width": options.caption_width if captions else None}
+    captions = random_inputs(options, 1).get("captions")
+    about |= {"encoder": images and images.digest(), "caption_width": captions.shape[1] if captions is not None else None}
     about |= {"options": saved["options"]} if "options" in saved else {}
     lengths = lengths or sorted({1, 2, 37, max(options.visual_length - 1, 1), options.visual_length, options.visual_length + 1, LONGEST})
     difference = export_scorer(model, options, folder / SCORER, about, lengths)

@@ -14,7 +14,7 @@ import xd_train
 from app.detector import Trained
 from app.exported import load_exported
 from clips import make_video
-from model import SYSTEMS
+from model import SYSTEMS, options_of
 from tools import export
 from utils import loading
 from utils.errors import BadInput
@@ -146,15 +146,18 @@ def test_what_does_not_fit_is_told(words, said, exported, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SYSTEMS)
-@pytest.mark.parametrize("masked", [False, True])
-def test_every_system_of_every_length(name, masked, small_sample, tmp_path):
-    words = small_sample("xd", True, name)
-    if masked:
-        if "mask_padding" not in SYSTEMS[name].settings.__dataclass_fields__:
-            pytest.skip("has no --mask-padding")
-        words.append("--mask-padding")
-    options = parse_args(words, testing=True, model=name)
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [(name, "") for name in SYSTEMS]
+    + [(name, "--mask-padding") for name in SYSTEMS if "mask_padding" in options_of(name)]
+    + [
+        ("trclip", "--branches text"),
+        ("trclip", "--branches visual --stack none"),
+        ("reflip", "--temporal local+gcn --blocks vta --no-v-prompt"),
+    ],
+)
+def test_every_system_of_every_length(name, more, small_sample, tmp_path):
+    options = parse_args([*small_sample("xd", True, name), *more.split()], testing=True, model=name)
     model = loading.load_model(options, 0)
     torch.manual_seed(0)
     with torch.no_grad():  # as a trained one

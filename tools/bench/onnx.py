@@ -13,6 +13,7 @@ from tools.export import LONGEST, export, export_encoder, random_inputs
 from ucf_option import parse_args
 from utils import engine
 from utils.errors import BadInput
+from utils.options import declared
 from utils.reading import read_onnx
 from utils.text import openai_clip
 from utils.video.crops import Recipe
@@ -28,7 +29,9 @@ def bench_onnx() -> None:
     with tempfile.TemporaryDirectory() as place:
         for name, system in SYSTEMS.items():
             torch.manual_seed(0)
-            options = parse_args(["--feature-root", "unused", "--model", name, "--visual-width", str(system.widths[0]), "--device", "cpu"])
+            words = ["--model", name, "--visual-width", str(system.widths[0]), "--device", "cpu", "--feature-root", "unused"]
+            words += ["--caption-root", "unused"] if "caption_root" in declared(name) else []
+            options = parse_args(words)
             sizes = {size: getattr(options, size) for size in options_of(name) - {"distilbert"}}
             model = build_model(name, UCF.names, torch.randn(len(UCF.names), 512), **sizes).eval()
             lengths = (options.visual_length, LONGEST)
