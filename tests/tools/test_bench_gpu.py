@@ -16,7 +16,7 @@ WORDS = "--visual-width 64 --visual-length 16 --batch-size 4 --caption-width 64 
 def test_the_bench_from_end_to_end(small_clip, capsys, monkeypatch):
     monkeypatch.setattr(gpu, "STEPS", 1)
     monkeypatch.setattr(gpu, "BUDGET", float("inf"))
-    systems = ("reflip", "trclip", "deepmil")  # with prompts, with captions, without text
+    systems = ("reflip", "deepmil", "trclip", "vadclip")
     monkeypatch.setattr(gpu, "SYSTEMS", {name: SYSTEMS[name] for name in systems})
     sizes = {"large": lambda: small_clip, "seconds": 1, "videos": 12, "size": 64, "backend": "eager"}
     gpu.bench_gpu(WORDS.split(), small_clip, torch.device("cpu"), **sizes)
