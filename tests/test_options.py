@@ -52,6 +52,7 @@ def test_an_option_file_lists_every_hyperparameter_of_reflip_vad(file):
         "resume",
         "overwrite",
         "save_steps",
+        "compile",
     }  # of one run, of the machine, or of COMMON
     expected = {field.name for field in fields(ReFLIPSettings)} | training | {"clip", "distilbert"}
     assert file.SYSTEMS["reflip"].keys() == expected - elsewhere

@@ -225,7 +225,7 @@ def step_seconds(command: list[str], threads: int) -> float:
     """Seconds of a training step on a random batch, in a process of its own. Encoders that are no local files are stood in for by
     ones of CLIP ViT-B/16's and DistilBERT's size with random weights.
     """
-    from tools.bench.device import of_real_sizes, step_times
+    from tools.bench.gpu import of_real_sizes, step_times
     from tools.bench.measure import VIT_B_16
     from utils import engine, loading
     from utils.text import openai_clip

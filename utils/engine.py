@@ -116,7 +116,9 @@ def step(model: nn.Module, batch, optimizer, options, device: torch.device, seco
     """
     features, lengths, labels, *captions = (part.to(device, non_blocking=True) for part in batch)
     with autocast(device, options.precision):
-        out = model(features, lengths, *captions)
+        # What is compiled is the temporal network and its heads; the text side is an encoder of anybody's.
+        text = {"text": model.text_features()} if options.compile else {}
+        out = model(features, lengths, *captions, **text)
     losses = SYSTEMS[options.model].losses(out, labels, lengths, options)
     total = sum(losses.values())
     if not total.requires_grad:
@@ -269,6 +271,8 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
     keep_freed_memory()
     goes_on = options.resume and ranks.first((folder / "last.pt").exists)()
     run = Training(model, options, classes, len(batches), {} if goes_on else begin())
+    if options.compile:
+        model.compile(fullgraph=True)
     if str(folder).encode(errors="replace").decode() != str(folder):
         raise BadInput(f"{folder}: is not UTF-8, and TensorBoard writes into no such folder; name another one with --output")
     if goes_on:
@@ -400,7 +404,7 @@ def predict(
             columns = zip(*(inputs for _, _, inputs in batch), strict=True)  # features, and captions where there are some
             features, *captions = (moved(nn.utils.rnn.pad_sequence(column, batch_first=True), device) for column in columns)
             with autocast(device, options.precision):
-                out = model(features, lengths, *captions, text=text)
+                out = model.forward(features, lengths, *captions, text=text)  # not what training compiled, whose sizes are others
             found.append([part if part is None else part.float() for part in tested(out)])
         for batch, parts in zip(batches, on_host(found), strict=True):
             for row, (name, position, (valid, *_)) in enumerate(batch):

@@ -100,6 +100,7 @@ class Shared:
         group="training",
         choices=(False, True, "auto"),
     )
+    compile: bool = option(False, "torch.compile for temporal network and heads; minutes at the start", group="training")
     save_steps: int | None = option(
         None, "also save every so many steps of an epoch; after SIGTERM and SIGUSR1 the next step is saved anyhow", group="training", low=1
     )
@@ -161,10 +162,19 @@ GROUPS = {
 }
 TEST_ONLY = {"checkpoint", "save_scores", "json"}
 FOLDS = {"folds", "folds_of", "shuffle_labels"}  # decide which lists a run is of, as files do
-OF_ONE_RUN = {"preset", "init", "freeze", "resume", "save_steps", "overwrite", "seeds"}  # of that group, what an option file need not set
+OF_ONE_RUN = {
+    "preset",
+    "init",
+    "freeze",
+    "resume",
+    "save_steps",
+    "compile",
+    "overwrite",
+    "seeds",
+}  # of that group, what an option file need not set
 TESTED_TOO = {"device", "precision"}  # of the group "training", what a test script has, too
 PER_MACHINE = {
-    *("resume", "save_steps", "overwrite", "output", "init", "device", "workers", "cache", "plots"),
+    *("resume", "save_steps", "compile", "overwrite", "output", "init", "device", "workers", "cache", "plots"),
     *("data", "feature_root", "caption_root", "train_list", "test_list", "gt_path"),
     *TEST_ONLY,
     *FOLDS,

@@ -115,7 +115,7 @@ def total(number: int) -> int:
 
 def is_host(device: torch.device) -> bool:
     """Whether the device is the CPU, of which a number can be read, and the rows be taken that a mask names, without a stop."""
-    return device.type == "cpu"
+    return device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def over_all(numbers: Tensor, operation=dist.ReduceOp.SUM) -> Tensor:

@@ -250,7 +250,7 @@ def test_as_many_parameters_as_the_authors_train(option, parameters, monkeypatch
 
 def test_two_optimizers_move_all_that_is_trained(small_clip):
     options = Namespace(model="dsanet", lr=1e-3, max_epoch=2, optimizer="adamw", weight_decay=0.01, grad_clip=0, precision="fp32")
-    options = Namespace(**vars(options), sampling="balanced", lambda_align=1, **WEIGHTS)
+    options = Namespace(**vars(options), sampling="balanced", compile=False, lambda_align=1, **WEIGHTS)
     model = small(small_clip)
     main, (refiner, rate) = engine.make_optimizer(model, options), SYSTEMS["dsanet"].second(model, options, 75)
     count = [sum(p.numel() for group in one.param_groups for p in group["params"]) for one in (main, refiner)]

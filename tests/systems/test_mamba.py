@@ -78,6 +78,7 @@ def test_the_scan_is_the_recurrence(sizes, chunk):
         assert torch.allclose(selective_scan(*inputs, chunk=chunk), ours[0], rtol=0, atol=1e-10 * float(ours[0].abs().max()))
 
 
+@pytest.mark.slow
 def test_a_training_step_at_the_papers_sizes_is_few_launches(monkeypatch):
     """As a GPU with room for AT_ONCE numbers has them: fewer than 2,000, and not more with 512 states than with 256 where both fit."""
     monkeypatch.setattr(mamba, "few_steps", lambda device: mamba.FEW)

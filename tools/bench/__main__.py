@@ -7,8 +7,8 @@
     python -m tools.bench dsanet       DSANet: a training step at UCF-Crime's sizes
     python -m tools.bench mamba        Mamba's scan, and a training step of TrCLIP-VAD at the paper's sizes
     python -m tools.bench loader       bags a second: features packed and kept in memory, against separate files
-    python -m tools.bench device       one training step of the systems with a text side, on a GPU
     python -m tools.bench onnx         what tools.export writes, in onnxruntime, against PyTorch
+    python -m tools.bench gpu          on a GPU: a step of every system, what it waits for, extraction; four minutes
     python -m tools.bench extract      ten-crop features of a video, with a tiny encoder and with one of ViT-B/16's sizes
 
 Run it on an idle machine; a figure taken beside other work says nothing.
@@ -22,12 +22,12 @@ import torch
 
 from utils.errors import BadInput, Parser, exit_code
 
-BENCHES = ("step", "metrics", "vadclip", "dsanet", "mamba", "extract", "loader", "onnx", "device")
+BENCHES = ("step", "metrics", "vadclip", "dsanet", "mamba", "extract", "loader", "onnx", "gpu")
 
 
 def main(argv=None):
     parser = Parser("python -m tools.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help=f"which: {', '.join(BENCHES)} (default: all; device where there is a GPU)")
+    parser.add_argument("names", nargs="*", help=f"which: {', '.join(BENCHES)} (default: all; gpu where there is one)")
     names = parser.parse_args(argv).names or BENCHES[: None if torch.cuda.is_available() else -1]
     for name in names:
         if name not in BENCHES:

@@ -26,10 +26,10 @@ def seconds(work, repeats: int) -> float:
     return min(times)
 
 
-def matmul_rate(dtype: torch.dtype, size: int = 4096) -> float:
+def matmul_rate(dtype: torch.dtype, size: int = 4096, device: torch.device | None = None) -> float:
     """FLOP/s of a square matrix product: what the floor of a piece of work is counted with."""
-    a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
-    return 2 * size**3 / seconds(lambda: a @ b, 3)
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return 2 * size**3 / seconds(lambda: (a @ b)[0, 0].item(), 3)  # to its end
 
 
 def random_features(batch: int, length: int, width: int) -> Tensor:

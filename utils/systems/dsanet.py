@@ -268,7 +268,7 @@ def losses(out: Output, labels: Tensor, lengths: Tensor, options) -> dict[str, T
     """
     parts = out.parts
     background = torch.full_like(labels, 0.01)
-    background[:, 0] = 1
+    background[:, 0].fill_(1)
 
     def contrast(logits: Tensor, target: Tensor) -> Tensor:
         mean = F.cross_entropy(logits.float(), target / target.sum(1, keepdim=True), label_smoothing=SMOOTHING)
