@@ -107,7 +107,7 @@ def test_any_name_of_a_video(words, tmp_path, capfd):
         shutil.copy(video, folder / f"{name}.mp4")
     with pytest.raises(BadInput, match=r"1 of 5 videos were not done \(.*xxx.mp4\), why see above"):
         demo.main([str(folder), *words, "--no-video"])
-    done = names_in(tmp_path / "out") - {"segments.csv"}
+    done = names_in(tmp_path / "out") - {"segments.csv", "report.html"}
     assert done == {f"{name}{end}" for name in names for end in ENDS if "annotated" not in end}
     said = "".join(capfd.readouterr())
     assert "\x1b[31m" not in said
@@ -315,13 +315,15 @@ def test_files_of_somebody_else_are_not_replaced(words, tmp_path, capsys):
         assert f"{name}: is not of demo.py" in capsys.readouterr().err
         assert contents(out) == {name: text.encode()}
         (out / name).unlink()
-    (out / "segments.csv").write_text("mine")
     make_video(tmp_path / "second.mp4", frames=20)
-    with pytest.raises(BadInput, match=r"segments\.csv: is not a table of demo\.py"):
-        demo.main([str(video), str(tmp_path / "second.mp4"), *words, "--no-video"])
-    assert contents(out) == {"segments.csv": b"mine"}
-    demo.main([str(video), *words, "--no-video"])
-    assert (out / "segments.csv").read_text() == "mine"
+    for name in ("segments.csv", "report.html"):
+        (out / name).write_text("mine")
+        with pytest.raises(BadInput, match=rf"{name}: is not of demo\.py"):
+            demo.main([str(video), str(tmp_path / "second.mp4"), *words, "--no-video"])
+        assert contents(out).pop(name) == b"mine"
+        demo.main([str(video), *words, "--no-video"])
+        assert (out / name).read_text() == "mine"
+        (out / name).unlink()
 
 
 def test_two_demos_on_one_folder(words, tmp_path):

@@ -17,7 +17,7 @@ from utils.captions.formats import caption_files
 from utils.errors import BadInput
 from utils.files import files_below, irregular
 from utils.video import frames
-from utils.video.files import begins, find_videos
+from utils.video.files import begins, camera_of, find_videos
 from utils.video.frames import BrokenVideo, Video
 
 
@@ -249,6 +249,21 @@ def test_equal_names_in_different_folders_keep_the_tree(tmp_path):
 )
 def test_when_a_recording_begins_by_its_name(name, begun):
     assert begins(Path(name)) == (begun and datetime.fromisoformat(begun))
+
+
+@pytest.mark.parametrize(
+    ("name", "camera"),
+    [
+        ("cam1/08-00.mp4", "cam1"),
+        ("cam1/2024-05-01/08-00.mp4", "cam1"),
+        ("2024/05/01/shop/cam 2/08-00.mp4", "shop/cam 2"),
+        ("gate_20240501_080000.mp4", "gate"),
+        ("site/gate_2024-05-01 08-00.mp4", "site/gate"),
+        ("a.mp4", ""),
+    ],
+)
+def test_the_camera_of_a_recording(name, camera):
+    assert camera_of(Path(name)) == camera
 
 
 def test_when_a_recording_begins_by_its_metadata(monkeypatch):

@@ -90,3 +90,10 @@ def begins(path: Path, created: str | None = None) -> datetime | None:
     except ValueError:  # 31 February; no date at all
         pass
     return None
+
+
+def camera_of(path: Path) -> str:
+    """The camera of a recording: what its folders, and its name before the day, say but for the day. `path`: below the folder of all."""
+    day = DAY.search(path.name)
+    folders = [part.strip(" _-.") for part in DAY.sub("", path.parent.as_posix()).split("/")]
+    return "/".join(filter(None, [*folders, path.name[: day.start()].strip(" _-.") if day else ""]))
