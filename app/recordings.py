@@ -40,61 +40,55 @@ class Recordings:
 
     def read(self, path: Path) -> dict | None:
         """The JSON of a video that is done, whatever its neighbours were then."""
-        about = self._about(path)
-        with contextlib.suppress(TypeError, KeyError):  # nothing there, or no neighbours
-            about["context"] = export.read_earlier(self.videos[path])["about"]["context"]
-        return export.read_done(self.videos[path], self.detector, about)
+        return export.read_done(self.videos[path], self.detector, self._about(path))
 
     def done(self, path: Path) -> dict | None:
         """The JSON of a video that is done, with the neighbours that it has."""
-        return self.read(path) and export.read_done(self.videos[path], self.detector, self._about(path, *self._sides(path)))
+        done = self.read(path)
+        return done if done and done.get("context") == export.plain(self._context(path)) else None
 
     def analyse(self, path: Path) -> tuple[Analysis, dict]:
-        """The analysis, and what else its JSON says: when it begins, and a JPEG of each segment. Raises as Detector.analyse does."""
+        """The analysis, and what else its JSON says: its neighbours, when it begins, a JPEG of each segment. Raises as Detector.analyse."""
         video, sides = self._extract(path), self._sides(path)
         kept = {path, *sides[0], *self.order[self._place[path] :]}  # the next one's neighbours, too
         self._extracted = {one: found for one, found in self._extracted.items() if one in kept}
         near = ([(self._extract(one), self._texts(one)) for one in side] for side in sides)
         analysis = self.detector.of_features(video, self._texts(path), self._latency, *near)
-        analysis.about, begun, stills = self._about(path, *sides), self._length(path)[0], []
+        begun, stills = self._length(path)[0], []
         for one in analysis.segments:
             peak = analysis.times[one.first + int(analysis.anomaly[one.first : one.last].argmax())]
-            stills.append(min(video.thumbnails, key=lambda offered: abs(offered[0] - peak), default=(0, b""))[1])
-        return analysis, {"begins": begun and begun.isoformat(), "stills": [base64.b64encode(jpeg).decode() for jpeg in stills]}
+            jpeg = min(video.thumbnails, key=lambda offered: abs(offered[0] - peak), default=(0, b""))[1]
+            stills.append(base64.b64encode(jpeg).decode())
+        return analysis, {"context": self._context(path), "begins": begun and begun.isoformat(), "stills": stills}
 
     def _texts(self, path: Path):
         return self._captions.get(video_name(path.name))
 
-    def _about(self, path: Path, before=(), behind=()) -> dict:
-        about, *near = (self.detector.about_video(one, self._texts(one), self._latency) for one in (path, *before, *behind))
-        sources = [one["source"] for one in near]
-        return about | ({"context": {"before": sources[: len(before)], "behind": sources[len(before) :]}} if near else {})
+    def _about(self, path: Path) -> dict:
+        return self.detector.about_video(path, self._texts(path), self._latency)
+
+    def _context(self, path: Path) -> list | None:
+        """What is known of the files before and behind whose snippets the scores may see."""
+        sides = self._sides(path)
+        return [[self._about(one)["source"] for one in side] for side in sides] if any(sides) else None
 
     def _extract(self, path: Path) -> Extracted:
         if path not in self._extracted:
-            try:
-                with export.progress_bar(path.name) as bar:
-                    self._extracted[path] = self.detector.extract(path, self._texts(path), limits=self._limits, progress=bar)
-            except BadInput as error:  # told when its turn comes
-                self._extracted[path] = error
-        if isinstance(found := self._extracted[path], BadInput):
-            raise found
-        return found
+            with export.progress_bar(path.name) as bar:
+                self._extracted[path] = self.detector.extract(path, self._texts(path), limits=self._limits, progress=bar)
+        return self._extracted[path]
 
     def _length(self, path: Path) -> tuple[datetime | None, float, int]:
-        """When a video begins, None where that is unknown, its seconds and snippets; what is done is not decoded for it. (None, 0, 0) where
-        it cannot be scored.
-        """
+        """When a video begins, None where that is unknown or it cannot be scored, its seconds and snippets. What is done is not decoded."""
         if path not in self._lengths:
-            try:
+            self._lengths[path] = None, 0.0, 0
+            with contextlib.suppress(BadInput):  # told when its turn comes
                 if done := self.read(path):
                     begun = datetime.fromisoformat(done["begins"]) if done.get("begins") else begins(path)
                     self._lengths[path] = begun, done["seconds"], len(done["snippets"])
                 else:
                     video = self._extract(path)
                     self._lengths[path] = begins(path, video.created), float(video.times[-1]), len(video.features)
-            except BadInput:
-                self._lengths[path] = None, 0.0, 0
         return self._lengths[path]
 
     def _sides(self, path: Path) -> tuple[list[Path], list[Path]]:
