@@ -24,6 +24,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from utils.distributed import own_gpu, share
 from utils.errors import BadInput, Parser, alone, exit_code, printable
 from utils.files import ROOT
 
@@ -144,6 +145,7 @@ def check(options, given: set[str]) -> None:
         raise BadInput(f"--port {options.port}: expected a number from 1 to 65535")
     if options.threshold is not None and options.threshold > 1:
         raise BadInput(f"--threshold {options.threshold}: expected a score from 0 to 1")
+    share(options.shard)
     streams = [source for source in options.sources if is_stream(source)]
     use = "page" if options.web else "stream" if streams else "file"
     if use == "page" and (streams or len(options.sources) > 1):
@@ -249,7 +251,7 @@ def analyse_files(detector, videos: dict[Path, Path], captions: dict, options, l
     """Analyse video files; captions: by a video's name. Raises BadInput at the end where some were broken."""
     from app import annotate, export
     from app.recordings import Recordings, write_report
-    from utils.distributed import share, wait_for_others
+    from utils.distributed import wait_for_others
     from utils.files import check_name, locked, make_folder
 
     output, (number, count) = make_folder(options.output), share(options.shard)
@@ -316,6 +318,11 @@ def main(argv=None) -> None:
     videos = {} if live or options.web else find(options)  # before any model is loaded
     captions = read_captions([options.captions], 30)[0] if options.captions else {}
     check_captions(videos, captions)
+    if videos and share(options.shard)[1] > 1 and options.device in ("auto", "cuda"):
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.set_device(own_gpu())  # each process of torchrun has its own
     detector = make_detector(options)
     if options.web:
         from app.web import page

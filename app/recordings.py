@@ -59,7 +59,7 @@ class Recordings:
             peak = analysis.times[one.first + int(analysis.anomaly[one.first : one.last].argmax())]
             jpeg = min(video.thumbnails, key=lambda offered: abs(offered[0] - peak), default=(0, b""))[1]
             stills.append(base64.b64encode(jpeg).decode())
-        return analysis, {"context": self._context(path), "begins": begun and begun.isoformat(), "stills": stills}
+        return analysis, export.plain({"context": self._context(path), "begins": begun and begun.isoformat(), "stills": stills})
 
     def _texts(self, path: Path):
         return self._captions.get(video_name(path.name))
@@ -141,4 +141,5 @@ def _plays(recordings: Recordings, video: Path, files, number: int, start: float
     places = [(target.with_name(name), start) for name in files if name.endswith(".annotated.mp4")]
     places += [(target.with_name(name), min(1.0, start)) for name in files if name.startswith(f"{target.stem}.{number:03d}.")]
     places.insert(0 if video.suffix.lower() in PLAYED else len(places), (video, start))
-    return [(quote(os.fsencode(os.path.relpath(place, recordings.output))), seconds) for place, seconds in places]
+    home = os.path.realpath(recordings.output)
+    return [(quote(os.fsencode(os.path.relpath(os.path.realpath(place), home))), seconds) for place, seconds in places]

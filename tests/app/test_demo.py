@@ -164,6 +164,8 @@ def test_a_pipe_gives_one_line_per_snippet(words, tmp_path):
         (["a.mp4", "--max-pixels", "0"], "--max-pixels 0"),
         (["0", "--web"], "expected none, or one folder"),
         (["a.mp4", "--port", "99999999"], "--port 99999999: expected a number from 1 to 65535"),
+        (["a.mp4", "--shard", "3/2"], "--shard 3/2: expected i/n with i from 1 to n, such as 1/8"),
+        (["0", "--shard", "1/2"], "--shard: does nothing with a stream"),
         (["a.mp4", "--record", "f"], "--record: does nothing with video files"),
         (["RTSP://camera/1", "--clips"], "--clips: does nothing with a stream"),
         (["--web", "--latency", "2"], "--latency: does nothing with --web"),

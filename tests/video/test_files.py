@@ -218,6 +218,8 @@ def test_equal_names_in_different_folders_keep_the_tree(tmp_path):
         assert found(tmp_path, by_name=by_name) == {file: f"{target}.npy" for file, target in tree.items()}
     with pytest.raises(BadInput, match=r"cam2/08-00\.mp4 and .*cam1/08-00\.mp4 are both 08-00; .*: rename one of them$"):
         found(tmp_path, unique=True)
+    with pytest.raises(BadInput, match=r"cam2/ok\.mp4 and .*cam2/ok\.avi are both ok; .*: rename one of them$"):
+        found(tmp_path, tmp_path / "cam2", unique=True)
     with pytest.raises(BadInput, match=r"are both 08-00; .*, or name the folder that both lie in$"):
         found(tmp_path, tmp_path / "cam1", tmp_path / "cam2")
     touch(tmp_path / "cam2" / "ok_avi.mov")

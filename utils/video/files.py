@@ -59,7 +59,7 @@ def find_videos(paths: list[str], output: Path, suffix: str, *, by_name: bool = 
         print(f"note: {len(left)} files are left out, no videos by their names, or no regular files: {names}", file=sys.stderr)
     alike = Counter((file.parent, target) for file, target in targets.items())
     for file, target in targets.items():
-        if alike[file.parent, target] > 1:
+        if alike[file.parent, target] > 1 and not unique:
             targets[file] = target.with_name(f"{target.name.removesuffix(suffix)}_{file.suffix[1:]}{suffix}")
     called: dict = {}
     for file, target in targets.items():
