@@ -11,11 +11,13 @@
 
 Of each video NAME the folder --output gets NAME.json and NAME.csv (the segments), NAME.snippets.csv, NAME.png (score curve with
 thumbnails), NAME.annotated.mp4 (the video with its score curve), with --clips also one clip per segment. Of several videos, segments.csv
-lists all segments, best first. A video that is done is not done again unless something was changed; then its new results take the place
-of the earlier ones, all together. A broken video is named and left out, and the exit code is 2. Write the videos before --classes.
+lists all segments, best first, and report.html shows them. A video that is done is not done again unless something was changed; then its
+new results take the place of the earlier ones, all together. A broken video is named and left out, and the exit code is 2. Write the
+videos before --classes.
 """
 
 import argparse
+import contextlib
 import math
 import os
 import re
@@ -24,14 +26,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from utils.errors import BadInput, Parser, exit_code, printable
+from utils.distributed import own_gpu, share
+from utils.errors import BadInput, Parser, alone, exit_code, printable
 from utils.files import ROOT
 
 STREAM = re.compile(r"[a-z][a-z0-9+.]+://|-$|\d+$", re.IGNORECASE)
 OURS = re.compile(r"(segments|.*\.snippets)_*", re.IGNORECASE | re.DOTALL)  # names whose table would be one of ours
 DAY, HOUR = 86_400.0, 3600.0  # seconds
 ONLY = {  # options that do something in one of the uses only
-    "file": ("output", "video", "clips", "overwrite"),
+    "file": ("output", "video", "clips", "overwrite", "shard"),
     "stream": ("reconnect", "every_snippet"),
     "cameras": ("status",),
     "page": ("host", "port"),
@@ -115,6 +118,7 @@ def parse(argv) -> argparse.Namespace:
     add(output, "--video", action=argparse.BooleanOptionalAction, default=True, help="write the annotated copy of the video")
     add(output, "--clips", action="store_true", help="write one clip per segment")
     add(output, "--overwrite", action="store_true", help="analyse again what is done")
+    add(output, "--shard", metavar="i/n", help="only the i-th part of n of the videos; torchrun's processes share them by themselves")
     live = parser.add_argument_group("streams")
     add(live, "--record", metavar="FILE", help="append the JSON lines to this file, too")
     add(live, "--reconnect", action=argparse.BooleanOptionalAction, default=True, help="connect again where the stream is cut")
@@ -158,6 +162,7 @@ def check(options, given: set[str]) -> None:
         raise BadInput(f"--port {options.port}: expected a number from 1 to 65535")
     if options.threshold is not None and options.threshold > 1:
         raise BadInput(f"--threshold {options.threshold}: expected a score from 0 to 1")
+    share(options.shard)
     streams = [source for source in options.sources if is_stream(source)]
     lists = [source for source in options.sources if are_cameras(source)]
     use = "page" if options.web else "stream" if streams else "cameras" if lists else "file"
@@ -261,49 +266,72 @@ def find(options) -> dict[Path, Path]:
     return {path: target.with_name(f"{target.stem}_.json") if OURS.fullmatch(target.stem) else target for path, target in videos.items()}
 
 
+def check_captions(videos: dict[Path, Path], captions: dict) -> None:
+    """Raise BadInput where captions are of one of several videos of a name, for they do not say of which."""
+    from utils.labels import video_name
+
+    named: dict = {}
+    for path in videos:
+        if named.setdefault(name := video_name(path.name), path) != path and name in captions:
+            raise BadInput(f"--captions: {name} is the name of {named[name]} and {path}; captions go by name: look at one folder at a time")
+
+
 def analyse_files(detector, videos: dict[Path, Path], captions: dict, options, limits) -> None:
     """Analyse video files; captions: by a video's name. Raises BadInput at the end where some were broken."""
     from app import annotate, export
+    from app.recordings import Recordings, write_report
+    from utils.distributed import wait_for_others
     from utils.files import check_name, locked, make_folder
-    from utils.labels import video_name
 
-    output = make_folder(options.output)
-    summary = output / "segments.csv"
+    output, (number, count) = make_folder(options.output), share(options.shard)
+    summary, report = output / "segments.csv", output / "report.html"
     detector.about["command"] = shlex.join(["python", "demo.py", *options.argv])
-    rows, broken = [], []
-    with locked(output):
-        if len(videos) > 1 and summary.exists() and not export.is_summary(summary) and not options.overwrite:
-            raise BadInput(f"{summary}: is not a table of demo.py; move it, name another --output, or replace it with --overwrite")
-        for path, target in videos.items():
+    found, broken, part = {}, [], f".{number + 1}-of-{count}" * (count > 1)
+    with contextlib.ExitStack() as locks:
+        locks.enter_context(locked(output, shared=count > 1))
+        if part:
+            locks.enter_context(locked(output, f".lock{part}"))
+        for file in (summary, report):
+            if len(videos) > 1 and file.exists() and not export.is_ours(file) and not options.overwrite:
+                raise BadInput(f"{file}: is not of demo.py; move it, name another --output, or replace it with --overwrite")
+        recordings = Recordings(detector, videos, output, captions, options.latency, limits)
+        mine = recordings.order[number * len(videos) // count : (number + 1) * len(videos) // count]
+        for path in mine:
+            target = videos[path]
             try:
-                texts = captions.get(video_name(path.name))
                 check_name(target.with_suffix(".annotated.mp4"))  # the longest name of its results, before the work
-                about = detector.about_video(path, texts, options.latency)
-                done = None if options.overwrite else export.read_done(target, detector, about)
+                done = None if options.overwrite else recordings.done(path)
                 if done is None or not is_whole(done, options):
-                    export.check_earlier(target, about, options.overwrite)
-                    with export.progress_bar(path.name) as bar:
-                        analysis = detector.analyse(path, captions=texts, latency=options.latency, limits=limits, progress=bar)
-                    with export.replacing_set(target, done, options.overwrite) as new:
+                    export.check_earlier(target, detector.about_video(path, None, None), options.overwrite)
+                    analysis, more = recordings.analyse(path)
+                    with export.replacing_set(target, done, options.overwrite, part) as new:
                         export.write_csv(analysis, new.with_suffix(".csv"))
                         export.plot(analysis, new.with_suffix(".png"))
                         copy = new.with_suffix(".annotated.mp4") if options.video else None
                         annotate.write(analysis, copy=copy, clips=new.parent if options.clips else None, name=new.stem, limits=limits)
-                        if export.is_summary(summary):
-                            summary.unlink()  # what it says of this video does not hold any more
-                        done = export.write_json(analysis, new)
+                        for file in filter(export.is_ours, (summary, report)):
+                            file.unlink(missing_ok=True)  # what it says of this video does not hold any more
+                        export.write_json(analysis, new, more)
                     print(export.table(analysis))
+                    done = export.read_earlier(target)
                 else:
                     print(f"{printable(path)}: done before ({printable(target)}); --overwrite does it again")
-                rows += [(str(path), *segment.values()) for segment in done["segments"]]
+                done.pop("snippets")  # there may be many
+                found[path] = done
             except BadInput as error:  # a broken video, or one whose results have too long a name: the others are done
                 broken.append(path)
                 print(f"error: {error}", file=sys.stderr)
         if len(videos) > 1:
-            export.write_summary(rows, summary)
-            print(f"{len(rows)} segments in {len(videos) - len(broken)} videos: {printable(summary)}")
+            with locked(output, ".report.lock", wait=True, told=False):
+                found |= {path: recordings.read(path) for path in set(videos) - set(mine)}  # of the others that share the work
+                found = {path: found[path] for path in recordings.order if found.get(path)}
+                rows = [(str(path), *segment.values()) for path, done in found.items() for segment in done["segments"]]
+                export.write_summary(rows, summary)
+                write_report(report, recordings, found, detector.notes)
+            print(f"{len(rows)} segments in {len(found)} videos: {printable(summary)}, {printable(report.name)}")
+    wait_for_others(options.shard)
     if broken:
-        raise BadInput(f"{len(broken)} of {len(videos)} videos were not done ({', '.join(map(str, broken[:5]))}), why see above")
+        raise BadInput(f"{len(broken)} of {len(mine)} videos were not done ({', '.join(map(str, broken[:5]))}), why see above")
 
 
 def main(argv=None) -> None:
@@ -321,8 +349,17 @@ def main(argv=None) -> None:
         if options.status:
             cameras.show_status(plan)
             return
+    if live or plan or options.web:
+        with alone():  # torchrun's processes would do the same
+            pass
     videos = {} if live or plan or options.web else find(options)  # before any model is loaded
     captions = read_captions([options.captions], 30)[0] if options.captions else {}
+    check_captions(videos, captions)
+    if videos and share(options.shard)[1] > 1 and options.device in ("auto", "cuda"):
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.set_device(own_gpu())  # each process of torchrun has its own
     detector = make_detector(options)
     if options.web:
         from app.web import page
@@ -347,4 +384,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(main, within=contextlib.nullcontext))  # torchrun's processes share the videos

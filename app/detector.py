@@ -108,23 +108,38 @@ class Detector:
         stream with this delay in seconds would be (`score_delayed`), else as a whole; progress: see utils.video.extraction.extract.
         Raises BrokenVideo where it is no sound video, BadInput where captions are missing.
         """
+        return self.of_features(self.extract(path, captions, limits=limits, progress=progress), captions, latency)
+
+    def extract(
+        self, path: Path | str, captions: VideoCaptions | None = None, *, limits: Limits | None = None, progress: Callable | None = None
+    ) -> Extracted:
+        """The features of one video file. Raises as `analyse` does."""
         if self.caption_encoder is not None and captions is None:
             raise BadInput(
                 f"{path}: {self.about.get('checkpoint')} reads captions, and there are none of {video_name(str(path))}; write some "
                 f"(tools.caption_videos), and name them with --captions"
             )
-        [video] = extract(
-            [Path(path)],
-            self.encoder,
-            self.recipe,
-            device=self.device,
-            precision=self.precision,
-            limits=limits or Limits(),
-            progress=progress,
-        )
+        more = {"device": self.device, "precision": self.precision, "limits": limits or Limits(), "progress": progress}
+        [video] = extract([Path(path)], self.encoder, self.recipe, **more)
         if isinstance(video, BrokenVideo):
             raise video
-        return self.of_features(video, captions, latency)
+        return video
+
+    def score_between(self, features: Tensor, rows: Tensor | None, ahead: int | None, before, after) -> Scores:
+        """The scores of the snippets `features`; ahead: None, or as in `score_delayed`; before, after: as in `of_features`."""
+        if not before and not after:
+            return self.score(features, rows) if ahead is None else self.score_delayed(features, ahead, rows)
+        past = sum(len(one.features) for one, _ in before)
+        kept = min(past, self.length // 2 if ahead is None else self.length - 1)
+        stop = past + len(features) + (-(kept + len(features)) % self.length if ahead is None else ahead)
+
+        def joined(own: Tensor, of) -> Tensor:
+            return torch.cat([*(of(*one) for one in before), own, *(of(*one) for one in after)])[past - kept : stop]
+
+        inputs = joined(features, lambda one, _: torch.from_numpy(one.features))
+        texts = None if rows is None else joined(rows, lambda one, said: self.caption_features(said, len(one.features)))
+        scores = self.score(inputs, texts) if ahead is None else self.score_delayed(inputs, ahead, texts)
+        return Scores(*(None if part is None else part[kept : kept + len(features)] for part in scores))
 
     def about_video(self, path: Path, captions: VideoCaptions | None, latency: float | None) -> dict:
         """What the analysis of a file depends on: Analysis.about."""
@@ -135,18 +150,24 @@ class Detector:
             source["captions"] = f"{zlib.crc32(repr(captions.captions).encode(errors='replace')):08x}"
         return self.about | {"source": source} | ({} if latency is None else {"latency": latency})
 
-    def of_features(self, video: Extracted, captions: VideoCaptions | None = None, latency: float | None = None) -> Analysis:
-        """The analysis of a video whose features are there."""
-        features = torch.from_numpy(video.features)
-        rows = None
+    def of_features(
+        self,
+        video: Extracted,
+        captions: VideoCaptions | None = None,
+        latency: float | None = None,
+        before: Sequence[tuple[Extracted, VideoCaptions | None]] = (),
+        after: Sequence[tuple[Extracted, VideoCaptions | None]] = (),
+    ) -> Analysis:
+        """The analysis of a video whose features are there. before, after: videos (with their captions) that it goes on from and that go on
+        from it, in order of time. The scores see up to half a window of the former, and of the latter what fills the last window; with a
+        latency as much of both as a stream's.
+        """
+        features, rows = torch.from_numpy(video.features), None
         if self.caption_encoder is not None:
             rows = self.caption_features(captions, len(features))
         fps = video.fps or (self.recipe.stride * len(features) / video.times[-1] if video.times[-1] > 0 else 25.0)
-        scores = (
-            self.score(features, rows)
-            if latency is None
-            else self.score_delayed(features, look_ahead(latency, fps, self.recipe.stride, self.length), rows)
-        )
+        ahead = None if latency is None else look_ahead(latency, fps, self.recipe.stride, self.length)
+        scores = self.score_between(features, rows, ahead, before, after)
         said = {"captions": captions.captions if captions else (), "stride": self.recipe.stride}
         segments = find_segments(scores, video.times, self.classes, self.threshold, frames=video.frames, **said)
         path = Path(video.path)

@@ -24,6 +24,7 @@ from utils.reading import read_json
 
 ENDS = (".csv", ".snippets.csv", ".png", ".annotated.mp4")  # of a video's files beside its JSON; clips have names of their own
 UNFINISHED = ".unfinished"  # folder in which results are made
+MARK = '<!doctype html><meta name="generator" content="demo.py">'  # the first line of report.html
 COLUMNS = ("start", "end", "first_snippet", "last_snippet", "class", "score", "caption")  # of a segment
 
 
@@ -44,7 +45,7 @@ def to_dict(analysis: Analysis) -> dict:
     """
     check(analysis)
     width, height = analysis.size
-    return _plain(
+    return plain(
         {
             "video": str(analysis.path),
             "frames": analysis.frames,
@@ -77,14 +78,14 @@ def _row(one: Found) -> dict:
     return dict(zip(COLUMNS, (one.start, one.end, one.first, one.last - 1, one.label, one.score, one.caption), strict=True))
 
 
-def _plain(value):
+def plain(value):
     """The same in what JSON knows; numbers rounded to six decimals, those that are not finite None, and � for bytes in
     a path that are no text.
     """
     if isinstance(value, dict):
-        return {_plain(str(key)): _plain(one) for key, one in value.items()}
+        return {plain(str(key)): plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     if isinstance(value, (int, np.integer)):
@@ -94,9 +95,9 @@ def _plain(value):
     return None if value is None else str(value).encode(errors="surrogateescape").decode(errors="replace")
 
 
-def write_json(analysis: Analysis, path: Path | str) -> dict:
-    """Write and return `to_dict`."""
-    value = to_dict(analysis)
+def write_json(analysis: Analysis, path: Path | str, more: dict | None = None) -> dict:
+    """Write and return `to_dict`, with what is in `more` behind it."""
+    value = to_dict(analysis) | (more or {})
     with files.replacing(path) as temporary:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1)
         temporary.write_text(f"{text}\n", encoding="utf-8")
@@ -111,7 +112,7 @@ def read_done(path: Path, detector, about: dict) -> dict | None:
     """
     wanted, done = {"threshold": detector.threshold, "classes": detector.classes, "about": about}, read_earlier(path)
     try:
-        same = all(_settled(done[key]) == _settled(_plain(value)) for key, value in wanted.items())
+        same = all(_settled(done[key]) == _settled(plain(value)) for key, value in wanted.items())
         return done if same and done["files"] == {name: path.with_name(name).stat().st_size for name in done["files"]} else None
     except (OSError, KeyError, TypeError):  # not there, not ours, or half of an older version
         return None
@@ -131,7 +132,7 @@ def check_earlier(path: Path, about: dict, overwrite: bool) -> None:
     """Raise BadInput where results of a video under the JSON `path` would take the place of files of somebody else, or of the results of
     another video that is still there. `about`: what the JSON will say about the video. With `overwrite` only what is no file is refused.
     """
-    earlier, own = read_earlier(path), _plain(about["source"]["path"])
+    earlier, own = read_earlier(path), plain(about["source"]["path"])
     try:
         other = earlier["about"]["source"]["path"]
         if other != own and Path(other).exists() and not overwrite:
@@ -151,15 +152,16 @@ def _check_place(names, path: Path, earlier: dict | None, overwrite: bool) -> No
 
 
 @contextlib.contextmanager
-def replacing_set(path: Path, kept: dict | None, overwrite: bool):
+def replacing_set(path: Path, kept: dict | None, overwrite: bool, share: str = ""):
     """Yield the path of the JSON in a folder of its own, where all results of a video are made; on success they take the place of the
     earlier results under `path`, on failure those are untouched. In between, and after a kill in between, the JSON there says what may be
     moved, but nothing that `read_done` takes for done.
 
-    kept: what `read_done` gave: what was made before for the same settings and is not made anew stays. One process at a time in a folder.
+    kept: what `read_done` gave: what was made before for the same settings and is not made anew stays. One process at a time in a folder,
+    or of a `share`.
     Raises BadInput where files lie there that no earlier results name, unless `overwrite`.
     """
-    folder = path.parent / UNFINISHED
+    folder = path.parent / f"{UNFINISHED}{share}"
     try:
         shutil.rmtree(folder, ignore_errors=True)
         files.make_folder(folder)
@@ -222,11 +224,11 @@ def write_summary(rows: list[tuple], path: Path | str) -> None:
     _write_rows(Path(path), ("video", *COLUMNS), sorted(rows, key=lambda row: -row[1 + COLUMNS.index("score")]))
 
 
-def is_summary(path: Path) -> bool:
-    """Whether a file is what `write_summary` writes."""
+def is_ours(path: Path) -> bool:
+    """Whether a file is what `write_summary` or app.recordings.write_report writes."""
     try:
         with path.open(encoding="utf-8") as file:
-            return file.readline(200) == f"{','.join(('video', *COLUMNS))}\n"
+            return file.readline(200) in (f"{','.join(('video', *COLUMNS))}\n", f"{MARK}\n")
     except (OSError, ValueError):
         return False
 

@@ -206,7 +206,7 @@ def main(argv=None) -> None:
 def caption(options, number: int, count: int) -> None:
     """Caption every `count`-th video from `number` on."""
     output = Path(options.output)
-    videos = dict(list(find_videos(options.videos, output, ".jsonl").items())[number::count])
+    videos = dict(list(find_videos(options.videos, output, ".jsonl", unique=True).items())[number::count])
     captioner = Captioner(options.captioner, options.revision)
     header = about(captioner, options)
     for target in videos.values():

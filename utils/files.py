@@ -109,25 +109,27 @@ def command() -> str:
 
 
 @contextlib.contextmanager
-def locked(folder: Path | str, name: str = ".lock", *, wait: bool = False, told: bool = True):
+def locked(folder: Path | str, name: str = ".lock", *, wait: bool = False, told: bool = True, shared: bool = False):
     """Keep other processes from the same block for as long as it lasts. The lock, on the file `name` in `folder`, dies with the process;
     the file goes with the block.
 
-    wait: until the other one is done. Else raises BadInput naming it, and in either case where the folder cannot be written. told: that it
-    waits, or that there are no locks here, is said.
+    shared: only those that do not share it, too. wait: until the other one is done. Else raises BadInput naming it, and in either case
+    where the folder cannot be written. told: that it waits, or that there are no locks here, is said.
     """
     path = make_folder(folder) / name
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         _held.add(file)
         try:
-            _lock(file, folder, wait, told)
+            _lock(file, folder, wait, told, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
             if _stands(file, path):  # else whoever held it has removed it since
                 try:
                     yield
                 finally:
                     if file in _held:
                         with contextlib.suppress(OSError):
+                            if shared:  # the file goes with the last of them
+                                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                             path.unlink()
                 return
         finally:
@@ -146,16 +148,16 @@ def _stands(file: int, path: Path) -> bool:
         return False
 
 
-def _lock(file: int, folder: Path | str, wait: bool, told: bool) -> None:
+def _lock(file: int, folder: Path | str, wait: bool, told: bool, kind: int) -> None:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.pread(file, 1000, 0).decode(errors="replace").strip() or "another process"
         if not wait:
             raise BadInput(f"{folder}: {holder} writes there; wait until it is done, or name another folder") from None
         if told:
             print(f"waiting for {printable(holder)}, which writes {folder}", file=sys.stderr)
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, kind)
     except OSError as error:  # some network file systems have no locks
         if told:
             print(f"note: {folder} cannot be locked ({error.strerror}): start no second process that writes there", file=sys.stderr)

@@ -107,7 +107,7 @@ def test_any_name_of_a_video(words, tmp_path, capfd):
         shutil.copy(video, folder / f"{name}.mp4")
     with pytest.raises(BadInput, match=r"1 of 5 videos were not done \(.*xxx.mp4\), why see above"):
         demo.main([str(folder), *words, "--no-video"])
-    done = names_in(tmp_path / "out") - {"segments.csv"}
+    done = names_in(tmp_path / "out") - {"segments.csv", "report.html"}
     assert done == {f"{name}{end}" for name in names for end in ENDS if "annotated" not in end}
     said = "".join(capfd.readouterr())
     assert "\x1b[31m" not in said
@@ -164,6 +164,8 @@ def test_a_pipe_gives_one_line_per_snippet(words, tmp_path):
         (["a.mp4", "--max-pixels", "0"], "--max-pixels 0"),
         (["0", "--web"], "expected none, or one folder"),
         (["a.mp4", "--port", "99999999"], "--port 99999999: expected a number from 1 to 65535"),
+        (["a.mp4", "--shard", "3/2"], "--shard 3/2: expected i/n with i from 1 to n, such as 1/8"),
+        (["0", "--shard", "1/2"], "--shard: does nothing with a stream"),
         (["a.mp4", "--record", "f"], "--record: does nothing with video files"),
         (["RTSP://camera/1", "--clips"], "--clips: does nothing with a stream"),
         (["--web", "--latency", "2"], "--latency: does nothing with --web"),
@@ -315,13 +317,15 @@ def test_files_of_somebody_else_are_not_replaced(words, tmp_path, capsys):
         assert f"{name}: is not of demo.py" in capsys.readouterr().err
         assert contents(out) == {name: text.encode()}
         (out / name).unlink()
-    (out / "segments.csv").write_text("mine")
     make_video(tmp_path / "second.mp4", frames=20)
-    with pytest.raises(BadInput, match=r"segments\.csv: is not a table of demo\.py"):
-        demo.main([str(video), str(tmp_path / "second.mp4"), *words, "--no-video"])
-    assert contents(out) == {"segments.csv": b"mine"}
-    demo.main([str(video), *words, "--no-video"])
-    assert (out / "segments.csv").read_text() == "mine"
+    for name in ("segments.csv", "report.html"):
+        (out / name).write_text("mine")
+        with pytest.raises(BadInput, match=rf"{name}: is not of demo\.py"):
+            demo.main([str(video), str(tmp_path / "second.mp4"), *words, "--no-video"])
+        assert contents(out).pop(name) == b"mine"
+        demo.main([str(video), *words, "--no-video"])
+        assert (out / name).read_text() == "mine"
+        (out / name).unlink()
 
 
 def test_two_demos_on_one_folder(words, tmp_path):

@@ -99,6 +99,18 @@ def test_frames_that_the_header_promises_and_are_not_there_are_told(detector):
     assert detector.of_features(video._replace(promised=99)).notes == [*detector.notes, note]
 
 
+@pytest.mark.parametrize("latency", [None, 2.0])
+def test_parts_that_follow_each_other_have_the_scores_of_the_whole(detector, latency):
+    features = torch.randn(detector.length + 5, 1, 64)
+    whole, cut = detector.of_features(extracted(features), latency=latency).scores, detector.length // 2 - 1
+    first, second = extracted(features[:cut]), extracted(features[cut:])
+    parts = detector.of_features(first, None, latency, [], [(second, None)]), detector.of_features(second, None, latency, [(first, None)])
+    assert [len(part.times) - 1 for part in parts] == [cut, detector.length + 5 - cut]
+    for name in ("coarse", "fine"):
+        joined = np.concatenate([getattr(part.scores, name) for part in parts])
+        assert np.allclose(joined, getattr(whole, name), atol=1e-5)
+
+
 def test_a_clock_that_was_set_anew_is_told(detector):
     video = extracted(torch.randn(6, 1, 64))
     for jumps, times in ((1, "once"), (3, "3 times")):

@@ -317,6 +317,23 @@ def test_another_video_of_the_same_name_is_not_taken_for_it(tmp_path, videos, cl
     assert "are both Abuse001_x264; the outputs go by name" in refused([videos, other], tmp_path / "features", clip)
 
 
+def test_equal_names_in_different_folders(tmp_path, clip, capsys):
+    """As recorders write them: the features lie in the same tree, each of its own video, and lists find them by their folders."""
+    for number, name in enumerate(("cam1/08-00.mp4", "cam2/08-00.mp4", "cam2/ok.mp4", "cam2/ok.avi")):
+        (tmp_path / "week" / name).parent.mkdir(parents=True, exist_ok=True)
+        make_video(tmp_path / "week" / name, frames=16 * (number + 1))
+    output = tmp_path / "features"
+    for left in ("4 videos extracted, 0 were there", "0 videos extracted, 4 were there"):
+        extract(tmp_path / "week", output, clip, "--crops", "1")
+        assert left in capsys.readouterr().out
+    rows = {str(path.relative_to(output)): len(np.load(path)) for path in output.rglob("*.npy")}
+    assert rows == {"cam1/08-00.npy": 1, "cam2/08-00.npy": 2, "cam2/ok_mp4.npy": 3, "cam2/ok_avi.npy": 4}
+    for name in rows:
+        (tmp_path / "list.csv").write_text(f"path,label\n{name},Abuse\n")
+        [video] = dataset.read_list(tmp_path / "list.csv", output, UCF)
+        assert video.files == (output / name,)
+
+
 def test_broken_videos_are_named_skipped_and_counted(tmp_path, videos, whole, clip, capsys):
     (tmp_path / "text.mp4").write_text("a man walks")
     make_video(tmp_path / "large.mp4", 2, (320, 240))

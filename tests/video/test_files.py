@@ -3,6 +3,8 @@
 import itertools
 import os
 import socket
+import time
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from utils.captions.formats import caption_files
 from utils.errors import BadInput
 from utils.files import files_below, irregular
 from utils.video import frames
-from utils.video.files import find_videos
+from utils.video.files import begins, camera_of, find_videos
 from utils.video.frames import BrokenVideo, Video
 
 
@@ -205,3 +207,76 @@ def test_the_new_suffixes_are_decoded(tmp_path, name, make):
     with Video(make(tmp_path / name)) as video:
         numbers = [round(frames.to_rgb(frame).mean() / 4) for frame in video.decode()]
     assert numbers == list(range(20))
+
+
+def test_equal_names_in_different_folders_keep_the_tree(tmp_path):
+    for name in ("cam1/08-00.mp4", "cam2/08-00.mp4", "cam2/ok.mp4", "cam2/ok.avi", "cam2/ok.d/a.mp4", "b.mp4"):
+        touch(tmp_path / name)
+    tree = {"b.mp4": "b", "cam1/08-00.mp4": "cam1/08-00", "cam2/08-00.mp4": "cam2/08-00", "cam2/ok.d/a.mp4": "cam2/ok.d/a"}
+    tree |= {"cam2/ok.mp4": "cam2/ok_mp4", "cam2/ok.avi": "cam2/ok_avi"}
+    for by_name in (True, False):
+        assert found(tmp_path, by_name=by_name) == {file: f"{target}.npy" for file, target in tree.items()}
+    with pytest.raises(BadInput, match=r"cam2/08-00\.mp4 and .*cam1/08-00\.mp4 are both 08-00; .*: rename one of them$"):
+        found(tmp_path, unique=True)
+    with pytest.raises(BadInput, match=r"cam2/ok\.mp4 and .*cam2/ok\.avi are both ok; .*: rename one of them$"):
+        found(tmp_path, tmp_path / "cam2", unique=True)
+    with pytest.raises(BadInput, match=r"are both 08-00; .*, or name the folder that both lie in$"):
+        found(tmp_path, tmp_path / "cam1", tmp_path / "cam2")
+    touch(tmp_path / "cam2" / "ok_avi.mov")
+    with pytest.raises(BadInput, match=r"are both ok_avi; the outputs go by name: rename one of them$"):
+        found(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "begun"),
+    [
+        ("cam1/2024-05-01/08-30.mp4", "2024-05-01 08:30:00"),
+        ("2024/05/01/cam1/08.30.15-08.40.15[M][0@0][0].dav", "2024-05-01 08:30:15"),
+        ("cam 1/cam1_20240501_083015.mp4", "2024-05-01 08:30:15"),
+        ("cam_01_20240501083015.mp4", "2024-05-01 08:30:15"),
+        ("2024-05-01T08-30-15.mkv", "2024-05-01 08:30:15"),
+        ("2023-01-01/2024-05-01 08h30.mp4", "2024-05-01 08:30:00"),
+        ("cam1/08-00.mp4", "0001-01-01 08:00:00"),  # no day
+        ("cam1/23.59.59.mp4", "0001-01-01 23:59:59"),
+        ("2024-05-01/0830.mp4", None),  # a number
+        ("2024-05-01/cam_1280x720.mp4", None),
+        ("2024-02-31/08-00.mp4", None),
+        ("2024-05-01.mp4", None),
+        ("cam1/24-00.mp4", None),
+        ("fight/fi001.mp4", None),
+        ("A.Beautiful.Mind.2001__#00-01-45_00-02-50_label_A.mp4", None),
+        ("Abuse001_x264.mp4", None),
+        ("20240501123456789.mp4", None),
+    ],
+)
+def test_when_a_recording_begins_by_its_name(name, begun):
+    assert begins(Path(name)) == (begun and datetime.fromisoformat(begun))
+
+
+@pytest.mark.parametrize(
+    ("name", "camera"),
+    [
+        ("cam1/08-00.mp4", "cam1"),
+        ("cam1/2024-05-01/08-00.mp4", "cam1"),
+        ("2024/05/01/shop/cam 2/08-00.mp4", "shop/cam 2"),
+        ("gate_20240501_080000.mp4", "gate"),
+        ("site/gate_2024-05-01 08-00.mp4", "site/gate"),
+        ("a.mp4", ""),
+    ],
+)
+def test_the_camera_of_a_recording(name, camera):
+    assert camera_of(Path(name)) == camera
+
+
+def test_when_a_recording_begins_by_its_metadata(monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    try:
+        assert begins(Path("a.mp4"), "2024-05-01T20:00:00.000000Z") == datetime(2024, 5, 2, 1, 30)
+        assert begins(Path("a.mp4"), "2024-05-01 20:00:00") == datetime(2024, 5, 2, 1, 30)
+        assert begins(Path("2024-05-01_07-00.mp4"), "2024-05-01T20:00:00Z") == datetime(2024, 5, 1, 7)
+        for none in ("1970-01-01T00:00:00.000000Z", "1904-01-01T00:00:00Z", "yesterday", "", None):
+            assert begins(Path("a.mp4"), none) is None
+    finally:
+        monkeypatch.undo()
+        time.tzset()

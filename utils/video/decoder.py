@@ -50,13 +50,14 @@ LIMITS = Limits()
 
 class Opened(NamedTuple):
     """What the header says: pixels of the picture as players show it, frames per second on average, about how many frames (None: it says
-    nothing), and whether it counts them, rather than seconds.
+    nothing), whether it counts them, rather than seconds, and when the video was made (creation_time, or None).
     """
 
     size: tuple[int, int]
     fps: float | None
     frames: int | None
     counted: bool
+    created: str | None = None
 
 
 class Picture(NamedTuple):
@@ -191,7 +192,7 @@ def decode(name: str, path: str, recipe: Recipe, limits: Limits, send) -> None:
                 size, shown = upright_size(frame), shown_size(frame, video.aspect)  # also where a recording changes it
                 if max(shown) > SLIMMEST * min(shown):
                     raise BrokenVideo(f"{name}: {shown[0]} × {shown[1]} pixels; expected sides of at most 1 : {SLIMMEST}; leave it out")
-                send("opened", shown, video.fps, video.expected(), video.frames is not None)
+                send("opened", shown, video.fps, video.expected(), video.frames is not None, video.created)
             if index >= FASTEST * longest:
                 raise BrokenVideo(f"{name}: more than {FASTEST} frames a second of the {longest:g} allowed; allow more seconds, or {NEXT}")
             if max(seconds, promised - step) > longest:

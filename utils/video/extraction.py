@@ -23,7 +23,7 @@ class Extracted(NamedTuple):
     """Features (T, crops, D) float32 of one video. times: (T+1,) float64 seconds from its first frame, by the file's own time stamps: where
     each snippet begins, then where the video ends. size: width, height as players show it. thumbnails: (seconds, JPEG, upright) in order
     of time, as utils.video.decoder.Ended has them. promised: how many frames the header counts, or None; jumps: how often the clock was
-    wrong or set anew.
+    wrong or set anew; created: creation_time of the metadata, or None.
     """
 
     path: Path
@@ -35,6 +35,7 @@ class Extracted(NamedTuple):
     thumbnails: list[tuple[float, bytes]]
     promised: int | None = None
     jumps: int = 0
+    created: str | None = None
 
     @property
     def notes(self) -> list[str]:
@@ -60,7 +61,7 @@ class _Job:
         times = np.array([*self.times, max(self.ended.seconds, self.times[-1])])
         frames, _, promised, jumps, thumbnails = self.ended
         fps, size = self.opened.fps, self.opened.size
-        return Extracted(self.path, np.stack(self.rows), times, frames, fps, size, thumbnails, promised, jumps)
+        return Extracted(self.path, np.stack(self.rows), times, frames, fps, size, thumbnails, promised, jumps, self.opened.created)
 
     def expected(self, recipe: Recipe) -> int | None:
         return self.opened.frames and max(1, self.opened.frames // recipe.stride)

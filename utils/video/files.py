@@ -1,7 +1,10 @@
 """Which videos a tool works through."""
 
 import os
+import re
 import sys
+from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 
 from utils.errors import BadInput
@@ -9,15 +12,20 @@ from utils.files import files_below, irregular
 from utils.labels import VIDEO_SUFFIXES, is_video, video_name
 
 NAMED = 5  # files that are left out, at most
+DAY = re.compile(r"(?<!\d)((?:19|20)\d\d)([-_./]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?=(?:\d{4}|\d{6})?(?!\d))")
+TIME = re.compile(r"(?<!\d)([01]\d|2[0-3])[-_.:h]?([0-5]\d)(?:[-_.:m]?([0-5]\d))?(?!\d)")  # behind the day
+APART = re.compile(TIME.pattern.replace("]?", "]"))  # where the name tells no day, `0001` is a number
+NO_DAY = datetime.min.date()  # of a clock time alone
 
 
-def find_videos(paths: list[str], output: Path, suffix: str, *, by_name: bool = True) -> dict[Path, Path]:
-    """The videos among `paths` and below them, sorted: file -> its NAME + `suffix` below `output`, subfolders kept. What lies below
-    `output` is left out, where that is inside one of the folders. A line on stderr counts and names what else is left out: files that are
-    no videos by their names, and those that are no regular files.
+def find_videos(paths: list[str], output: Path, suffix: str, *, by_name: bool = True, unique: bool = False) -> dict[Path, Path]:
+    """The videos among `paths` and below them, sorted: file -> its NAME + `suffix` below `output`, subfolders kept; where two files of a
+    folder differ in their extension alone, NAME_EXTENSION. What lies below `output` is left out, where that is inside one of the folders.
+    A line on stderr counts and names what else is left out: files that are no videos by their names, and those that are no regular files.
 
-    by_name: NAME is that of lists and ground truth (utils.labels.video_name), and all differ; else the file's own without extension.
-    Raises BadInput where one does not exist or is no regular file, there is none, or two have the same name (the same output).
+    by_name: NAME is that of lists and ground truth (utils.labels.video_name), else the file's own without extension; unique: no two have
+    the same, whatever their folders.
+    Raises BadInput where one does not exist or is no regular file, there is none, or two have the same output.
     """
     targets: dict[Path, Path] = {}
     left: list[str] = []
@@ -49,10 +57,43 @@ def find_videos(paths: list[str], output: Path, suffix: str, *, by_name: bool = 
         )
     if left:
         print(f"note: {len(left)} files are left out, no videos by their names, or no regular files: {names}", file=sys.stderr)
+    alike = Counter((file.parent, target) for file, target in targets.items())
+    for file, target in targets.items():
+        if alike[file.parent, target] > 1 and not unique:
+            targets[file] = target.with_name(f"{target.name.removesuffix(suffix)}_{file.suffix[1:]}{suffix}")
     called: dict = {}
     for file, target in targets.items():
-        if called.setdefault(key := target.name if by_name else target, file) != file:
+        if called.setdefault(key := target.name if unique else target, file) != file:
             raise BadInput(
                 f"{file} and {called[key]} are both {target.name.removesuffix(suffix)}; the outputs go by name: rename one of them"
+                + ", or name the folder that both lie in" * (not unique and file.parent != called[key].parent)
             )
     return targets
+
+
+def begins(path: Path, created: str | None = None) -> datetime | None:
+    """When a recording begins, local time, without zone: by its name (`2024-05-01/08-00.mp4`, `cam_20240501_080000.mp4`; of a name that
+    tells no day the date is NO_DAY), else by `created`, the creation_time of its metadata in ISO format, UTC unless it says; None: unknown.
+    """
+    name, days = path.stem, list(DAY.finditer(str(path)))
+    if days and (end := days[-1].end() - len(str(path)) + len(path.name)) > 0:
+        time = TIME.search(name[end:])
+    else:
+        time = APART.search(name) if days else APART.match(name)
+    try:
+        if time:
+            day = datetime(*(int(days[-1][part]) for part in (1, 3, 4))) if days else datetime.min
+            return day.replace(hour=int(time[1]), minute=int(time[2]), second=int(time[3] or 0))
+        made = datetime.fromisoformat(created) if created else None
+        if made and made.year > 1990:  # a camera whose clock was never set says 1970 or 1904
+            return (made if made.tzinfo else made.replace(tzinfo=UTC)).astimezone().replace(tzinfo=None)
+    except ValueError:  # 31 February; no date at all
+        pass
+    return None
+
+
+def camera_of(path: Path) -> str:
+    """The camera of a recording: what its folders, and its name before the day, say but for the day. `path`: below the folder of all."""
+    day = DAY.search(path.name)
+    folders = [part.strip(" _-.") for part in DAY.sub("", path.parent.as_posix()).split("/")]
+    return "/".join(filter(None, [*folders, path.name[: day.start()].strip(" _-.") if day else ""]))

@@ -41,8 +41,8 @@ class Video:
     """An open video file, to be used in a `with` statement. Times in seconds.
 
     frames: how many the header promises (int), or None where it does not say; fps: frames per second on average, or None; width, height:
-    as stored; aspect: of a pixel (utils/video/display.py); seconds: as the header says, or None; decoded: how many frames so far; clock:
-    see Clock.
+    as stored; aspect: of a pixel (utils/video/display.py); seconds: as the header says, or None; created: creation_time of its metadata,
+    or None; decoded: how many frames so far; clock: see Clock.
     Raises BrokenVideo naming the file (as `name`, if that is given) where it is missing, no video of FORMATS, has no video stream, or more
     than `max_pixels` a picture.
     """
@@ -72,6 +72,7 @@ class Video:
             hidden = sum(entry.is_discard for entry in stream.index_entries)  # outside of what an edit list shows
             self.frames = (len(stream.index_entries) - hidden if hidden else stream.frames) or None
             self.seconds = self._promised_seconds()
+            self.created = self._container.metadata.get("creation_time") or stream.metadata.get("creation_time")
         except BaseException:
             self._container.close()
             raise
