@@ -323,8 +323,10 @@ def analyse_files(detector, videos: dict[Path, Path], captions: dict, options, l
                 print(f"error: {error}", file=sys.stderr)
         if len(videos) > 1:
             with locked(output, ".report.lock", wait=True, told=False):
-                found |= {path: recordings.read(path) for path in set(videos) - set(mine)}  # of the others that share the work
-                found = {path: found[path] for path in recordings.order if found.get(path)}
+                for path in set(videos) - set(mine):  # of the others that share the work
+                    if done := recordings.read(path):
+                        found[path] = done | {"snippets": None}
+                found = {path: found[path] for path in recordings.order if path in found}
                 rows = [(str(path), *segment.values()) for path, done in found.items() for segment in done["segments"]]
                 export.write_summary(rows, summary)
                 write_report(report, recordings, found, detector.notes)
