@@ -41,7 +41,7 @@ def refused(path, limits=decoder.LIMITS) -> str:
 @pytest.mark.parametrize("frames", [1, 15, 16, 17, 31, 32, 50])
 def test_the_first_frame_of_every_whole_snippet(tmp_path, frames):
     opened, pictures, ended = decoded(make_video(tmp_path / "a.mp4", frames))
-    assert opened == ((64, 48), 25, frames, True)
+    assert opened == ((64, 48), 25, frames, True, None)
     assert [round(picture.image.mean() / 4) for picture in pictures] == [16 * t for t in range(max(1, frames // 16))]
     assert [picture.number for picture in pictures] == list(range(len(pictures)))
     assert {picture.image.shape for picture in pictures} == {(37, 49, 3)}
