@@ -8,24 +8,39 @@ import torch
 import ucf_train
 from model import SYSTEMS
 from test_stops import prepared
+from utils import engine, ranks
+from utils.errors import BadInput
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_every_system_is_one_graph(name, small_clip, small_distilbert):
-    model, batch, _, _, options = prepared(name, small_clip, small_distilbert, torch.device("cpu"))
+    words = ["--stack", "none"] if name == "trclip" else []  # its scan is refused
+    model, batch, _, _, options = prepared(name, small_clip, small_distilbert, torch.device("cpu"), *words)
     torch.compiler.reset()
     features, lengths, labels, *captions = batch
     compiled, text = torch.compile(model, fullgraph=True, backend="aot_eager"), model.text_features()
     text = None if text is None else text.detach()  # a compiled graph goes back once
-    plain, out = (one(features, lengths, *captions, text=text) for one in (model, compiled))
-    expected, found = (sum(SYSTEMS[name].losses(one, labels, lengths, options).values()) for one in (plain, out))
-    assert torch.allclose(found, expected, rtol=1e-5)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    given = [torch.autograd.grad(loss, weights, allow_unused=True) for loss in (expected, found)]
-    for theirs, ours in zip(*given, strict=True):
+
+    def step(forward):
+        loss = sum(SYSTEMS[name].losses(forward(features, lengths, *captions, text=text), labels, lengths, options).values())
+        return loss.detach(), torch.autograd.grad(loss, weights, allow_unused=True)
+
+    (expected, plain), (found, gradients) = step(model), step(compiled)
+    assert torch.allclose(found, expected, rtol=1e-5)
+    for theirs, ours in zip(plain, gradients, strict=True):
         assert (theirs is None) == (ours is None)
         assert theirs is None or torch.allclose(ours, theirs, rtol=1e-3, atol=1e-5 + 1e-4 * float(theirs.abs().max()))
+
+
+def test_what_cannot_be_one_graph_is_told(small_clip, small_distilbert, monkeypatch):
+    model, *_ = prepared("trclip", small_clip, small_distilbert, torch.device("cpu"))
+    with pytest.raises(BadInput, match=r"--compile: TrCLIPVAD has Mamba, which torch\.compile cannot take into a graph; leave it out"):
+        engine.compile_graph(model)
+    monkeypatch.setattr(ranks, "count", lambda: 2)
+    with pytest.raises(BadInput, match="--compile: one process expected, torchrun started 2"):
+        engine.compile_graph(torch.nn.Linear(1, 1))
 
 
 @pytest.mark.slow

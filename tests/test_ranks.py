@@ -128,7 +128,10 @@ def test_two_ranks_train_as_one_process_and_the_first_one_writes(small_sample, t
 
 
 SYSTEMS = ("reflip", "quorum", "vadclip", "dsanet", "trclip", "hlnet", "deepmil")
-CASES = {2: {system: (system, USUAL) for system in SYSTEMS}, 3: {system: (system, SINGLE) for system in SYSTEMS}}
+CASES = {
+    2: {system: (system, USUAL) for system in SYSTEMS},
+    3: {system: (system, SINGLE) for system in ("reflip", "trclip", "hlnet", "deepmil")},
+}
 CASES[2] |= {"trclip-masked": ("trclip", f"{USUAL} --mask-padding"), "reflip-odd": ("reflip", ODD)}
 
 
@@ -152,14 +155,14 @@ def test_ranks_repeat_and_resume_to_the_bit_and_fold(small_sample, tmp_path):
         assert finished(2, "ucf_train.py", *words, *more, "--output", tmp_path / folder)[0] == 0
     cut = [*words, "--save-steps", "1", "--resume", "auto", "--output", tmp_path / "cut"]
     # One is told to stop in the first epoch, and all do after the same step; then one is killed, and torchrun starts all again.
-    for file, ending, restarts in (("last.pt", signal.SIGTERM, 0), ("log.jsonl", signal.SIGKILL, 1)):
+    for file, ending, restarts in (("last.pt", signal.SIGTERM, 0), ("log.jsonl", signal.SIGKILL, 3)):
         with torchrun(2, "ucf_train.py", *cut, restarts=restarts) as process:
             while not (tmp_path / "cut" / "seed-1" / file).exists():
                 assert process.poll() is None
                 time.sleep(0.02)
             os.kill(max(children(process.pid)), ending)
             _, errors = process.communicate(timeout=500)
-            assert (process.returncode == 0) == (restarts == 1), errors
+            assert (process.returncode == 0) == (restarts > 0), errors
     for name in ("last.pt", "best.pt", "scores.npz"):
         assert len({(tmp_path / run / "seed-1" / name).read_bytes() for run in ("a", "b", "cut")}) == 1, name
     code, _, errors = finished(2, "ucf_train.py", *words, "--folds", "2", "--select", "last", "--output", tmp_path / "folds")

@@ -272,7 +272,7 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
     goes_on = options.resume and ranks.first((folder / "last.pt").exists)()
     run = Training(model, options, classes, len(batches), {} if goes_on else begin())
     if options.compile:
-        model.compile(fullgraph=True)
+        compile_graph(model)
     if str(folder).encode(errors="replace").decode() != str(folder):
         raise BadInput(f"{folder}: is not UTF-8, and TensorBoard writes into no such folder; name another one with --output")
     if goes_on:
@@ -309,6 +309,15 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
 def share_random_state() -> None:
     """Give all ranks the first one's random state, which is that of one process (ranks.Dropout)."""
     checkpoint.set_random_state(ranks.first(checkpoint.random_state)())
+
+
+def compile_graph(model: nn.Module) -> None:
+    """`--compile`: what the model computes as one graph. Raises BadInput where it cannot be one."""
+    if ranks.count() > 1:
+        raise BadInput(f"--compile: one process expected, torchrun started {ranks.count()}; leave it out, or start one with python")
+    if found := next((type(part).__name__ for part in model.modules() if not getattr(part, "compiles", True)), None):
+        raise BadInput(f"--compile: {type(model).__name__} has {found}, which torch.compile cannot take into a graph; leave it out")
+    model.compile(fullgraph=True)
 
 
 def train_epoch(run: Training, train, order: RankBatches, loaded: Iterable, device: torch.device, folder: Path, came: list) -> None:

@@ -14,7 +14,7 @@ import xd_train
 from app.detector import Trained
 from app.exported import load_exported
 from clips import make_video
-from model import SYSTEMS, options_of
+from model import SYSTEMS
 from tools import export
 from utils import loading
 from utils.errors import BadInput
@@ -149,10 +149,9 @@ def test_what_does_not_fit_is_told(words, said, exported, tmp_path):
 @pytest.mark.parametrize(
     ("name", "more"),
     [(name, "") for name in SYSTEMS]
-    + [(name, "--mask-padding") for name in SYSTEMS if "mask_padding" in options_of(name)]
     + [
-        ("trclip", "--branches text"),
-        ("trclip", "--branches visual --stack none"),
+        ("dsanet", "--mask-padding"),
+        ("trclip", "--branches text --mask-padding"),
         ("reflip", "--temporal local+gcn --blocks vta --no-v-prompt"),
     ],
 )

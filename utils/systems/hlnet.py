@@ -81,7 +81,7 @@ class HLNet(Published):
         branches = []
         for first, second, adjacency in (
             (self.gc1, self.gc2, similarity_adjacency(features, mask)),
-            (self.gc3, self.gc4, distance_adjacency(len(index), features)),
+            (self.gc3, self.gc4, distance_adjacency(features.shape[1], features)),
             (self.gc5, self.gc6, score_adjacency(online.detach().sigmoid(), mask)),
         ):
             hidden = valid(self.activate(first(x, adjacency)))

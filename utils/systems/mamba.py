@@ -245,6 +245,8 @@ class Mamba(nn.Module):
     d_conv: the taps of the convolution; expand: channels of the scan over width.
     """
 
+    compiles = False  # the scan looks at values, to clamp decays
+
     def __init__(self, width: int, *, d_state: int = 16, d_conv: int = 4, expand: int = 2):
         super().__init__()
         inner, rank = expand * width, math.ceil(width / 16)
