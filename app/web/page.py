@@ -161,7 +161,7 @@ def build(
     def annotated(kept: dict | None, value: float, request: gr.Request, progress=gr.Progress()):  # noqa: B008
         if kept is None:
             return failed("The results are gone, as they stay for an hour; look at the video once more.")
-        from app.annotate import annotate
+        from app import annotate
 
         analysis = at_threshold(kept["analysis"], value)
         report = reporter(request.session_hash, analysis.path, progress, desc="annotated video", unit="frames")
@@ -176,7 +176,7 @@ def build(
             if not shelf.room():
                 raise BadInput(FULL)
             report(0, analysis.frames)
-            annotate(analysis, copy, limits=limits, progress=measured)
+            annotate.write(analysis, copy=copy, limits=limits, progress=measured)
             shelf.add(copy.stat().st_size, 1)
             keep_only(copy.parent)
         except BadInput as error:
