@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from app.analysis import Analysis, choose_thumbnails, find_segments, shown
+from app.analysis import Analysis, find_segments
 from app.live.follower import look_ahead
 from model import SYSTEMS
 from utils import checkpoint, engine, loading, restore
@@ -24,7 +24,7 @@ from utils.captions.tree import FILLS
 from utils.datasets import load_dataset
 from utils.errors import BadInput
 from utils.evaluation.scores import Scores
-from utils.evaluation.segments import RATE, anomaly_score, known_threshold, unknown_threshold
+from utils.evaluation.segments import RATE, known_threshold, unknown_threshold
 from utils.labels import SNIPPET, video_name
 from utils.options import Resolved
 from utils.text import POOLING, CLIPText, SentenceText, load_sentence_text
@@ -170,24 +170,11 @@ class Detector:
         scores = self.score_between(features, rows, ahead, before, after)
         said = {"captions": captions.captions if captions else (), "stride": self.recipe.stride}
         segments = find_segments(scores, video.times, self.classes, self.threshold, frames=video.frames, **said)
-        path = Path(video.path)
-        return Analysis(
-            path=path,
-            name=path.stem,
-            frames=video.frames,
-            fps=video.fps,
-            size=video.size,
-            times=video.times,
-            scores=scores,
-            classes=self.classes,
-            threshold=self.threshold,
-            threshold_from=self.threshold_from,
-            segments=segments,
-            thumbnails=choose_thumbnails(video.thumbnails, [peak for _, peak in shown(segments, anomaly_score(scores), video.times)]),
-            notes=self.notes + [LATE] * (latency is not None) + video.notes + of_another(captions, video.frames),
-            about=self.about_video(path, captions, latency),
-            **said,
-        )
+        said |= {name: getattr(video, name) for name in ("frames", "fps", "size", "times", "thumbnails")}
+        said |= {name: getattr(self, name) for name in ("classes", "threshold", "threshold_from")}
+        notes = self.notes + [LATE] * (latency is not None) + video.notes + of_another(captions, video.frames)
+        path, about = Path(video.path), self.about_video(Path(video.path), captions, latency)
+        return Analysis(path=path, name=path.stem, scores=scores, segments=segments, notes=notes, about=about, **said)
 
     def caption_features(self, captions: VideoCaptions, rows: int) -> Tensor:
         """(rows, E) float32 of captions, as tools.embed_captions makes them. Raises BadInput where all are empty."""

@@ -44,34 +44,14 @@ def to_dict(analysis: Analysis) -> dict:
     Raises BadInput as `check` does.
     """
     check(analysis)
-    width, height = analysis.size
-    return plain(
-        {
-            "video": str(analysis.path),
-            "frames": analysis.frames,
-            "fps": analysis.fps,
-            "width": width,
-            "height": height,
-            "seconds": analysis.seconds,
-            "threshold": analysis.threshold,
-            "threshold_from": analysis.threshold_from,
-            "notes": analysis.notes,
-            "about": analysis.about,
-            "classes": analysis.classes,
-            "segments": [_row(one) for one in analysis.segments],
-            "snippets": [
-                {
-                    "start": analysis.times[at],
-                    "end": analysis.times[at + 1],
-                    "score": score,
-                    "probabilities": None
-                    if analysis.scores.fine is None
-                    else dict(zip(analysis.classes, analysis.scores.fine[at], strict=True)),
-                }
-                for at, score in enumerate(analysis.anomaly)
-            ],
-        }
-    )
+    fine, (width, height) = analysis.scores.fine, analysis.size
+    rows = [None] * len(analysis.anomaly) if fine is None else [dict(zip(analysis.classes, row, strict=True)) for row in fine]
+    snippets = zip(analysis.times[:-1], analysis.times[1:], analysis.anomaly, rows, strict=True)
+    value = {"video": analysis.path, "frames": analysis.frames, "fps": analysis.fps, "width": width, "height": height}
+    value |= {name: getattr(analysis, name) for name in ("seconds", "threshold", "threshold_from", "notes", "about", "classes")}
+    value["segments"] = [_row(one) for one in analysis.segments]
+    value["snippets"] = [dict(zip(("start", "end", "score", "probabilities"), one, strict=True)) for one in snippets]
+    return plain(value)
 
 
 def _row(one: Found) -> dict:
@@ -98,9 +78,7 @@ def plain(value):
 def write_json(analysis: Analysis, path: Path | str, more: dict | None = None) -> dict:
     """Write and return `to_dict`, with what is in `more` behind it."""
     value = to_dict(analysis) | (more or {})
-    with files.replacing(path) as temporary:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1)
-        temporary.write_text(f"{text}\n", encoding="utf-8")
+    files.write_json(path, value)
     return value
 
 
