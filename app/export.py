@@ -33,9 +33,8 @@ def check(analysis: Analysis) -> None:
     for what, values in (("score", analysis.anomaly), ("time", analysis.times), ("probability", analysis.scores.fine)):
         if values is not None and not np.isfinite(values).all():
             at = int(np.argwhere(~np.isfinite(values))[0][0])
-            raise BadInput(
-                f"{analysis.path}: the {what} of snippet {at} is {np.ravel(values[at])[0]}; expected finite numbers; check the model"
-            )
+            found = f"the {what} of snippet {at} is {np.ravel(values[at])[0]}"
+            raise BadInput(f"{analysis.path}: {found}; expected finite numbers; check the model")
 
 
 def to_dict(analysis: Analysis) -> dict:
@@ -187,13 +186,9 @@ def write_csv(analysis: Analysis, path: Path | str) -> None:
     """A row per segment to `path`, NAME.csv, and a row per snippet, with its class probabilities, to NAME.snippets.csv beside it."""
     value, path = to_dict(analysis), Path(path)
     classes = [] if analysis.scores.fine is None else value["classes"]
-    rows = [
-        (number, one["start"], one["end"], one["score"], *(one["probabilities"] or {}).values())
-        for number, one in enumerate(value["snippets"])
-    ]
-    _write_rows(
-        path.with_name(f"{path.stem}.snippets.csv"), ("snippet", "start", "end", "score", *(f"p({name})" for name in classes)), rows
-    )
+    header = ("snippet", "start", "end", "score", *(f"p({name})" for name in classes))
+    rows = [(at, *numbers, *(fine or {}).values()) for at, (*numbers, fine) in enumerate(map(dict.values, value["snippets"]))]
+    _write_rows(path.with_name(f"{path.stem}.snippets.csv"), header, rows)
     _write_rows(path, ("video", *COLUMNS), [(value["video"], *one.values()) for one in value["segments"]])
 
 

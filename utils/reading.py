@@ -38,8 +38,7 @@ ARRAYS = 2**30  # bytes of all arrays of an .npz, unpacked
 FRAMES = 6_000_000  # of a video, at most: more than a day at 60 frames per second
 ROWS = 2_000_000  # of a feature file, at most
 
-# What the schemas are made of. OPEN: a TypedDict may hold more keys than it declares; CLOSED: a
-# dataclass, or a TypedDict, may not.
+# What the schemas are made of. OPEN: there may be more keys than it declares; CLOSED: there may not.
 Text = InstanceOf[str]  # pydantic's own refuses halves of characters, which names of files may have
 Flag = Annotated[bool, Field(strict=True)]
 OPEN, CLOSED = ConfigDict(extra="allow"), ConfigDict(extra="forbid")

@@ -10,8 +10,6 @@ from utils.reading import CLOSED, real
 from utils.video.fragments import Footage
 
 AFTER = 1.0  # seconds of a clip behind its event
-
-
 Seconds = real(0, 3600)
 
 

@@ -62,16 +62,16 @@ class Events:
         return self._end(run) if (run := self._runs.close()) else []
 
     def _begin(self, run: Run) -> list[dict]:
-        line = {"state": "start", "number": self._count, "first_snippet": run.first, "start": round(self._first.start, 3)}
-        return [line | self._what(run, self._first)]
+        return [self._line("start", run, self._first)]
 
     def _end(self, run: Run) -> list[dict]:
-        line = {"state": "end", "number": self._count, "first_snippet": run.first, "start": round(self._first.start, 3)}
+        line = self._line("end", run, self._last, last_snippet=run.last, end=round(self._last.end, 3))
         self._count += 1
-        return [line | {"last_snippet": run.last, "end": round(self._last.end, 3)} | self._what(run, self._last)]
+        return [line]
 
-    def _what(self, run: Run, place: Place) -> dict:
-        return {"time": utc(place.arrived), "class": run.label(self._classes), "score": number(run.score)}
+    def _line(self, state: str, run: Run, place: Place, **more) -> dict:
+        line = {"state": state, "number": self._count, "first_snippet": run.first, "start": round(self._first.start, 3), **more}
+        return line | {"time": utc(place.arrived), "class": run.label(self._classes), "score": number(run.score)}
 
 
 def number(value) -> float:

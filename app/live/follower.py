@@ -69,7 +69,7 @@ class OutputClosed(Exception):
     """Whoever read the lines does not any more."""
 
 
-class Lines:
+class Lines(contextlib.AbstractContextManager):
     """JSON lines to `out`, and appended to the file `record` where one is named."""
 
     def __init__(self, out, record: Path | str | None):
@@ -78,9 +78,6 @@ class Lines:
             self._file = open(record, "a", encoding="utf-8") if record else None  # noqa: SIM115, closed by __exit__
         except OSError as error:
             raise self._wrong(error) from None
-
-    def __enter__(self) -> "Lines":
-        return self
 
     def __exit__(self, *_) -> None:
         if self._file:
@@ -203,15 +200,11 @@ class Follower:
             self.score, self.delay = number(scored.score), round(max(0.0, time.time() - place.arrived), 3)
             self.lines("snippet", **line, delay=self.delay, score=self.score, **label)
             self.scored += 1
-            for watching in self.watching:
-                self._event_lines(watching.add(scored))
+            for line in (line for one in self.watching for line in one.add(scored)):
+                self.lines("event", **line)
 
     def _close_events(self) -> None:
-        for watching in self.watching:
-            self._event_lines(watching.close())
-
-    def _event_lines(self, lines: list[dict]) -> None:
-        for line in lines:
+        for line in (line for one in self.watching for line in one.close()):
             self.lines("event", **line)
 
 
