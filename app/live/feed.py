@@ -78,11 +78,9 @@ class Feed:
         """Whether anything waits."""
         return bool(self._items)
 
-    def take(self, timeout: float) -> list:
-        """The next items, after at most `timeout` seconds: one Opened, Cut, Retry or Over; or Snippets; or nothing."""
+    def take(self) -> list:
+        """The next items: one Opened, Cut, Retry or Over; or Snippets; or nothing."""
         with self.changed:
-            if not self._items:
-                self.changed.wait(timeout)
             taken = []
             while self._items and len(taken) < (BATCH if self.wait else 1):
                 if isinstance(self._items[0], Snippet):

@@ -254,7 +254,7 @@ def follow(detector, sources: list[tuple[Feed, Follower]], stopped: Sized, tick:
         with sources[0][0].changed:
             if not any(feed.ready for feed, _ in sources):
                 sources[0][0].changed.wait(min(left, POLL))
-        taken = [(feed, follower, feed.take(0)) for feed, follower in sources]
+        taken = [(feed, follower, feed.take()) for feed, follower in sources]
         pictures = [item.picture for *_, items in taken for item in items if isinstance(item, Snippet)]
         features, left = detector.encode(pictures) if pictures else None, POLL
         for feed, follower, items in taken:

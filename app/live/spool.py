@@ -62,7 +62,10 @@ class Webhook:
     def __call__(self, key: str, event: bytes, picture: Path, clip: Path) -> None:
         body = event.rstrip()[:-1]
         for name, path in (("picture", picture), ("clip", clip)):
-            body += b', "%b": ' % name.encode() + (b'"%b"' % base64.b64encode(path.read_bytes()) if path.exists() else b"null")
+            content = b"null"
+            with contextlib.suppress(OSError):  # it is gone, or cannot be read
+                content = b'"%b"' % base64.b64encode(path.read_bytes())
+            body += b', "%b": %b' % (name.encode(), content)
         body += b"}"
         signature = hmac.new(self._secret, body, hashlib.sha256).hexdigest()
         headers = {"Content-Type": "application/json", "Idempotency-Key": key, "X-Signature-256": f"sha256={signature}"}

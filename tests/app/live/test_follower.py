@@ -388,7 +388,7 @@ def taken(made):
     made._thread.join()
     items = []
     while not items or not isinstance(items[-1], feed.Over):
-        items += made.take(0)
+        items += made.take()
     assert items[-1].error is None
     return items
 
@@ -430,7 +430,7 @@ def test_a_recording_is_waited_for(monkeypatch):
     numbers, items = [], []
     with made:
         while not items or not isinstance(items[0], feed.Over):
-            items = made.take(1)
+            items = made.take()
             numbers += [item.number for item in items if isinstance(item, Snippet)]
             assert made._snippets <= 4
     assert numbers == list(range(30))
