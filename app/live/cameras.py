@@ -31,6 +31,7 @@ from utils.video.fragments import Footage
 from utils.video.frames import MAX_PIXELS
 
 LONGEST = 1 << 20  # bytes of the file
+TIMEOUT = 10.0  # seconds without data that count as a cut
 STALE = 5  # seconds from which on a status is an old one
 KEYS = ("state", "last", "score", "threshold", "delay", "snippets", "dropped", "alerts", "held", "reason")
 HEAD = ("camera", "state", "last frame", "score", "threshold", "delay", "snippets", "dropped", "alerts", "held back", "")
@@ -171,7 +172,7 @@ def run(detector, plan: File, *, latency: float, out=None, record: Path | str | 
                 threshold, tell = camera.threshold or detector.threshold, partial(spool.put, camera.name)
                 alarm = Alarm(alerts, detector.classes, threshold, footage, tell, interest=camera.classes, hours=camera.hours)
             source, more = parse_source(camera.address), {"polygon": camera.polygon, "max_pixels": max_pixels, "footage": footage}
-            feed = stack.enter_context(Feed(source, detector.recipe, patience=own, persist=True, changed=changed, **more))
+            feed = stack.enter_context(Feed(source, detector.recipe, patience=own, persist=True, changed=changed, timeout=TIMEOUT, **more))
             said, more = partial(lines, camera=camera.name), {"latency": own, "threshold": camera.threshold, "alarm": alarm}
             sources[camera.name] = feed, Follower(detector, said, source.shown, **more)
         with contextlib.suppress(OutputClosed):
