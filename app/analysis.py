@@ -3,14 +3,12 @@
 T snippets of 16 frames, C+1 classes (class 0 = normal).
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from utils.captions.formats import Caption
 from utils.evaluation.scores import Scores
@@ -18,7 +16,6 @@ from utils.evaluation.segments import anomaly_score, carrying, cut
 from utils.labels import SNIPPET
 
 SHOWN = 6  # segments that a picture lists and shows, those of the highest scores
-SPREAD = 12  # thumbnails over the whole video
 
 
 class Found(NamedTuple):
@@ -39,8 +36,7 @@ class Analysis:
 
     times: (T+1,) float64 seconds from the video's first frame: where each snippet begins, then where the last one ends. Frames may come at
     a variable rate, so these are the file's own time stamps, not 16 / fps.
-    thumbnails: (time in seconds, (h, w, 3) uint8 upright picture in the video's own aspect) in order of time: a dozen
-    over the whole video, and one of each segment that is shown.
+    thumbnails: (time in seconds, JPEG of the upright picture) in order of time, spread over the whole video.
     threshold: snippets with a score of at least this belong to a segment. threshold_from: in words, where it comes from.
     notes: what a reader has to know before trusting the scores, in whole sentences (built-in sample, no training, …).
     about: checkpoint, encoder, recipe, command, versions: goes into the JSON as it is.
@@ -58,7 +54,7 @@ class Analysis:
     threshold: float
     threshold_from: str
     segments: list[Found]
-    thumbnails: list[tuple[float, np.ndarray]] = field(default_factory=list)
+    thumbnails: list[tuple[float, bytes]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     about: dict = field(default_factory=dict)
     captions: Sequence[Caption] = ()
@@ -72,7 +68,11 @@ class Analysis:
     @property
     def shown(self) -> list[tuple[Found, float]]:
         """The segments that a picture lists, by time, each with the seconds at which its highest score begins."""
-        return shown(self.segments, self.anomaly, self.times)
+        return [(one, self.peak(one)) for one in sorted(sorted(self.segments, key=lambda one: -one.score)[:SHOWN])]
+
+    def peak(self, one: Found) -> float:
+        """The second at which the highest score of a segment begins."""
+        return float(self.times[one.first + int(self.anomaly[one.first : one.last].argmax())])
 
     @property
     def length(self) -> str:
@@ -104,21 +104,3 @@ def find_segments(
         quote = carrying(run.first, end, values, captions, stride)
         found.append(Found(run.first, last, float(times[run.first]), float(times[last]), run.label(classes), float(run.score), quote))
     return found
-
-
-def shown(segments: list[Found], values: np.ndarray, times: np.ndarray) -> list[tuple[Found, float]]:
-    """As Analysis.shown. values: (T,) the anomaly score; times: (T+1,)."""
-    best = sorted(sorted(segments, key=lambda one: -one.score)[:SHOWN])
-    return [(one, float(times[one.first + int(values[one.first : one.last].argmax())])) for one in best]
-
-
-def choose_thumbnails(offered: list[tuple[float, bytes]], peaks: list[float]) -> list[tuple[float, np.ndarray]]:
-    """Of the thumbnails (seconds, JPEG) of a video some that are spread over it, and those nearest to the times `peaks`, as upright
-    pictures (h, w, 3) uint8.
-    """
-    if not offered:
-        return []
-    times = np.array([seconds for seconds, _ in offered])
-    places = set(np.linspace(0, len(offered) - 1, min(len(offered), SPREAD)).round().astype(int).tolist())
-    places |= {int(np.abs(times - peak).argmin()) for peak in peaks}
-    return [(offered[place][0], np.asarray(Image.open(io.BytesIO(offered[place][1])).convert("RGB"))) for place in sorted(places)]

@@ -1,12 +1,8 @@
 """An annotated copy of a video, with its score curve burnt in, and clips of its segments: H.264 that browsers play, at the own time stamps.
 
-    annotate(analysis, path)          python -m app.annotate     (started by the three; it takes its job, JSON, on stdin)
-    cut_clips(analysis, folder)
-    write(analysis, copy=path, clips=folder)      both, decoding once
-
-The video may be anybody's: it is decoded and encoded in a process of its own, without torch, that is killed when its time is up, or the
-caller is interrupted. Its memory does not grow with the length, but for the index of MP4 (some 100 bytes a frame). Sound is copied
-where MP4 takes it as it is (app/mp4.py).
+The video may be anybody's: it is decoded and encoded in a process of its own, without torch (`python -m app.annotate`, its job, JSON, on
+stdin), that is killed when its time is up, or the caller is interrupted. Its memory does not grow with the length, but for the index of MP4
+(some 100 bytes a frame). Sound is copied where MP4 takes it as it is (app/mp4.py).
 """
 
 import bisect
@@ -46,34 +42,6 @@ SLACK = 1e-4  # seconds by which stamps that were rounded on their way may diffe
 Progress = Callable[[int, int], None]
 
 
-def annotate(analysis: "Analysis", path: Path | str, *, limits: Limits = LIMITS, progress: Progress | None = None) -> Path:
-    """Write a copy of the video to `path` (.mp4) with the score curve and the class of a running segment below the picture.
-
-    The picture is as players show it, its longer side at most overlay.LONGEST pixels. progress(frames done, frames in all); without it a
-    bar is shown.
-    Raises BrokenVideo where the video cannot be decoded whole within the limits, BadInput where `path` cannot be written.
-    """
-    write(analysis, copy=path, limits=limits, progress=progress)
-    return Path(path)
-
-
-def cut_clips(
-    analysis: "Analysis",
-    folder: Path | str,
-    *,
-    name: str | None = None,
-    margin: float = 1.0,
-    limits: Limits = LIMITS,
-    progress: Progress | None = None,
-) -> list[Path]:
-    """Write a clip per segment, with `margin` seconds before and behind it: FOLDER/NAME.001.CLASS.mp4, …, numbered by time; their paths.
-
-    name: the video's, if not its own. A clip holds exactly the frames of that time, at the video's size. All appear, or none. Clips of an
-    earlier run are left where they are. Raises as annotate does, but for what lies behind the last clip, which is not decoded.
-    """
-    return write(analysis, clips=folder, name=name, margin=margin, limits=limits, progress=progress)
-
-
 def write(
     analysis: "Analysis",
     *,
@@ -84,9 +52,13 @@ def write(
     limits: Limits = LIMITS,
     progress: Progress | None = None,
 ) -> list[Path]:
-    """What `annotate` writes to `copy`, what `cut_clips` writes to the folder `clips`, or both of one decoding; the clips' paths.
+    """Write to `copy` (.mp4) the video with the score curve and the class of a running segment below the picture, which is as players show
+    it, its longer side at most overlay.LONGEST pixels; and to the folder `clips` a clip per segment, with `margin` seconds before and
+    behind it: NAME.001.CLASS.mp4, …, numbered by time. Returns the clips' paths. All files appear, or none; those of earlier runs stay.
 
-    All files appear, or none. Both may take twice the limits' time and memory. Raises as the two do.
+    name: the video's, if not its own. A clip holds exactly the frames of that time, at the video's size; what lies behind the last one is
+    not decoded without a copy. Both may take twice the limits' time and memory. progress(frames done, frames in all); without it a bar is
+    shown. Raises BrokenVideo where the video cannot be decoded within the limits, BadInput where the files cannot be written.
     """
     if not 0 <= margin < math.inf:
         raise BadInput(f"margin of {margin} seconds around a segment: expected 0 or more")
@@ -136,7 +108,7 @@ def file_name(label: str) -> str:
 
 
 def _run(job: dict, analysis: "Analysis", limits: Limits, progress: Progress | None, what: str) -> None:
-    """Let a child process do the job, and pass on how far it is. Raises as annotate does; the child does not outlive the call."""
+    """Let a child process do the job, and pass on how far it is. Raises as `write` does; the child does not outlive the call."""
     job |= {"video": os.path.abspath(analysis.path), "name": str(analysis.path), "limits": asdict(limits)}
     job |= {"size": analysis.size, "seconds": analysis.seconds, "fps": analysis.fps, "gap": float(np.diff(analysis.times).max())}
     expired, last = threading.Event(), {}

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from app.analysis import Analysis, choose_thumbnails, find_segments, shown
+from app.analysis import Analysis, find_segments
 from app.live.follower import look_ahead
 from model import SYSTEMS
 from utils import checkpoint, engine, loading, restore
@@ -24,7 +24,7 @@ from utils.captions.tree import FILLS
 from utils.datasets import load_dataset
 from utils.errors import BadInput
 from utils.evaluation.scores import Scores
-from utils.evaluation.segments import RATE, anomaly_score, known_threshold, unknown_threshold
+from utils.evaluation.segments import RATE, known_threshold, unknown_threshold
 from utils.labels import SNIPPET, video_name
 from utils.options import Resolved
 from utils.text import POOLING, CLIPText, SentenceText, load_sentence_text
@@ -115,10 +115,8 @@ class Detector:
     ) -> Extracted:
         """The features of one video file. Raises as `analyse` does."""
         if self.caption_encoder is not None and captions is None:
-            raise BadInput(
-                f"{path}: {self.about.get('checkpoint')} reads captions, and there are none of {video_name(str(path))}; write some "
-                f"(tools.caption_videos), and name them with --captions"
-            )
+            found = f"{self.about.get('checkpoint')} reads captions, and there are none of {video_name(str(path))}"
+            raise BadInput(f"{path}: {found}; write some (tools.caption_videos), and name them with --captions")
         more = {"device": self.device, "precision": self.precision, "limits": limits or Limits(), "progress": progress}
         [video] = extract([Path(path)], self.encoder, self.recipe, **more)
         if isinstance(video, BrokenVideo):
@@ -170,24 +168,11 @@ class Detector:
         scores = self.score_between(features, rows, ahead, before, after)
         said = {"captions": captions.captions if captions else (), "stride": self.recipe.stride}
         segments = find_segments(scores, video.times, self.classes, self.threshold, frames=video.frames, **said)
-        path = Path(video.path)
-        return Analysis(
-            path=path,
-            name=path.stem,
-            frames=video.frames,
-            fps=video.fps,
-            size=video.size,
-            times=video.times,
-            scores=scores,
-            classes=self.classes,
-            threshold=self.threshold,
-            threshold_from=self.threshold_from,
-            segments=segments,
-            thumbnails=choose_thumbnails(video.thumbnails, [peak for _, peak in shown(segments, anomaly_score(scores), video.times)]),
-            notes=self.notes + [LATE] * (latency is not None) + video.notes + of_another(captions, video.frames),
-            about=self.about_video(path, captions, latency),
-            **said,
-        )
+        said |= {name: getattr(video, name) for name in ("frames", "fps", "size", "times", "thumbnails")}
+        said |= {name: getattr(self, name) for name in ("classes", "threshold", "threshold_from")}
+        notes = self.notes + [LATE] * (latency is not None) + video.notes + of_another(captions, video.frames)
+        path, about = Path(video.path), self.about_video(Path(video.path), captions, latency)
+        return Analysis(path=path, name=path.stem, scores=scores, segments=segments, notes=notes, about=about, **said)
 
     def caption_features(self, captions: VideoCaptions, rows: int) -> Tensor:
         """(rows, E) float32 of captions, as tools.embed_captions makes them. Raises BadInput where all are empty."""
@@ -341,14 +326,11 @@ def caption_side(saved: dict, width: int, path: Path, name: str | None, pooling:
     except BadInput as error:
         if name:
             raise
-        raise BadInput(
-            f"{path}: trained on captions as {made['encoder']} encodes them; say where it lies: --caption-encoder ({error})"
-        ) from None
+        found = f"{path}: trained on captions as {made['encoder']} encodes them"
+        raise BadInput(f"{found}; say where it lies: --caption-encoder ({error})") from None
+    found = f"--caption-encoder {name or made['encoder']}"
     if sentences.output_width != width:
-        raise BadInput(
-            f"--caption-encoder {name or made['encoder']}: vectors of width {sentences.output_width}, {path} reads "
-            f"{width}; name the encoder of its caption features"
-        )
+        raise BadInput(f"{found}: vectors of width {sentences.output_width}, {path} reads {width}; name the encoder of its captions")
     if made is None:
         fill = FILLS[0]
         notes += [f"{note}; --caption-pooling chooses"] if (note := sentences.note) else []
@@ -357,10 +339,8 @@ def caption_side(saved: dict, width: int, path: Path, name: str | None, pooling:
         )
         return sentences, fill
     if made["encoder_digest"] != sentences.digest():
-        raise BadInput(
-            f"--caption-encoder {name or made['encoder']}: other weights or --caption-pooling than those that made the caption features "
-            f"of {path} ({made['encoder']}); name those"
-        )
+        wanted = f"those that made the caption features of {path} ({made['encoder']})"
+        raise BadInput(f"{found}: other weights or --caption-pooling than {wanted}; name those")
     return sentences, made["fill"]
 
 
@@ -374,17 +354,13 @@ def picture_side(
     else:
         images = own_encoder(model, options.clip, made, path, None if "options" in saved else SYSTEMS[options.model].encoder)
     if images.width != options.visual_width:
-        raise BadInput(
-            f"--encoder {images.name}: features of width {images.width}, {path} reads {options.visual_width}; "
-            f"name the encoder that its training features were made with"
-        )
+        found = f"features of width {images.width}, {path} reads {options.visual_width}"
+        raise BadInput(f"--encoder {images.name}: {found}; name the encoder that its training features were made with")
     if made is None and not options.sample:
         notes.append(f"The checkpoint does not say what made its features; {images.name} was taken.")
     if made is not None and made["encoder"]["digest"] != images.digest():
-        raise BadInput(
-            f"--encoder {images.name}: other weights than those that made the training features of {path} "
-            f"({made['encoder']['name']}); name those"
-        )
+        wanted = f"those that made the training features of {path} ({made['encoder']['name']})"
+        raise BadInput(f"--encoder {images.name}: other weights than {wanted}; name those")
     said = made["recipe"] if made else {"resize": Recipe.resize}
     if keep_aspect is None:
         keep_aspect = said.get("aspect") == "keep"

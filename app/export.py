@@ -33,9 +33,8 @@ def check(analysis: Analysis) -> None:
     for what, values in (("score", analysis.anomaly), ("time", analysis.times), ("probability", analysis.scores.fine)):
         if values is not None and not np.isfinite(values).all():
             at = int(np.argwhere(~np.isfinite(values))[0][0])
-            raise BadInput(
-                f"{analysis.path}: the {what} of snippet {at} is {np.ravel(values[at])[0]}; expected finite numbers; check the model"
-            )
+            found = f"the {what} of snippet {at} is {np.ravel(values[at])[0]}"
+            raise BadInput(f"{analysis.path}: {found}; expected finite numbers; check the model")
 
 
 def to_dict(analysis: Analysis) -> dict:
@@ -44,34 +43,14 @@ def to_dict(analysis: Analysis) -> dict:
     Raises BadInput as `check` does.
     """
     check(analysis)
-    width, height = analysis.size
-    return plain(
-        {
-            "video": str(analysis.path),
-            "frames": analysis.frames,
-            "fps": analysis.fps,
-            "width": width,
-            "height": height,
-            "seconds": analysis.seconds,
-            "threshold": analysis.threshold,
-            "threshold_from": analysis.threshold_from,
-            "notes": analysis.notes,
-            "about": analysis.about,
-            "classes": analysis.classes,
-            "segments": [_row(one) for one in analysis.segments],
-            "snippets": [
-                {
-                    "start": analysis.times[at],
-                    "end": analysis.times[at + 1],
-                    "score": score,
-                    "probabilities": None
-                    if analysis.scores.fine is None
-                    else dict(zip(analysis.classes, analysis.scores.fine[at], strict=True)),
-                }
-                for at, score in enumerate(analysis.anomaly)
-            ],
-        }
-    )
+    fine, (width, height) = analysis.scores.fine, analysis.size
+    rows = [None] * len(analysis.anomaly) if fine is None else [dict(zip(analysis.classes, row, strict=True)) for row in fine]
+    snippets = zip(analysis.times[:-1], analysis.times[1:], analysis.anomaly, rows, strict=True)
+    value = {"video": analysis.path, "frames": analysis.frames, "fps": analysis.fps, "width": width, "height": height}
+    value |= {name: getattr(analysis, name) for name in ("seconds", "threshold", "threshold_from", "notes", "about", "classes")}
+    value["segments"] = [_row(one) for one in analysis.segments]
+    value["snippets"] = [dict(zip(("start", "end", "score", "probabilities"), one, strict=True)) for one in snippets]
+    return plain(value)
 
 
 def _row(one: Found) -> dict:
@@ -98,9 +77,7 @@ def plain(value):
 def write_json(analysis: Analysis, path: Path | str, more: dict | None = None) -> dict:
     """Write and return `to_dict`, with what is in `more` behind it."""
     value = to_dict(analysis) | (more or {})
-    with files.replacing(path) as temporary:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1)
-        temporary.write_text(f"{text}\n", encoding="utf-8")
+    files.write_json(path, value)
     return value
 
 
@@ -209,13 +186,9 @@ def write_csv(analysis: Analysis, path: Path | str) -> None:
     """A row per segment to `path`, NAME.csv, and a row per snippet, with its class probabilities, to NAME.snippets.csv beside it."""
     value, path = to_dict(analysis), Path(path)
     classes = [] if analysis.scores.fine is None else value["classes"]
-    rows = [
-        (number, one["start"], one["end"], one["score"], *(one["probabilities"] or {}).values())
-        for number, one in enumerate(value["snippets"])
-    ]
-    _write_rows(
-        path.with_name(f"{path.stem}.snippets.csv"), ("snippet", "start", "end", "score", *(f"p({name})" for name in classes)), rows
-    )
+    header = ("snippet", "start", "end", "score", *(f"p({name})" for name in classes))
+    rows = [(at, *numbers, *(fine or {}).values()) for at, (*numbers, fine) in enumerate(map(dict.values, value["snippets"]))]
+    _write_rows(path.with_name(f"{path.stem}.snippets.csv"), header, rows)
     _write_rows(path, ("video", *COLUMNS), [(value["video"], *one.values()) for one in value["segments"]])
 
 

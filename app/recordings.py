@@ -56,8 +56,8 @@ class Recordings:
         analysis = self.detector.of_features(video, self._texts(path), self._latency, *near)
         begun, stills = self._length(path)[0], []
         for one in analysis.segments:
-            peak = analysis.times[one.first + int(analysis.anomaly[one.first : one.last].argmax())]
-            jpeg = min(video.thumbnails, key=lambda offered: abs(offered[0] - peak), default=(0, b""))[1]
+            peak = analysis.peak(one)
+            jpeg = min(analysis.thumbnails, key=lambda offered: abs(offered[0] - peak), default=(0, b""))[1]
             stills.append(base64.b64encode(jpeg).decode())
         return analysis, export.plain({"context": self._context(path), "begins": begun and begun.isoformat(), "stills": stills})
 

@@ -1,5 +1,6 @@
 """The picture of one analysed video: its score over time, thumbnails above, the detected segments below, by class and in words."""
 
+import io
 import pathlib
 import warnings
 
@@ -8,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.path import Path
 from matplotlib.transforms import Affine2D
+from PIL import Image
 
 from app.analysis import Analysis, Found
 from app.fonts import DEFAULT, font_for
@@ -142,7 +144,7 @@ def choose(thumbnails: list, seconds: float, peaks: list[float]) -> tuple[list, 
     """
     if not thumbnails:
         return [], 0.0
-    height, width, _ = thumbnails[0][1].shape
+    width, height = Image.open(io.BytesIO(thumbnails[0][1])).size
     times = np.array([time for time, _ in thumbnails])
     chosen = {int(np.abs(times - peak).argmin()) for peak in peaks}
     inches = min(THUMBNAIL, SPAN / 3 * height / width, ((SPAN + 0.06) / max(len(chosen), 1) - 0.06) * height / width)
@@ -150,14 +152,14 @@ def choose(thumbnails: list, seconds: float, peaks: list[float]) -> tuple[list, 
     others = {int(np.abs(times - (place + 0.5) * seconds / count).argmin()) for place in range(count)} - chosen  # the middles of shares
     far = sorted(others, key=lambda number: -min((abs(times[number] - times[one]) for one in chosen), default=0.0))
     chosen |= set(far[: count - len(chosen)])
-    return [thumbnails[number] for number in sorted(chosen)], inches
+    return [(thumbnails[number][0], Image.open(io.BytesIO(thumbnails[number][1]))) for number in sorted(chosen)], inches
 
 
 def draw_thumbnails(sheet: Sheet, thumbnails: list, height: float) -> None:
     """Each above its own time, or beside its neighbour and joined to its time by a line."""
     if not thumbnails:
         return
-    width = height * thumbnails[0][1].shape[1] / thumbnails[0][1].shape[0]
+    width = height * thumbnails[0][1].width / thumbnails[0][1].height
     lefts = [sheet.x(seconds) - width / 2 for seconds, _ in thumbnails]
     for number in range(len(lefts)):  # pushed apart to the right, then back from the end
         lefts[number] = max(lefts[number], lefts[number - 1] + width + 0.06 if number else 0.0)

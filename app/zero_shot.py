@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 import torch
-from torch import Tensor, nn
 
 from app.detector import Detector
 from utils import engine
 from utils.errors import BadInput
 from utils.evaluation.scores import Scores
+from utils.prompt import PositionPrompt, cosine
 from utils.text import CLIPText, load_clip
 from utils.video.crops import Recipe
 from utils.video.encoder import CLIPEncoder, short_name
@@ -34,24 +34,25 @@ def text_detector(
     device: str = "auto",
     precision: str = "fp32",
 ) -> Detector:
-    """A detector of events that the user names, by CLIP's text side alone: nothing is trained.
-
-    A snippet's class probabilities are the softmax of CLIP's logit scale times the cosine of its feature and each text, "a video of EVENT"
-    and the `normal` descriptions, whose probabilities add up to that of class 0. Raises BadInput for an empty or double event.
+    """A snippet's class probabilities are the softmax of CLIP's logit scale times the cosine of its feature and each text, "a video of
+    EVENT" and the `normal` descriptions, whose probabilities add up to that of class 0. Raises BadInput for an empty or double event.
     """
     events = [" ".join(event.split()) for event in events]
     if not all(events) or len({event.lower() for event in events} | {"normal"}) <= len(events):
         raise BadInput(f"--classes {' '.join(map(repr, events))}: expected different names of events, none of them empty or 'normal'")
     model, place = load_clip(clip), engine.pick_device(device)
-    texts = class_texts(model, [*normal, *(TEMPLATE.format(event) for event in events)])
-    scale = float(model.logit_scale.exp())
+    described, scale = [*normal, *(TEMPLATE.format(event) for event in events)], float(model.logit_scale.exp())
+    try:
+        with torch.inference_mode():
+            texts = PositionPrompt(described, CLIPText(model), prefix=0, postfix=0).encoded()
+    except BadInput as error:  # too long for CLIP
+        raise BadInput(f"--classes, --normal: {error}") from None
     images = CLIPEncoder(model, short_name(clip))
 
     def scorer(videos) -> dict:
         found = {}
         for key, features in videos:
-            logits = scale * nn.functional.normalize(features, dim=-1) @ texts.T
-            probabilities = logits.softmax(-1)
+            probabilities = (scale * cosine(features, texts)).softmax(-1)
             of_normal = probabilities[:, : len(normal)].sum(-1, keepdim=True)
             found[key] = Scores(fine=torch.cat([of_normal, probabilities[:, len(normal) :]], 1).numpy())
         return found
@@ -73,28 +74,10 @@ def text_detector(
             "(docs/own-videos.md)."
         ],
         about={
-            "texts": [*normal, *(TEMPLATE.format(event) for event in events)],
+            "texts": described,
             "encoder": images.name,
             "encoder_digest": images.digest(),
             "recipe": asdict(recipe),
             "precision": precision,
         },
     )
-
-
-@torch.inference_mode()
-def class_texts(model: nn.Module, texts: list[str]) -> Tensor:
-    """(n, D) unit text features of a CLIP. Raises BadInput for a text that is longer than its context."""
-    encoder = CLIPText(model)
-    tokens = []
-    for text in texts:
-        try:
-            start, body, end = encoder.tokens(text)
-        except BadInput:  # too long for CLIP
-            raise BadInput(
-                f"--classes, --normal: {text!r} is longer than CLIP's {encoder.max_length} tokens; say it in fewer words"
-            ) from None
-        tokens.append([*start, *body, *end])
-    longest = max(map(len, tokens))
-    prompts = torch.stack([encoder.embed(ids + [0] * (longest - len(ids))) for ids in tokens])
-    return nn.functional.normalize(encoder(prompts, torch.tensor([len(ids) for ids in tokens])), dim=-1)

@@ -22,6 +22,7 @@ from app.analysis import Analysis, find_segments
 from app.web.page import serve
 from clips import make_video
 from utils.captions.formats import Caption, VideoCaptions
+from utils.errors import exit_code
 from utils.evaluation.scores import Scores
 from utils.files import ROOT
 from utils.labels import video_name
@@ -207,4 +208,5 @@ if __name__ == "__main__":
     for name, kind in {"max-bytes": int, "max-seconds": float, "max-stored": int, "queue-size": int, "keep": float}.items():
         parser.add_argument(f"--{name}", type=kind)
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
-    serve(Brightness(), captions={video_name(MARKUP): VideoCaptions(300, 25, [Caption(0, 300, MARKUP)])}, **given)
+    captions = {video_name(MARKUP): VideoCaptions(300, 25, [Caption(0, 300, MARKUP)])}
+    sys.exit(exit_code(lambda: serve(Brightness(), captions=captions, **given)))

@@ -192,6 +192,16 @@ def test_signals_end_a_script_as_a_shell_says_and_wait_where_they_are_held():
     assert exit_code(main) == 138
     assert seen == [signal.SIGUSR1]
 
+    def twice():
+        with held((signal.SIGTERM,), once=True) as came:
+            signal.raise_signal(signal.SIGTERM)
+            seen.extend(came)
+            signal.raise_signal(signal.SIGTERM)
+            seen.append("behind the second one")
+
+    assert exit_code(twice) == 143
+    assert seen == [signal.SIGUSR1, signal.SIGTERM]
+
 
 def test_torchrun_is_refused_where_its_processes_would_do_the_same(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -4,19 +4,17 @@ import re
 from pathlib import Path
 from typing import Literal, NotRequired
 
-from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
 from utils.errors import BadInput
 from utils.files import ROOT, irregular
 from utils.labels import Dataset
-from utils.reading import Plain, Text, parse_toml, read_text, real, shown, whole
+from utils.reading import CLOSED, Plain, Text, parse_toml, read_text, real, shown, whole
 
 FILE = "dataset.toml"  # what a data set's file is called in its folder
 LONGEST = 2**20  # bytes of that file
 CLASSES = 1000  # at most
 Headline = Literal["coarse auc", "coarse ap", "fine auc", "fine ap"]
-CLOSED = ConfigDict(extra="forbid")
 
 
 class Paper(TypedDict):

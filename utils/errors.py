@@ -106,16 +106,27 @@ def _stop(number, _frame):
 
 
 @contextlib.contextmanager
-def held():
-    """Hold STOPS back until the block ends, then let them do what they do without it. Yields the list of those that came."""
+def held(signals=STOPS, *, once: bool = False):
+    """Hold signals back until the block ends, then let them do what they do without it. Yields the list of those that came. once: a second
+    one does it at once. What is ignored, as SIGINT is by a job in the background, stays so.
+    """
     came, before = [], {}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+    def hold(number, _) -> None:
+        came.append(number)
+        if once:
+            restore()
+
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in STOPS}
+        before = {one: signal.signal(one, hold) for one in signals if signal.getsignal(one) != signal.SIG_IGN}
     try:
         yield came
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
+        restore()
     for number in came[:1]:
         signal.raise_signal(number)
 

@@ -18,6 +18,7 @@ import tomllib
 import warnings
 import zipfile
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, get_args
@@ -37,10 +38,10 @@ ARRAYS = 2**30  # bytes of all arrays of an .npz, unpacked
 FRAMES = 6_000_000  # of a video, at most: more than a day at 60 frames per second
 ROWS = 2_000_000  # of a feature file, at most
 
-# What the schemas are made of. OPEN: a TypedDict may hold more keys than it declares.
+# What the schemas are made of. OPEN: there may be more keys than it declares; CLOSED: there may not.
 Text = InstanceOf[str]  # pydantic's own refuses halves of characters, which names of files may have
 Flag = Annotated[bool, Field(strict=True)]
-OPEN = ConfigDict(extra="allow")
+OPEN, CLOSED = ConfigDict(extra="allow"), ConfigDict(extra="forbid")
 
 
 WORDS = {  # of pydantic's messages
@@ -102,15 +103,15 @@ def checked(kind, value, place: str, todo: str):
         expected = expected.replace(theirs, ours)
     if first["type"] == "missing":
         raise BadInput(f"{place}: has no {where}; {todo}")
-    if first["type"] == "extra_forbidden":
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         raise BadInput(f"{place}: {where}: unknown; expected {', '.join(_keys_at(kind, first['loc'][:-1]))}; {todo}")
     raise BadInput(f"{place}: {where}{' ' * bool(where)}{shown(first['input'])}; expected {expected}; {todo}")
 
 
 def _keys_at(kind, where: tuple) -> list[str]:
-    """The keys that a schema of TypedDicts, and dicts and lists of them, has at a place in it."""
+    """The keys that a schema of TypedDicts, dataclasses, and dicts and lists of them, has at a place in it."""
     for key in where:
-        kind = get_type_hints(kind)[key] if is_typeddict(kind) else get_args(kind)[-1]
+        kind = get_type_hints(kind)[key] if is_typeddict(kind) or is_dataclass(kind) else get_args(kind)[-1]
     return list(get_type_hints(kind))
 
 

@@ -11,25 +11,25 @@ import sys
 import threading
 import time
 from collections import deque
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 from urllib.parse import quote
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
 from app.live.alarm import Alarm, Rules
 from app.live.feed import Feed
 from app.live.spool import Command, Spool, Webhook
 from app.live.stream import parse_source
-from utils.errors import BadInput, printable
+from utils.errors import BadInput, held, printable
 from utils.files import ROOT, locked, make_folder, write_json
-from utils.reading import Text, many, parse_toml, read_json, read_text, real, whole
+from utils.reading import CLOSED, Text, many, parse_toml, read_json, read_text, real, whole
 from utils.video.fragments import Footage
 from utils.video.frames import MAX_PIXELS
 
-CLOSED = ConfigDict(extra="forbid")
 LONGEST = 1 << 20  # bytes of the file
 TIMEOUT = 10.0  # seconds without data that count as a cut
 STALE = 5  # seconds from which on a status is an old one
@@ -48,38 +48,32 @@ def _like(pattern: str, said: str) -> type:
 
 Name = _like(r"[\w-]{1,40}", "1 to 40 letters, digits, - and _")  # part of a file's name
 Hours = _like(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d", "a text such as 22:00-06:00")
-Seconds = real(0, 3600)
 Point = Annotated[list[real(0, 1)], Field(min_length=2, max_length=2)]
 
 
-class Camera(TypedDict):
+@dataclass(kw_only=True)
+class Camera:
     """One camera."""
 
     __pydantic_config__ = CLOSED
 
     name: Name
     address: Text
-    threshold: NotRequired[real(0, 1, gt=0)]
-    classes: NotRequired[many(Text)]
-    polygon: NotRequired[Annotated[list[Point], Field(min_length=3)]]
-    hours: NotRequired[many(Hours)]
-    latency: NotRequired[real(0, 3600, gt=0)]
+    threshold: real(0, 1, gt=0) | None = None
+    classes: many(Text) | None = None
+    polygon: Annotated[list[Point], Field(min_length=3)] | None = None
+    hours: many(Hours) | None = None
+    latency: real(0, 3600, gt=0) | None = None
 
 
-class Alerts(TypedDict):
-    """Who is told of events, and of which (Rules)."""
+@dataclass(kw_only=True)
+class Alerts(Rules):
+    """Who is told of events, and of which."""
 
-    __pydantic_config__ = CLOSED
-
-    webhook: NotRequired[Text]
-    secret: NotRequired[Text]
-    command: NotRequired[Annotated[list[Text], Field(min_length=1)]]
-    spool_mb: NotRequired[whole(0, 10**6)]
-    merge: NotRequired[Seconds]
-    minimum: NotRequired[Seconds]
-    longest: NotRequired[Seconds]
-    cool_down: NotRequired[real(0, 10**6)]
-    before: NotRequired[Seconds]
+    webhook: Text | None = None
+    secret: Text | None = None
+    command: Annotated[list[Text], Field(min_length=1)] | None = None
+    spool_mb: whole(0, 10**6) = 1000
 
 
 class File(TypedDict):
@@ -110,20 +104,19 @@ def read_cameras(path: Path | str, *, filled: bool = True) -> File:
     plan["folder"] = str(Path(path).parent / plan.get("folder", ROOT / "runs" / "cameras"))
     if not filled:
         return plan
-    names = [camera["name"].casefold() for camera in plan["camera"]]
+    names = [camera.name.casefold() for camera in plan["camera"]]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise BadInput(f"{place}: two cameras are called {twice}; expected a name for each; {todo}")
     for camera in plan["camera"]:
-        camera["address"] = _filled(camera["address"], f"{place}: the address of {camera['name']}", quoted=True)
-        if parse_source(camera["address"]).piped:
-            raise BadInput(f"{place}: {camera['name']} is a pipe; expected an address, or a webcam's number; {todo}")
-    alerts = plan.get("alerts", {})
-    for key in {"webhook", "secret"} & alerts.keys():
-        alerts[key] = _filled(alerts[key], f"{place}: alerts.{key}")
-    if "alerts" in plan and not {"webhook", "command"} & alerts.keys():
-        raise BadInput(f"{place}: alerts go nowhere; expected a webhook, a command, or both; {todo}")
-    if "webhook" in alerts and not alerts.get("secret"):
-        raise BadInput(f"{place}: alerts.webhook without a secret; expected one that both sides know, it signs what is sent; {todo}")
+        camera.address = _filled(camera.address, f"{place}: the address of {camera.name}", quoted=True)
+        if parse_source(camera.address).piped:
+            raise BadInput(f"{place}: {camera.name} is a pipe; expected an address, or a webcam's number; {todo}")
+    if alerts := plan.get("alerts"):
+        alerts.webhook, alerts.secret = (_filled(getattr(alerts, key) or "", f"{place}: alerts.{key}") for key in ("webhook", "secret"))
+        if not alerts.webhook and not alerts.command:
+            raise BadInput(f"{place}: alerts go nowhere; expected a webhook, a command, or both; {todo}")
+        if alerts.webhook and not alerts.secret:
+            raise BadInput(f"{place}: alerts.webhook without a secret; expected one that both sides know, it signs what is sent; {todo}")
     return plan
 
 
@@ -143,25 +136,24 @@ def run(detector, plan: File, *, latency: float, out=None, record: Path | str | 
 
     latency: of those that say none; else as app.live.follower.run, whose errors it raises, and BadInput for classes that are not known.
     """
-    from app.live.follower import Follower, Lines, OutputClosed, check, follow, stop_signals
+    from app.live.follower import STOP, Follower, Lines, OutputClosed, check, follow
 
     check(detector, latency, "cameras")
     for camera in plan["camera"]:
-        if unknown := set(camera.get("classes", ())) - set(detector.classes[1:]):
-            raise BadInput(f"{camera['name']}: classes {sorted(unknown)} are not known; expected some of {', '.join(detector.classes[1:])}")
-    folder, alerts, news, written = make_folder(plan["folder"]), plan.get("alerts", {}), deque(), 0.0
-    rules = Rules(**{name: alerts[name] for name in Rules._fields if name in alerts})
-    sinks = {"webhook": Webhook(alerts["webhook"], alerts["secret"])} if "webhook" in alerts else {}
-    sinks |= {"command": Command(alerts["command"])} if "command" in alerts else {}
+        if unknown := set(camera.classes or ()) - set(detector.classes[1:]):
+            raise BadInput(f"{camera.name}: classes {sorted(unknown)} are not known; expected some of {', '.join(detector.classes[1:])}")
+    folder, alerts, news, written = make_folder(plan["folder"]), plan.get("alerts"), deque(), 0.0
+    sinks = {"webhook": Webhook(alerts.webhook, alerts.secret)} if alerts and alerts.webhook else {}
+    sinks |= {"command": Command(alerts.command)} if alerts and alerts.command else {}
     changed, sources, spool = threading.Condition(), {}, None
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(folder))
         lines = stack.enter_context(Lines(sys.stdout if out is None else out, record))
         if sinks:
             told = lambda state, **fields: news.append({"state": state, **fields})  # noqa: E731
-            spool = Spool(folder / "alerts", sinks, limit=alerts.get("spool_mb", 1000) << 20, told=told)
+            spool = Spool(folder / "alerts", sinks, limit=alerts.spool_mb << 20, told=told)
             stack.callback(spool.close)
-        stopped = stack.enter_context(stop_signals())
+        stopped = stack.enter_context(held(STOP, once=True))
 
         def tick() -> None:
             nonlocal written
@@ -174,25 +166,20 @@ def run(detector, plan: File, *, latency: float, out=None, record: Path | str | 
                     write_json(folder / "status.json", status)
 
         for camera in plan["camera"]:
-            name, own, footage, alarm = camera["name"], camera.get("latency", latency), None, None
+            own, footage, alarm = camera.latency or latency, None, None
             if spool:
-                footage = Footage(rules.before + rules.longest + rules.merge + 2 * own + 15)
-                more = {"interest": camera.get("classes"), "hours": camera.get("hours")}
-                threshold = camera.get("threshold", detector.threshold)
-                alarm = Alarm(rules, detector.classes, threshold, footage, partial(spool.put, name), **more)
-            source, more = parse_source(camera["address"]), {"persist": True, "changed": changed, "footage": footage}
-            more |= {"wait": None, "reconnect": True, "attempts": None, "timeout": TIMEOUT, "max_pixels": max_pixels}
-            feed = stack.enter_context(Feed(source, detector.recipe, patience=own, polygon=camera.get("polygon"), **more))
-            more = {"latency": own, "threshold": camera.get("threshold"), "alarm": alarm}
-            sources[name] = feed, Follower(detector, partial(lines, camera=name), source.shown, **more)
-            sources[name][1].persist = True
+                footage = Footage(alerts.before + alerts.longest + alerts.merge + 2 * own + 15)
+                threshold, tell = camera.threshold or detector.threshold, partial(spool.put, camera.name)
+                alarm = Alarm(alerts, detector.classes, threshold, footage, tell, interest=camera.classes, hours=camera.hours)
+            source, more = parse_source(camera.address), {"polygon": camera.polygon, "max_pixels": max_pixels, "footage": footage}
+            feed = stack.enter_context(Feed(source, detector.recipe, patience=own, persist=True, changed=changed, timeout=TIMEOUT, **more))
+            said, more = partial(lines, camera=camera.name), {"latency": own, "threshold": camera.threshold, "alarm": alarm}
+            sources[camera.name] = feed, Follower(detector, said, source.shown, **more)
         with contextlib.suppress(OutputClosed):
             follow(detector, [*sources.values()], stopped, tick)
             if spool:
                 spool.close()
             tick()
-    if stopped.is_set():
-        raise KeyboardInterrupt
 
 
 def show_status(plan: File) -> None:
@@ -209,9 +196,7 @@ def table(status: Status) -> str:
     """`status` for a terminal."""
     cells, now = [HEAD], time.time()
     for name, camera in status["cameras"].items():
-        told = [
-            camera.get(key) for key in ("state", "last", "score", "threshold", "delay", "snippets", "dropped", "alerts", "held", "reason")
-        ]
+        told = [camera.get(key) for key in KEYS]
         told[1] = None if told[1] is None else f"{now - told[1]:.0f} s ago"
         cells.append((name, *("" if cell is None else f"{cell:.3g}" if isinstance(cell, float) else printable(cell) for cell in told)))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

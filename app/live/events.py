@@ -39,7 +39,7 @@ class Events:
 
     def __init__(self, classes: tuple[str, ...], threshold: float):
         self._classes, self._runs = classes, Runs(threshold)
-        self._first = self._last = None  # places of the run's first and last high snippet
+        self._first = self._last = self._best = None  # of the run's high snippets: two places, and the Scored of the highest score
         self._count = 0
 
     def add(self, scored: Scored) -> list[dict]:
@@ -49,27 +49,29 @@ class Events:
             lines += self.close()
         ended, began = self._runs.add(place.number, scored.score, scored.fine)
         if ended:
-            lines.append(self._end(ended))
+            lines += self._end(ended)
         if began:
-            self._first = place
-            line = {"state": "start", "number": self._count, "first_snippet": place.number, "start": round(place.start, 3)}
-            lines.append(line | self._what(began, place))
+            self._first, self._best = place, scored
+            lines += self._begin(began)
         if scored.score >= self._runs.threshold:
-            self._last = place
+            self._last, self._best = place, max(self._best, scored, key=lambda one: one.score)
         return lines
 
     def close(self) -> list[dict]:
         """The line of the event that goes on, if one does: it is over."""
-        return [self._end(run)] if (run := self._runs.close()) else []
+        return self._end(run) if (run := self._runs.close()) else []
 
-    def _end(self, run: Run) -> dict:
-        first, last = self._first, self._last
-        line = {"state": "end", "number": self._count, "first_snippet": first.number, "start": round(first.start, 3)}
+    def _begin(self, run: Run) -> list[dict]:
+        return [self._line("start", run, self._first)]
+
+    def _end(self, run: Run) -> list[dict]:
+        line = self._line("end", run, self._last, last_snippet=run.last, end=round(self._last.end, 3))
         self._count += 1
-        return line | {"last_snippet": last.number, "end": round(last.end, 3)} | self._what(run, last)
+        return [line]
 
-    def _what(self, run: Run, place: Place) -> dict:
-        return {"time": utc(place.arrived), "class": run.label(self._classes), "score": number(run.score)}
+    def _line(self, state: str, run: Run, place: Place, **more) -> dict:
+        line = {"state": state, "number": self._count, "first_snippet": run.first, "start": round(self._first.start, 3), **more}
+        return line | {"time": utc(place.arrived), "class": run.label(self._classes), "score": number(run.score)}
 
 
 def number(value) -> float:

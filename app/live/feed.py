@@ -10,7 +10,6 @@ from typing import NamedTuple
 from app.live.stream import Connection, Opened, Snippet, Source
 from utils.video.crops import Recipe
 from utils.video.fragments import Footage, Fragment
-from utils.video.frames import MAX_PIXELS
 
 BATCH = 8  # snippets of a recording that are taken together
 MOST = 64  # snippets that wait, at most: 16 MB
@@ -35,8 +34,8 @@ class Feed:
 
     wait: a source that is faster than `take` is made to wait; else snippets that waited for more than `patience` seconds give way to newer
     ones. None: True for a recording, False for a live source. attempts: how many in a row may fail before it is over; None: any number.
-    persist: the first one may fail, too. changed: what tells of new items, where several feeds share one. polygon: see Connection.
-    footage: takes the source's fragments.
+    persist: the first one may fail, too. changed: what tells of new items, where several feeds share one. footage: takes the
+    source's fragments. more: see Connection.
     """
 
     def __init__(
@@ -45,19 +44,16 @@ class Feed:
         recipe: Recipe,
         *,
         patience: float,
-        wait: bool | None,
-        reconnect: bool,
-        attempts: int | None,
-        timeout: float,
-        max_pixels: int = MAX_PIXELS,
+        wait: bool | None = None,
+        reconnect: bool = True,
+        attempts: int | None = None,
         persist: bool = False,
         changed: threading.Condition | None = None,
-        polygon: list | None = None,
         footage: Footage | None = None,
+        **more,
     ):
         self.patience, self.wait, self.footage = patience, wait, footage
-        self._source, self._recipe = source, recipe
-        self._more = {"timeout": timeout, "max_pixels": max_pixels, "polygon": polygon, "footage": footage is not None}
+        self._source, self._recipe, self._more = source, recipe, more | {"footage": footage is not None}
         self._attempts, self._reconnect, self._persist = attempts, reconnect, persist
         self._items: deque = deque()
         self._snippets = 0
@@ -82,11 +78,9 @@ class Feed:
         """Whether anything waits."""
         return bool(self._items)
 
-    def take(self, timeout: float) -> list:
-        """The next items, after at most `timeout` seconds: one Opened, Cut, Retry or Over; or Snippets; or nothing."""
+    def take(self) -> list:
+        """The next items: one Opened, Cut, Retry or Over; or Snippets; or nothing."""
         with self.changed:
-            if not self._items:
-                self.changed.wait(timeout)
             taken = []
             while self._items and len(taken) < (BATCH if self.wait else 1):
                 if isinstance(self._items[0], Snippet):

@@ -14,10 +14,9 @@ import math
 import os
 import signal
 import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from pathlib import Path
 
 import torch
@@ -27,12 +26,12 @@ from app.live.alarm import Alarm
 from app.live.events import Events, Place, Scored, number, utc
 from app.live.feed import Feed, Over, Retry
 from app.live.stream import PIPE, Cut, Opened, Snippet, parse_source
-from utils.errors import BadInput
+from utils.errors import BadInput, held
 from utils.evaluation.scores import Scores
 from utils.evaluation.segments import anomaly_score
-from utils.video.frames import MAX_PIXELS
 
 POLL = 0.2  # seconds
+STOP = signal.SIGINT, signal.SIGTERM  # so that no line is cut in two
 
 
 class Scorer:
@@ -70,7 +69,7 @@ class OutputClosed(Exception):
     """Whoever read the lines does not any more."""
 
 
-class Lines:
+class Lines(contextlib.AbstractContextManager):
     """JSON lines to `out`, and appended to the file `record` where one is named."""
 
     def __init__(self, out, record: Path | str | None):
@@ -79,9 +78,6 @@ class Lines:
             self._file = open(record, "a", encoding="utf-8") if record else None  # noqa: SIM115, closed by __exit__
         except OSError as error:
             raise self._wrong(error) from None
-
-    def __enter__(self) -> "Lines":
-        return self
 
     def __exit__(self, *_) -> None:
         if self._file:
@@ -110,15 +106,13 @@ class Lines:
 class Follower:
     """What becomes of a source's items, one after the other: lines, and alerts where there is an alarm.
 
-    threshold: 0 for the detector's; persist: it is no fault where the first connection cannot be made.
+    threshold: None for the detector's.
     """
 
-    persist = False
-
-    def __init__(self, detector, lines: Callable, shown: str, *, latency: float, threshold: float = 0, alarm: Alarm | None = None):
+    def __init__(self, detector, lines: Callable, shown: str, *, latency: float, threshold: float | None = None, alarm: Alarm = None):
         self.detector, self.lines, self.shown, self.latency, self.alarm = detector, lines, shown, latency, alarm
         self.threshold, self.threshold_from = threshold or detector.threshold, "the camera's own" if threshold else detector.threshold_from
-        self.scorer, self.events = Scorer(detector), Events(detector.classes, self.threshold)
+        self.scorer, self.watching = Scorer(detector), [Events(detector.classes, self.threshold)] + [alarm] * bool(alarm)
         self.score = self.delay = None  # of the last snippet
         self.opened: Opened | None = None
         self.connection, self.expected, self.scored, self.dropped, self.jumps = -1, 0, 0, 0, 0
@@ -164,12 +158,7 @@ class Follower:
         return max(0.0, pending[0].arrived + self.latency - now) if pending else math.inf
 
     def cut(self, cut: Cut) -> None:
-        """The connection broke, or could not be made. Raises BadInput where it is the first."""
-        if self.connection < 0 and not self.persist:
-            advice = "check the address, and that it is being sent"
-            if self.shown == PIPE:  # an MP4 may have its index at its end, where a pipe cannot look
-                advice = "pipe it in as it can be read from its start: ffmpeg -i FILE -c copy -f mpegts - | python demo.py -"
-            raise BadInput(f"{self.shown}: {cut.reason}; expected a video stream; {advice}")
+        """The connection broke, or could not be made."""
         if self._connected and not self.opened.recorded:
             line = {"number": self.connection, "time": utc(cut.arrived), "end": round(self._end, 3)}
             self.lines("connection", state="cut", **line, frames=cut.frames, clock_jumps=cut.jumps, reason=cut.reason)
@@ -182,7 +171,14 @@ class Follower:
         self.lines("connection", state="retry", time=utc(time.time()), attempt=retry.attempt, wait=retry.wait, reason=self._reason)
 
     def finish(self, reason: str | None) -> None:
-        """Score what is pending: nothing comes any more. reason: None for that of the last cut."""
+        """Score what is pending: nothing comes any more. reason: None for that of the last cut. Raises BadInput where there was no
+        connection.
+        """
+        if self.connection < 0 and not reason:
+            advice = "check the address, and that it is being sent"
+            if self.shown == PIPE:  # an MP4 may have its index at its end, where a pipe cannot look
+                advice = "pipe it in as it can be read from its start: ffmpeg -i FILE -c copy -f mpegts - | python demo.py -"
+            raise BadInput(f"{self.shown}: {self._reason}; expected a video stream; {advice}")
         self._report(self.scorer.settle(len(self.scorer.pending)))
         self._close_events()
         counts = {"snippets": self.scored, "dropped": self.dropped, "clock_jumps": self.jumps}
@@ -204,17 +200,11 @@ class Follower:
             self.score, self.delay = number(scored.score), round(max(0.0, time.time() - place.arrived), 3)
             self.lines("snippet", **line, delay=self.delay, score=self.score, **label)
             self.scored += 1
-            self._event_lines(self.events.add(scored))
-            if self.alarm:
-                self.alarm.add(scored)
+            for line in (line for one in self.watching for line in one.add(scored)):
+                self.lines("event", **line)
 
     def _close_events(self) -> None:
-        self._event_lines(self.events.close())
-        if self.alarm:
-            self.alarm.close()
-
-    def _event_lines(self, lines: list[dict]) -> None:
-        for line in lines:
+        for line in (line for one in self.watching for line in one.close()):
             self.lines("event", **line)
 
 
@@ -233,50 +223,38 @@ def check(detector, latency: float, source: str) -> None:
         raise BadInput(f"{source}: the checkpoint reads captions, and a stream has none; name one that was trained with --branches visual")
 
 
-def run(
-    detector,
-    source: str,
-    *,
-    latency: float,
-    out=None,
-    record: Path | str | None = None,
-    reconnect: bool = True,
-    attempts: int | None = None,
-    wait: bool | None = None,
-    timeout: float = 10.0,
-    max_pixels: int = MAX_PIXELS,
-) -> None:
+def run(detector, source: str, *, latency: float, out=None, record: Path | str | None = None, **more) -> None:
     """Follow `source` (app.live.stream) until it ends, and write a JSON line to `out` (standard output) for all that is found.
 
-    latency: seconds; record: a file that the lines are appended to; reconnect: connect again where a live source breaks off, after 1, 2,
-    4 … 30 seconds, `attempts` times in a row at most (None: always); wait: see Feed; timeout: seconds without data that count as a cut;
-    max_pixels: of a picture.
-    Raises BadInput where there is no such stream, and KeyboardInterrupt after SIGINT or SIGTERM, when what is pending has been scored.
+    latency: seconds; record: a file that the lines are appended to; more: see Feed.
+    Raises BadInput where there is no such stream. SIGINT and SIGTERM (STOP) do what they do when what is pending has been scored.
     """
     check(detector, latency, source)
     place = parse_source(source)
     if place.piped and sys.stdin is not None and sys.stdin.isatty():
         raise BadInput("-: standard input is a terminal; pipe a video in: ffmpeg … -f mpegts - | python demo.py -")
-    limits = {"timeout": timeout, "max_pixels": max_pixels}
-    feed = Feed(place, detector.recipe, patience=latency, wait=wait, reconnect=reconnect, attempts=attempts, **limits)
-    with Lines(sys.stdout if out is None else out, record) as lines, stop_signals() as stopped, feed, contextlib.suppress(OutputClosed):
+    feed = Feed(place, detector.recipe, patience=latency, **more)
+    with (
+        Lines(sys.stdout if out is None else out, record) as lines,
+        held(STOP, once=True) as stopped,
+        feed,
+        contextlib.suppress(OutputClosed),
+    ):
         follow(detector, [(feed, Follower(detector, lines, place.shown, latency=latency))], stopped)
-    if stopped.is_set():
-        raise KeyboardInterrupt
 
 
-def follow(detector, sources: list[tuple[Feed, Follower]], stopped: threading.Event, tick: Callable[[], None] | None = None) -> None:
-    """Hand the items of each feed to its follower until there are no more, or `stopped`. The feeds share one `changed`.
+def follow(detector, sources: list[tuple[Feed, Follower]], stopped: Sized, tick: Callable[[], None] | None = None) -> None:
+    """Hand the items of each feed to its follower until there are no more, or something in `stopped`. The feeds share one `changed`.
 
     Of each source no more is taken than one after the other, and what was taken is encoded as one batch: one that is slow delays none, and
     an encoder that is too slow loses as much of each. tick: called between two batches, at least every POLL seconds.
     """
     sources, left = list(sources), POLL
-    while sources and not stopped.is_set():
+    while sources and not stopped:
         with sources[0][0].changed:
             if not any(feed.ready for feed, _ in sources):
                 sources[0][0].changed.wait(min(left, POLL))
-        taken = [(feed, follower, feed.take(0)) for feed, follower in sources]
+        taken = [(feed, follower, feed.take()) for feed, follower in sources]
         pictures = [item.picture for *_, items in taken for item in items if isinstance(item, Snippet)]
         features, left = detector.encode(pictures) if pictures else None, POLL
         for feed, follower, items in taken:
@@ -302,26 +280,3 @@ def follow(detector, sources: list[tuple[Feed, Follower]], stopped: threading.Ev
             tick()
     for _, follower in sources:
         follower.finish("interrupted")
-
-
-@contextlib.contextmanager
-def stop_signals():
-    """Yield an event that the first SIGINT or SIGTERM sets, so that a line is never cut in two; a second one ends the program at once."""
-    stopped, before = threading.Event(), {}
-
-    def stop(*_):
-        stopped.set()
-        restore()
-
-    def restore():
-        for key, handler in before.items():
-            signal.signal(key, handler or signal.SIG_DFL)
-
-    if threading.current_thread() is threading.main_thread():
-        for key in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(key) != signal.SIG_IGN:  # a job in the background
-                before[key] = signal.signal(key, stop)
-    try:
-        yield stopped
-    finally:
-        restore()

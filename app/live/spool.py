@@ -31,7 +31,7 @@ from utils.files import make_folder
 
 TIMEOUT = 60.0  # seconds that a receiver may take for one event
 LONGEST_WAIT = 60.0  # seconds between two attempts
-KEPT = 256 << 20  # bytes of pictures that wait in memory for the disk, at most
+KEPT = 256 << 20  # bytes of pictures that wait in memory for a slow disk, above which a further event goes without
 RESERVE = 1 << 20  # bytes of a file that is given up where the disk is full, so that events still find a place
 NAME = re.compile(r"(\d{20}-[0-9a-f]{8})\.([^.]+)\.([a-z+]+)\.json")
 ADDRESS = re.compile(r"http(s?)://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::(\d{1,4}|[1-5]\d{4}))?(/[!\"$-~]*)?")
@@ -62,8 +62,10 @@ class Webhook:
     def __call__(self, key: str, event: bytes, picture: Path, clip: Path) -> None:
         body = event.rstrip()[:-1]
         for name, path in (("picture", picture), ("clip", clip)):
-            content = _content(path)
-            body += b', "%b": ' % name.encode() + (b"null" if content is None else b'"%b"' % base64.b64encode(content))
+            content = b"null"
+            with contextlib.suppress(OSError):  # it is gone, or cannot be read
+                content = b'"%b"' % base64.b64encode(path.read_bytes())
+            body += b', "%b": %b' % (name.encode(), content)
         body += b"}"
         signature = hmac.new(self._secret, body, hashlib.sha256).hexdigest()
         headers = {"Content-Type": "application/json", "Idempotency-Key": key, "X-Signature-256": f"sha256={signature}"}
@@ -136,12 +138,9 @@ class Spool:
         with self._changed:
             self._last = max(time.time_ns(), self._last + 1)  # in order though the clock be set back
             key = f"{self._last:020d}-{secrets.token_hex(4)}"
-            self._unwritten.append([key, camera, {"key": key, "camera": camera} | event, {".jpg": picture, ".mp4": clip}])
-            over = sum(len(content or b"") for *_, media in self._unwritten for content in media.values()) - KEPT
-            for item in self._unwritten:
-                if over > 0:
-                    over -= sum(len(content or b"") for content in item[3].values())
-                    item[3] = {}
+            waiting = sum(len(content or b"") for *_, media in self._unwritten for content in media.values())
+            media = {".jpg": picture, ".mp4": clip} if waiting < KEPT else {}
+            self._unwritten.append([key, camera, {"key": key, "camera": camera} | event, media])
             self._changed.notify_all()
             return key
 
@@ -291,11 +290,3 @@ class Spool:
                 self._drop(key)
                 del self._paths[key], self._media[key]
             self._queues[name][camera].popleft()
-
-
-def _content(path: Path) -> bytes | None:
-    """What is in a file, None where it is gone."""
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None

@@ -71,13 +71,10 @@ def parse_source(text: str) -> Source:
     address, _, path = rest.partition("/")
     host = address.rpartition("@")[2].partition("?")[0]
     if not slashes or scheme.lower() not in SCHEMES or not host:
+        masked = re.sub(r"//.*@", "//…@", text).partition("?")[0]
         expected = f"one of {', '.join(f'{name}://' for name in SCHEMES)} and a host, a webcam's number, or - (a pipe)"
-        raise BadInput(f"{_mask(text)}: no stream; expected {expected}; check the address")
+        raise BadInput(f"{masked}: no stream; expected {expected}; check the address")
     return Source(f"{scheme.lower()}://{rest}", f"{scheme.lower()}://{host}" + (f"/{path.partition('?')[0]}" if path else ""))
-
-
-def _mask(text: str) -> str:
-    return re.sub(r"//.*@", "//…@", text).partition("?")[0]
 
 
 class Opened(NamedTuple):
@@ -136,14 +133,10 @@ class Connection:
             bufsize=1 << 18,
             env=environment(),
         )
+        self.pid = self._child.pid
         if not source.piped:
             with contextlib.suppress(BrokenPipeError), self._child.stdin as file:  # it is dead, which is told where it is read
                 file.write(task.encode())
-
-    @property
-    def pid(self) -> int:
-        """The child's process number."""
-        return self._child.pid
 
     def kill(self) -> None:
         """End the child now; whoever iterates gets what was complete, and Cut. May be called from another thread, and again."""

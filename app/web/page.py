@@ -7,7 +7,6 @@ file is served. A video of the owner's folder is copied there before it is shown
 import os
 import secrets
 import shutil
-import signal
 import tempfile
 import threading
 import time
@@ -117,15 +116,14 @@ def build(
 
         told = public(analysis)
         with writing:
-            place = new_folder(home / key / "tables") / safe_name(analysis.name)
-            export.write_json(told, place.with_name(f"{place.name}.json"))
-            export.write_csv(told, place.with_name(f"{place.name}.csv"))
-            keep_only(place.parent)
+            place, name = new_folder(home / key / "tables"), safe_name(analysis.name)
+            made = [place / f"{name}{end}" for end in (".json", ".csv", ".snippets.csv")]
+            export.write_json(told, made[0])
+            export.write_csv(told, made[1])
+            keep_only(place)
         return {
             found: for_segments(analysis, key),
-            as_json: str(place.with_name(f"{place.name}.json")),
-            as_csv: str(place.with_name(f"{place.name}.csv")),
-            as_scores: str(place.with_name(f"{place.name}.snippets.csv")),
+            **dict(zip((as_json, as_csv, as_scores), map(str, made), strict=True)),
             make: gr.update(visible=True),
             as_video: gr.update(value=None, visible=False),
         }
@@ -161,7 +159,7 @@ def build(
     def annotated(kept: dict | None, value: float, request: gr.Request, progress=gr.Progress()):  # noqa: B008
         if kept is None:
             return failed("The results are gone, as they stay for an hour; look at the video once more.")
-        from app.annotate import annotate
+        from app import annotate
 
         analysis = at_threshold(kept["analysis"], value)
         report = reporter(request.session_hash, analysis.path, progress, desc="annotated video", unit="frames")
@@ -176,7 +174,7 @@ def build(
             if not shelf.room():
                 raise BadInput(FULL)
             report(0, analysis.frames)
-            annotate(analysis, copy, limits=limits, progress=measured)
+            annotate.write(analysis, copy=copy, limits=limits, progress=measured)
             shelf.add(copy.stat().st_size, 1)
             keep_only(copy.parent)
         except BadInput as error:
@@ -260,7 +258,6 @@ def serve(
     limits = replace(limits, max_seconds=max_seconds or limits.max_seconds or 3600, timeout=limits.timeout or 1800)
     deadline = deadline or max(1800, limits.timeout)
     before = os.getcwd()
-    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder is removed then, too
     with tempfile.TemporaryDirectory(prefix="anomaly-page-", ignore_cleanup_errors=True) as place:
         home, empty = Path(place).resolve() / "files", Path(place).resolve() / "empty"
         home.mkdir()
@@ -280,13 +277,12 @@ def serve(
             open_server(page, shelf=shelf, folder=folder, host=host, port=port, max_bytes=max_bytes)
             print(f"page: {page.local_url}", flush=True)
             threading.Event().wait()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # SIGTERM, too: utils.errors.exit_code
             pass
         finally:
             over.set()
             page.close(verbose=False)
             os.chdir(before)
-            signal.signal(signal.SIGTERM, earlier)
 
 
 def import_gradio():

@@ -15,7 +15,7 @@ from PIL import Image
 
 from app import annotate, overlay
 from app.analysis import Analysis, find_segments
-from app.annotate import cut_clips, file_name
+from app.annotate import file_name, write
 from app.fonts import font_for
 from clips import cut, make_video, with_a_hole
 from golden import CASES, REAL, needs_cases
@@ -133,7 +133,7 @@ KINDS = {
 def test_a_copy_has_every_frame_at_its_time(tmp_path, name):
     source, target = KINDS[name](tmp_path / name), tmp_path / "out" / "copy.mp4"
     analysis, told = analyse(source, notes=["A note."]), []
-    annotate.annotate(analysis, target, progress=lambda done, total: told.append((done, total)))
+    write(analysis, copy=target, progress=lambda done, total: told.append((done, total)))
     with Video(source) as video:
         stamps = np.array([frame.time for frame in video.decode()])
     _, times, head = read(target)
@@ -158,7 +158,7 @@ def test_the_picture_is_the_video_as_shown(tmp_path, rotation, mirrored):
         return image
 
     path = make_video(tmp_path / "a.mp4", 32, (320, 240), rotation=rotation, mirrored=mirrored, picture=picture)
-    annotate.annotate(analyse(path, [0.1, 0.1]), tmp_path / "copy.mp4", progress=silent)
+    write(analyse(path, [0.1, 0.1]), copy=tmp_path / "copy.mp4", progress=silent)
     with Video(path) as video:
         expected = to_rgb(next(iter(video.decode())))
     height, width, _ = expected.shape
@@ -175,8 +175,8 @@ def test_copies_and_clips_have_square_pixels(tmp_path):
 
     path = make_video(tmp_path / "a.mp4", 32, (320, 240), aspect=Fraction(1, 2), rotation=90, picture=picture)  # 240 × 160 to the eye
     analysis = analyse(path, [0.9, 0.1])
-    annotate.annotate(analysis, tmp_path / "copy.mp4", progress=silent)
-    [clip] = cut_clips(analysis, tmp_path, margin=0, progress=silent)
+    write(analysis, copy=tmp_path / "copy.mp4", progress=silent)
+    [clip] = write(analysis, clips=tmp_path, margin=0, progress=silent)
     copied, cut_out = read(tmp_path / "copy.mp4")[0][20], read(clip)[0][0]  # nothing runs any more in frame 20
     layout = overlay.arrange((240, 160), "", overlay.Pen({"": font_for("")[1]}))
     (left, top), (width, height) = layout.place, layout.picture
@@ -193,8 +193,8 @@ def test_the_files_of_the_cases_look_as_players_show_them(tmp_path):
     pictures = {}
     for name in ("plain", "hflip", "sar_1_2"):
         analysis = analyse(CASES / f"{name}.mp4", [0.9, 0.1, 0.1])
-        annotate.annotate(analysis, tmp_path / f"{name}.mp4", progress=silent)
-        [clip] = cut_clips(analysis, tmp_path / "clips", margin=0, progress=silent)
+        write(analysis, copy=tmp_path / f"{name}.mp4", progress=silent)
+        [clip] = write(analysis, clips=tmp_path / "clips", margin=0, progress=silent)
         pictures[name] = read(tmp_path / f"{name}.mp4")[0][30], read(clip)[0][5]
     for number, rows in ((0, 480), (1, 120)):  # of the copy the picture alone, which is four times as large
         plain, mirrored = (pictures[name][number][:rows].astype(int) for name in ("plain", "hflip"))
@@ -232,7 +232,7 @@ def test_colours_stay(tmp_path, codec, form, more):
         for _ in range(16):
             file.mux(stream.encode(picture.reformat(format=form, **options)))
         file.mux(stream.encode())
-    annotate.annotate(analyse(path, [0.1]), tmp_path / "copy.mp4", progress=silent)
+    write(analyse(path, [0.1]), copy=tmp_path / "copy.mp4", progress=silent)
     pictures, _, head = read(tmp_path / "copy.mp4")
     with Video(path) as video:
         expected = to_rgb(next(iter(video.decode())))[100, 100]
@@ -247,7 +247,7 @@ def cursor(picture, ground):
 
 def test_the_cursor_runs_and_the_class_is_named_while_its_segment_runs(tmp_path):
     analysis = analyse(make_video(tmp_path / "a.mp4", 96, (640, 480), picture=grey((640, 480))), [0.1, 0.1, 0.9, 0.8, 0.1, 0.1])
-    annotate.annotate(analysis, tmp_path / "copy.mp4", progress=silent)
+    write(analysis, copy=tmp_path / "copy.mp4", progress=silent)
     pictures, times, _ = read(tmp_path / "copy.mp4")
     layout = overlay.arrange((640, 480), "", overlay.Pen({"": font_for("")[1]}))
     tags = [picture[484:500, 280:360].mean((0, 1)) for picture in pictures]  # in the strip's first line
@@ -267,7 +267,7 @@ def job_of(analysis):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(annotate, "_run", lambda job, *_: kept.update(job))
         patch.setattr("os.replace", silent)
-        annotate.annotate(analysis, Path("/tmp/copy.mp4"))
+        write(analysis, copy=Path("/tmp/copy.mp4"))
     return kept | {"size": analysis.size}
 
 
@@ -294,7 +294,7 @@ def numbers(path):
 def test_clips_hold_exactly_their_frames(tmp_path):
     analysis = analyse(make_video(tmp_path / "a.mp4", 60), [0.9, 0.1, 0.1], classes=CLASSES)
     analysis.segments += [analysis.segments[0]._replace(first=2, last=3, start=1.28, end=2.4, label="a/b 打架 " + "x" * 300)]
-    paths = cut_clips(analysis, tmp_path / "clips", margin=0.2, progress=silent)
+    paths = write(analysis, clips=tmp_path / "clips", margin=0.2, progress=silent)
     assert [path.name for path in paths] == ["a.001.Fighting.mp4", f"a.002.a_b_打架_{'x' * 49}.mp4"]
     assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == [path.name for path in paths]
     assert numbers(paths[0]) == list(range(21))  # 0 s to 0.64 + 0.2 s
@@ -309,7 +309,7 @@ def test_clips_hold_exactly_their_frames(tmp_path):
 def test_clips_may_overlap(tmp_path):
     analysis = analyse(make_video(tmp_path / "a.mp4", 60), [0.9, 0.1, 0.1])
     analysis.segments = [analysis.segments[0]._replace(start=start / 25, end=(start + 10) / 25) for start in range(0, 50, 5)]
-    paths = cut_clips(analysis, tmp_path, margin=0.4, progress=silent)
+    paths = write(analysis, clips=tmp_path, margin=0.4, progress=silent)
     assert [numbers(path) for path in paths] == [list(range(max(0, start - 10), min(60, start + 20))) for start in range(0, 50, 5)]
 
 
@@ -332,8 +332,8 @@ def test_copy_and_clips_of_one_decoding_are_those_of_two(tmp_path, children, nam
     path = with_sound(tmp_path / name) if name == "sound.ts" else make_video(tmp_path / name, rotation=90)
     analysis = analyse(path, [0.9, 0.1, 0.1], notes=["A note."])
     analysis.segments += [analysis.segments[0]._replace(first=2, last=3, start=1.28, end=2.0, label="Robbery")]
-    annotate.annotate(analysis, tmp_path / "two" / "copy.mp4", progress=silent)
-    cut_clips(analysis, tmp_path / "two", margin=0.4, progress=silent)
+    write(analysis, copy=tmp_path / "two" / "copy.mp4", progress=silent)
+    write(analysis, clips=tmp_path / "two", margin=0.4, progress=silent)
     assert len(children) == 2
     clips = annotate.write(analysis, copy=tmp_path / "one" / "copy.mp4", clips=tmp_path / "one", margin=0.4, progress=silent)
     assert len(children) == 3
@@ -346,27 +346,27 @@ def test_copy_and_clips_of_one_decoding_are_those_of_two(tmp_path, children, nam
 def test_nothing_behind_the_last_clip_is_decoded(tmp_path):
     analysis, told = analyse(make_video(tmp_path / "a.mp4"), [0.9, 0.1, 0.1]), []
     cut(tmp_path / "a.mp4", 0.7, container={"movflags": "faststart"})  # which the whole video's decoding would notice
-    [clip] = cut_clips(analysis, tmp_path, margin=0, progress=lambda *done: told.append(done))
+    [clip] = write(analysis, clips=tmp_path, margin=0, progress=lambda *done: told.append(done))
     assert numbers(clip) == list(range(16))
     assert told[-1] == (50, 50)
 
 
 def test_without_segments_there_are_no_clips(tmp_path):
-    assert cut_clips(analyse(make_video(tmp_path / "a.mp4"), [0.1] * 3), tmp_path / "clips") == []
+    assert write(analyse(make_video(tmp_path / "a.mp4"), [0.1] * 3), clips=tmp_path / "clips") == []
     assert not (tmp_path / "clips").exists()
 
 
 @pytest.mark.parametrize("margin", [-1, float("nan"), float("inf")])
 def test_a_margin_is_a_length(tmp_path, margin):
     with pytest.raises(BadInput, match="margin"):
-        cut_clips(analyse(make_video(tmp_path / "a.mp4")), tmp_path, margin=margin)
+        write(analyse(make_video(tmp_path / "a.mp4")), clips=tmp_path, margin=margin)
 
 
 def test_another_video_than_the_analysed_one_is_noticed(tmp_path):
     analysis = analyse(make_video(tmp_path / "a.mp4"))
     analysis.segments = [analysis.segments[0]._replace(start=60.0, end=61.0)]
     with pytest.raises(BrokenVideo, match=r"a\.mp4: no frame from 59\.00"):
-        cut_clips(analysis, tmp_path / "clips", progress=silent)
+        write(analysis, clips=tmp_path / "clips", progress=silent)
     assert not list((tmp_path / "clips").iterdir())
 
 
@@ -394,7 +394,7 @@ def test_a_broken_video_is_named_and_leaves_nothing(tmp_path, name, make, said, 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "copy.mp4").write_text("older")
     with pytest.raises(BrokenVideo, match=said) as error:
-        cut_clips(analysis, tmp_path / "out") if clips else annotate.annotate(analysis, tmp_path / "out" / "copy.mp4")
+        write(analysis, clips=tmp_path / "out") if clips else write(analysis, copy=tmp_path / "out" / "copy.mp4")
     assert str(error.value).startswith(f"{tmp_path / name}: ")
     assert [path.read_text() for path in (tmp_path / "out").iterdir()] == ["older"]
 
@@ -410,7 +410,7 @@ def test_a_broken_video_is_named_and_leaves_nothing(tmp_path, name, make, said, 
 )
 def test_limits_end_it(tmp_path, children, limits, said):
     with pytest.raises(BrokenVideo, match=said):
-        annotate.annotate(analyse(make_video(tmp_path / "a.mp4")), tmp_path / "out" / "copy.mp4", limits=limits)
+        write(analyse(make_video(tmp_path / "a.mp4")), copy=tmp_path / "out" / "copy.mp4", limits=limits)
     assert [child.poll() is not None for child in children] == [True]
     assert not list((tmp_path / "out").iterdir())
 
@@ -422,7 +422,7 @@ def test_an_interrupt_kills_the_child(tmp_path, children):
 
     analysis = analyse(make_video(tmp_path / "a.mp4", 250, (640, 480), picture=grey((640, 480))))
     with pytest.raises(KeyboardInterrupt):
-        annotate.annotate(analysis, tmp_path / "out" / "copy.mp4", progress=interrupt)
+        write(analysis, copy=tmp_path / "out" / "copy.mp4", progress=interrupt)
     assert children[0].poll() == -9
     assert not list((tmp_path / "out").iterdir())
 
@@ -432,7 +432,7 @@ def test_the_child_does_not_outlive_a_killed_caller(tmp_path):
     analysis = analyse(make_video(tmp_path / "a.mp4", 400, (640, 480), picture=grey((640, 480))))
     program = (
         "import pickle, sys\nfrom app import annotate\nanalysis = pickle.load(sys.stdin.buffer)\n"
-        "annotate.annotate(analysis, sys.argv[1], progress=lambda *_: print('running', flush=True))"
+        "annotate.write(analysis, copy=sys.argv[1], progress=lambda *_: print('running', flush=True))"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "copy.mp4")]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as caller:
@@ -456,13 +456,13 @@ def test_a_bug_in_the_child_shows_its_traceback(tmp_path):
     analysis = analyse(make_video(tmp_path / "a.mp4"))
     analysis.threshold = "high"
     with pytest.raises(RuntimeError, match=r"(?s)exit code 1:.*Traceback.*TypeError"):
-        annotate.annotate(analysis, tmp_path / "copy.mp4", progress=silent)
+        write(analysis, copy=tmp_path / "copy.mp4", progress=silent)
 
 
 def test_where_nothing_can_be_written(tmp_path):
     analysis = analyse(make_video(tmp_path / "a.mp4"))
     with pytest.raises(BadInput, match="cannot write there"):
-        annotate.annotate(analysis, tmp_path / "a.mp4" / "copy.mp4")
+        write(analysis, copy=tmp_path / "a.mp4" / "copy.mp4")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -475,7 +475,7 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(annotate, "_run", full)
     with pytest.raises(BadInput, match=r"copy.mp4: cannot be written \(No space left"):
-        annotate.annotate(analysis, tmp_path / "copy.mp4", progress=silent)
+        write(analysis, copy=tmp_path / "copy.mp4", progress=silent)
 
 
 def test_the_child_needs_no_torch():
@@ -492,7 +492,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path, children):
     def peak(frames):
         highest = []
         path = make_video(tmp_path / "a.mp4", frames, (320, 240), picture=grey((320, 240)))
-        annotate.annotate(analyse(path), tmp_path / "copy.mp4", progress=lambda *_: highest.append(memory(children[-1].pid)))
+        write(analyse(path), copy=tmp_path / "copy.mp4", progress=lambda *_: highest.append(memory(children[-1].pid)))
         return max(highest)
 
     assert peak(3000) < peak(300) + 20
@@ -538,15 +538,15 @@ def heard(path):
 @pytest.mark.parametrize(("name", "form"), [("a.mp4", None), ("a.mkv", None), ("a.ts", "mpegts"), ("a.avi", None)])
 def test_sound_is_copied(tmp_path, name, form):
     analysis = analyse(with_sound(tmp_path / name, form=form), [0.1, 0.1, 0.9])
-    annotate.annotate(analysis, tmp_path / "copy.mp4", progress=silent)
+    write(analysis, copy=tmp_path / "copy.mp4", progress=silent)
     assert heard(tmp_path / "copy.mp4") == pytest.approx(heard(tmp_path / name), abs=0.15)
     assert heard(tmp_path / "copy.mp4") == pytest.approx((1.0, 2.0), abs=0.1)
-    [clip] = cut_clips(analysis, tmp_path, margin=0.5, progress=silent)  # 1.28 - 0.5 s to the end
+    [clip] = write(analysis, clips=tmp_path, margin=0.5, progress=silent)  # 1.28 - 0.5 s to the end
     assert heard(clip) == pytest.approx((0.22, 1.22), abs=0.1)
 
 
 def test_sound_that_browsers_do_not_play_in_mp4_is_left_out(tmp_path):
-    annotate.annotate(analyse(with_sound(tmp_path / "a.mkv", "ac3")), tmp_path / "copy.mp4", progress=silent)
+    write(analyse(with_sound(tmp_path / "a.mkv", "ac3")), copy=tmp_path / "copy.mp4", progress=silent)
     assert heard(tmp_path / "a.mkv")
     assert heard(tmp_path / "copy.mp4") is None
 
@@ -558,19 +558,19 @@ def test_damaged_sound_does_not_end_the_copy(tmp_path):
     for at in packets[len(packets) // 2 :]:
         content[at + 20 : at + 188] = bytes(168)
     path.write_bytes(content)
-    annotate.annotate(analysis, tmp_path / "copy.mp4", progress=silent)
+    write(analysis, copy=tmp_path / "copy.mp4", progress=silent)
     assert len(read(tmp_path / "copy.mp4")[0]) == 50
 
 
 def test_hours_between_two_frames(tmp_path):
     """As of a camera that records where something moves."""
     path = variable(tmp_path / "a.mkv", [*np.arange(30) / 25, 100_000, 100_000.04])
-    annotate.annotate(analyse(path), tmp_path / "copy.mp4", progress=silent)
+    write(analyse(path), copy=tmp_path / "copy.mp4", progress=silent)
     times = read(tmp_path / "copy.mp4")[1]
     np.testing.assert_allclose(times[-3:], [1.16, 100_000, 100_000.04], atol=2e-3)
     path = variable(tmp_path / "a.mkv", [*np.arange(30) / 25, 3e6, 3e6 + 0.04])
     with pytest.raises(BrokenVideo, match=r"34\.7 days without a frame"):
-        annotate.annotate(analyse(path), tmp_path / "copy.mp4", progress=silent)
+        write(analyse(path), copy=tmp_path / "copy.mp4", progress=silent)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/real")
@@ -578,7 +578,7 @@ def test_hours_between_two_frames(tmp_path):
 def test_real_videos(tmp_path, name):
     """One has a picture as a second stream, one has sound."""
     analysis = analyse(REAL / "videos" / name, notes=["A note."])
-    annotate.annotate(analysis, tmp_path / "copy.mp4", progress=silent)
+    write(analysis, copy=tmp_path / "copy.mp4", progress=silent)
     pictures, times, head = read(tmp_path / "copy.mp4")
     assert len(pictures) == analysis.frames
     assert head["streams"] == (2 if "car" in name else 1)
@@ -601,8 +601,8 @@ def test_chromium_plays_and_seeks_copies_and_clips(tmp_path):
     sizes = {"video": (320, 240), "tall": (48, 1200), "odd": (66, 50)}
     for name, size in sizes.items():
         analysis = analyse(make_video(tmp_path / f"{name}.mkv", 96, size, picture=grey(size)), [0.1, 0.1, 0.9, 0.8, 0.1, 0.1])
-        annotate.annotate(analysis, tmp_path / "out" / f"{name}.mp4", progress=silent)
-    cut_clips(analysis, tmp_path / "out", margin=0, progress=silent)
+        write(analysis, copy=tmp_path / "out" / f"{name}.mp4", progress=silent)
+    write(analysis, clips=tmp_path / "out", margin=0, progress=silent)
     playing = "video => video.play().then(() => new Promise(done => video.onended = done))"
     seeking = "(video, at) => new Promise(done => { video.onseeked = done; video.currentTime = at })"
     with sync_api.sync_playwright() as playwright:

@@ -1,6 +1,7 @@
 """app/export.py, app/timeline.py and what they draw with: files that other programs read, pictures in which nothing overlaps."""
 
 import csv
+import io
 import itertools
 import json
 import os
@@ -262,8 +263,14 @@ def figure_of(analysis, path, monkeypatch):
     return kept[0]
 
 
+def png(shade, size):
+    file = io.BytesIO()
+    Image.new("RGB", size, (shade,) * 3).save(file, "PNG")
+    return file.getvalue()
+
+
 def thumbnails(count, seconds, size=(160, 90)):
-    return [(at, np.full((*size[::-1], 3), 20 * number, np.uint8)) for number, at in enumerate(np.linspace(0, seconds * 0.97, count))]
+    return [(at, png(20 * number, size)) for number, at in enumerate(np.linspace(0, seconds * 0.97, count))]
 
 
 PLOTS = {
@@ -311,7 +318,7 @@ def test_in_the_picture_nothing_overlaps(tmp_path, monkeypatch, name):
 @pytest.mark.parametrize("size", [(160, 90), (120, 90), (60, 90), (400, 90)])
 @pytest.mark.parametrize("peaks", [[], [30.0], [1.0, 2.0, 3.0, 50.0, 61.0, 63.0]])
 def test_each_listed_segment_has_a_thumbnail(size, peaks):
-    offered = [(0.64 * number, np.zeros((size[1], size[0], 3), np.uint8)) for number in range(100)]
+    offered = [(0.64 * number, png(0, size)) for number in range(100)]
     chosen, height = timeline.choose(offered, 64.0, peaks)
     times = [seconds for seconds, _ in chosen]
     assert times == sorted(times)
@@ -332,7 +339,7 @@ def test_thumbnails_stand_at_their_times(tmp_path, monkeypatch):
     curve = figure.axes[0].get_position()
     for axes, line in zip(shown, figure.artists + figure.lines, strict=True):
         picture = axes.images[0].get_array()
-        seconds = next(at for at, one in analysis.thumbnails if one[0, 0, 0] == picture[0, 0, 0])
+        seconds = next(at for at, one in analysis.thumbnails if Image.open(io.BytesIO(one)).getpixel((0, 0))[0] == picture[0, 0, 0])
         x = line.get_xdata()
         assert (x[1] - curve.x0) / curve.width * 64 == pytest.approx(seconds, abs=0.01)  # the line ends at its time
         place = axes.get_position()

@@ -1,6 +1,7 @@
 """app/live/alarm.py: which events are told, as what, with which pictures, and the clips of a stream."""
 
 import io
+from dataclasses import replace
 from datetime import datetime
 
 import av
@@ -41,18 +42,18 @@ def test_merged_where_little_lies_between():
     high = [0, 1, 6, 7, 20]
     values = [0.9 if i in high else 0.1 for i in range(30)]
     assert told_of(values, EACH)[0] == [(0, 2), (6, 8), (20, 21)]
-    assert told_of(values, EACH._replace(merge=4 * STEP + 0.01))[0] == [(0, 8), (20, 21)]
-    assert told_of(values, EACH._replace(merge=4 * STEP + 0.01, minimum=1))[0] == [(0, 8)]
-    assert told_of(values, EACH._replace(merge=60))[0] == [(0, 21)]
-    assert told_of(values, EACH._replace(merge=60), connections=[0] * 7 + [1] * 23)[0] == [(0, 7), (7, 21)]
+    assert told_of(values, replace(EACH, merge=4 * STEP + 0.01))[0] == [(0, 8), (20, 21)]
+    assert told_of(values, replace(EACH, merge=4 * STEP + 0.01, minimum=1))[0] == [(0, 8)]
+    assert told_of(values, replace(EACH, merge=60))[0] == [(0, 21)]
+    assert told_of(values, replace(EACH, merge=60), connections=[0] * 7 + [1] * 23)[0] == [(0, 7), (7, 21)]
     assert told_of([0.9, 0.9], EACH, numbers=[0, 5])[0] == [(0, 1), (5, 6)]  # what was dropped counts as low
 
 
 def test_a_long_one_is_told_while_it_goes_on_and_held_back_then():
     values = [0.9] * 100
-    rules = EACH._replace(longest=9.5 * STEP)
+    rules = replace(EACH, longest=9.5 * STEP)
     assert told_of(values, rules)[0] == [(at, at + 10) for at in range(0, 100, 10)]
-    spans, told, alarm = told_of(values, rules._replace(cool_down=25 * STEP))
+    spans, told, alarm = told_of(values, replace(rules, cool_down=25 * STEP))
     assert spans == [(0, 10), (40, 50), (80, 90)]
     assert [event["held_back"] for event, *_ in told] == [0, 3, 6]
     assert (alarm.told, alarm.held) == (3, 7)
@@ -61,7 +62,7 @@ def test_a_long_one_is_told_while_it_goes_on_and_held_back_then():
 def test_each_class_cools_down_alone():
     values = [0.9, 0.9, 0.1, 0.1, 0.1] * 4
     labels = [1] * 5 + [2] * 5 + [1] * 10
-    told = told_of(values, EACH._replace(cool_down=1000), labels=labels)[1]
+    told = told_of(values, replace(EACH, cool_down=1000), labels=labels)[1]
     assert [event["class"] for event, *_ in told] == ["fight", "fire"]
     told = told_of(values, EACH, labels=labels, interest=["fire"])[1]
     assert [event["class"] for event, *_ in told] == ["fire"]
@@ -103,7 +104,7 @@ def test_whatever_comes(high, bridge, minimum):
         else:
             expected.append([at, at + 1])
     expected = [(start, end) for start, end in expected if end - start >= minimum]
-    rules = EACH._replace(merge=bridge * STEP + 0.01, minimum=minimum * STEP - 0.01 if minimum else 0)
+    rules = replace(EACH, merge=bridge * STEP + 0.01, minimum=minimum * STEP - 0.01 if minimum else 0)
     assert told_of([0.9 if one else 0.1 for one in high], rules)[0] == expected
 
 

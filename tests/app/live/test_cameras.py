@@ -100,9 +100,9 @@ def test_passwords_come_from_the_environment(tmp_path, monkeypatch):
     second = GOOD.replace('"a"', '"b"').replace("rtsp://host/a", "${WHOLE}")
     path.write_text(GOOD.replace("host", "user:${CAM_PASSWORD}@host") + second + hook)
     plan = live.read_cameras(path)
-    assert [camera["address"] for camera in plan["camera"]] == ["rtsp://user:p%40ss%2Fw%3Ard@host/a", "rtsp://u:p@host/b"]
-    assert plan["alerts"]["secret"] == SECRET
-    assert parse_source(plan["camera"][0]["address"]).shown == "rtsp://host/a"
+    assert [camera.address for camera in plan["camera"]] == ["rtsp://user:p%40ss%2Fw%3Ard@host/a", "rtsp://u:p@host/b"]
+    assert plan["alerts"].secret == SECRET
+    assert parse_source(plan["camera"][0].address).shown == "rtsp://host/a"
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_an_encoder_that_is_too_slow_is_fair(monkeypatch):
     for one, own in zip(feeds, numbers, strict=True):
         one._put(Opened(0, 25, False, 64, 48, False))
         one._put(Snippet(next(own), 0, 0.64, time.time(), 16, picture))
-    follower.follow(detector, list(zip(feeds, followers, strict=True)), threading.Event())
+    follower.follow(detector, list(zip(feeds, followers, strict=True)), [])
     assert detector.batches[:21] == [3] * 21
     ends = [lines_of(of_camera(out.getvalue(), f"cam{i}"), "connection", "end")[0] for i in range(3)]
     scored, lost = ([end[name] for end in ends] for name in ("snippets", "dropped"))

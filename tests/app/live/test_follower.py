@@ -304,7 +304,7 @@ def test_a_process_ends(tmp_path, ends):
     else:
         process.send_signal(getattr(signal, ends))
         check_interrupted("".join(lines) + process.stdout.read().decode())
-    assert process.wait() == (0 if ends == "closed output" else 130)
+    assert process.wait() == {"closed output": 0, "SIGINT": 130, "SIGTERM": 143}[ends]
     message = "" if ends == "closed output" else "interrupted: everything finished so far is saved\n"
     assert process.stderr.read().decode() == message
     with contextlib.suppress(BrokenPipeError):
@@ -388,7 +388,7 @@ def taken(made):
     made._thread.join()
     items = []
     while not items or not isinstance(items[-1], feed.Over):
-        items += made.take(0)
+        items += made.take()
     assert items[-1].error is None
     return items
 
@@ -430,7 +430,7 @@ def test_a_recording_is_waited_for(monkeypatch):
     numbers, items = [], []
     with made:
         while not items or not isinstance(items[0], feed.Over):
-            items = made.take(1)
+            items = made.take()
             numbers += [item.number for item in items if isinstance(item, Snippet)]
             assert made._snippets <= 4
     assert numbers == list(range(30))

@@ -171,7 +171,7 @@ def test_a_full_page_takes_no_more_work(tmp_path, monkeypatch):
     state = made.upload()["state"]
     (made.home / "other.mp4").write_bytes(bytes(10_001))
     assert made.upload() == {"status": {"kind": "bad", "text": page.FULL}}  # what is shown stays
-    monkeypatch.setattr(annotate, "annotate", None)  # not reached
+    monkeypatch.setattr(annotate, "write", None)  # not reached
     assert made.make(state) == {"status": {"kind": "bad", "text": page.FULL}}
     assert made.files() == [*DOWNLOADS, "other.mp4"]
     assert "json" in made.call("changed", state, 0.3)  # in the place of the earlier ones
@@ -182,12 +182,12 @@ def test_annotated_copies_take_the_place_of_earlier_ones_and_end_when_the_page_i
 
     written = 500
 
-    def write(_, path, *, limits, progress):
-        path.write_bytes(bytes(written))
+    def write(_, *, copy, limits, progress):
+        copy.write_bytes(bytes(written))
         progress(1, 2)
         progress(2, 2)
 
-    monkeypatch.setattr(annotate, "annotate", write)
+    monkeypatch.setattr(annotate, "write", write)
     made = Page(tmp_path, Steps())
     state = made.upload()["state"]
     first, second = made.make(state), made.make(state, 0.3)
@@ -219,7 +219,7 @@ def test_work_ends_at_the_deadline(tmp_path, monkeypatch):
     detector.between = lambda step: None
     state = made.upload()["state"]
 
-    def slow(_, path, *, limits, progress):
+    def slow(_, *, copy, limits, progress):
         later(1)
         progress(1, 9)
         later(1)
@@ -228,7 +228,7 @@ def test_work_ends_at_the_deadline(tmp_path, monkeypatch):
         progress(2, 9)
         raise AssertionError("it went on")
 
-    monkeypatch.setattr(annotate, "annotate", slow)
+    monkeypatch.setattr(annotate, "write", slow)
     assert "takes longer than 1.5 minutes" in made.make(state)["status"]["text"]
     assert made.files() == DOWNLOADS
 
