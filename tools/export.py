@@ -34,7 +34,7 @@ from tools.bench.measure import random_features
 from utils import engine
 from utils.errors import BadInput, Parser, exit_code
 from utils.files import make_folder, only_writer
-from utils.reading import parsing, read_onnx, reason
+from utils.reading import read_onnx, reason
 from utils.systems import mamba
 from utils.video.crops import Recipe
 from utils.video.encoder import ImageEncoder, OnnxEncoder, OnnxImages
@@ -132,9 +132,7 @@ def export_scorer(model: nn.Module, options, path: Path, about: dict, lengths: S
     gives = expected[lengths[0]].given()
     example = {name: rows for name, rows in random_inputs(options, 2 * options.visual_length + 3).items() if name in reads}
     write(Scorer(model, reads, options.visual_length, system.whole), path, example, gives, about)
-    session = read_onnx(path, "--output", About, torch.get_num_threads())[0]
-    with parsing(f"{path.name}: onnxruntime cannot compute it", INSTEAD):
-        found = exported_scorer(session)(videos)
+    found = exported_scorer(read_onnx(path, "--output", About, torch.get_num_threads(), INSTEAD)[0])(videos)
     return max(
         check(f"{path.name}, {rows} snippets", *([getattr(part[rows], name) for name in gives] for part in (expected, found)))
         for rows in lengths
