@@ -178,6 +178,8 @@ def check(options, given: set[str]) -> None:
         if name in given:
             where = {"file": "with video files", "stream": "with a stream", "cameras": "with a list of cameras", "page": "with --web"}[use]
             raise BadInput(f"--{name.replace('_', '-')}: does nothing {where}; leave it out")
+    if options.status and (others := given - {"status", "sources"}):
+        raise BadInput(f"--{min(others).replace('_', '-')}: does nothing with --status; leave it out")
     if options.captions and not Path(options.captions).exists():
         raise BadInput(f"--captions {options.captions}: no such file or folder; name what tools.caption_videos wrote")
 
