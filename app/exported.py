@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from app.detector import CROPPED, Detector, caption_side, pick_threshold
+from app.detector import CROPPED, NO_CAPTIONS, Detector, caption_side, pick_threshold
 from utils.captions.tree import FILLS, Embedded
 from utils.checkpoint import Thresholds
 from utils.errors import BadInput
@@ -94,6 +94,8 @@ def load_exported(
     if about["caption_width"]:
         sentences, fill = caption_side(about, about["caption_width"], path, caption_encoder, caption_pooling, notes)
         more |= {"caption_encoder_digest": sentences.digest(), "caption_fill": fill}
+    elif caption_encoder or caption_pooling:
+        raise BadInput(f"{path}: {NO_CAPTIONS}")
     if about["encoder"]:
         images = OnnxEncoder(*read_onnx(folder / ENCODER, "--checkpoint", OnnxImages, torch.get_num_threads()))
         if images.digest() != about["encoder"] or images.size != recipe.size:

@@ -201,11 +201,13 @@ def test_metadata_that_no_export_has(change, said, exported, tmp_path):
         (["--runtime", "onnx", "--checkpoint", "DIR", "--device", "cuda"], "--device: does nothing with --runtime onnx"),
         (["--classes", "smoke", "--runtime", "onnx"], "--classes: is by text alone, --runtime is of a trained checkpoint"),
         (["--checkpoint", "DIR"], "an export; add --runtime onnx"),
+        (["--runtime", "onnx", "--checkpoint", "DIR", "--caption-encoder", "x"], "scorer.onnx: reads no captions; leave --caption-encoder"),
+        (["--checkpoint", "BEST", "--caption-pooling", "mean"], "best.pt: reads no captions; leave --caption-encoder"),
     ],
 )
-def test_what_does_not_fit_is_told(words, said, exported, tmp_path):
+def test_what_does_not_fit_is_told(words, said, best, exported, tmp_path):
     video = str(make_video(tmp_path / "a.mp4", frames=20))
-    words = [str(exported) if word == "DIR" else word for word in words]
+    words = [{"DIR": str(exported), "BEST": str(best)}.get(word, word) for word in words]
     with pytest.raises(BadInput, match=said):
         demo.main([video, "--output", str(tmp_path / "out"), *words])
 
