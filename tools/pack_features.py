@@ -13,6 +13,7 @@ reading it. The pack is written whole or not at all.
 import argparse
 import hashlib
 import os
+import shlex
 import shutil
 import sys
 import zlib
@@ -141,7 +142,7 @@ def main(argv=None) -> None:
     output = Path(os.path.abspath(options.output or f"{root}-packed"))
     with only_writer(output):
         if not check_places(root, output, options.overwrite):
-            print(f"{output}: up to date; --feature-root {output} reads it")
+            print(printable(f"{output}: up to date; --feature-root {shlex.quote(str(output))} reads it"))
             return
         temporary, old = (output.with_name(f".{output.name}.{kind}") for kind in ("tmp", "old"))
         for left in (temporary, old):  # by a process that was killed
@@ -159,7 +160,7 @@ def main(argv=None) -> None:
     for what, names in left_out.items():
         print(f"left out, {what}: {len(names)} ({some(names)})")
     sizes = ", ".join(f"{dtype} {count * np.dtype(dtype).itemsize / 2**30:.2f} GiB" for dtype, count in counts.items())
-    print(f"{output}: {arrays} arrays, {sizes}; name it where {root} stood, --feature-root {output}")
+    print(printable(f"{output}: {arrays} arrays, {sizes}; name it where {root} stood, --feature-root {shlex.quote(str(output))}"))
 
 
 if __name__ == "__main__":

@@ -90,6 +90,9 @@ def test_nothing_is_replaced_unasked_nor_by_what_differs(best, exported, monkeyp
     with pytest.raises(BadInput, match=r"scorer\.onnx, 1 snippets: onnxruntime differs from PyTorch by .*; nothing was written"):
         export.main([*words, "--overwrite"])
     assert {path.name: path.read_bytes() for path in exported.iterdir()} == before
+    (tmp_path / "encoder.onnx").mkdir()
+    with pytest.raises(BadInput, match=r"encoder\.onnx: is no regular file; move it"):
+        export.main(["--checkpoint", str(best), "--output", str(tmp_path), "--overwrite"])
 
 
 def test_what_onnx_cannot_say_is_one_line(tmp_path):

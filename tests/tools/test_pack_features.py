@@ -277,6 +277,14 @@ def test_damaged_values_are_never_read(tmp_path):
 # The tool
 
 
+def test_a_folder_of_any_name(tmp_path, capsys):
+    save(tmp_path / "a b\nc" / "v__0.npy")
+    packed(tmp_path / "a b\nc")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith("b\\nc-packed'")
+    assert str(tmp_path) in last
+
+
 def test_what_is_no_feature_file_is_left_out_and_named(tmp_path, capsys):
     root = tmp_path / "root"
     save(root / "v.npy")
