@@ -26,7 +26,8 @@ from tqdm import tqdm
 from dataset import open_features
 from utils.errors import BadInput, Parser, exit_code, printable, some
 from utils.files import check_name, make_folder, only_writer, write_json
-from utils.packs import DTYPES, INDEX, Entry, Pack, is_beside, pack_of, relevant, stamp, values_file
+from utils.packs import DTYPES, INDEX, Entry, Index, Pack, is_beside, pack_of, relevant, stamp, values_file
+from utils.reading import parse_json, read_text
 
 
 class Writer:
@@ -106,6 +107,15 @@ def pack(root: Path, folder: Path) -> tuple[Counter, dict[str, list[str]], int]:
     return writer.counts, left_out, len(index["arrays"])
 
 
+def only_here(folder: Path) -> list[str]:
+    """The arrays of a pack, up to date or not, whose files are gone: there is no other copy. None of an index that cannot be read."""
+    try:
+        content = parse_json(read_text(folder / INDEX, "--output"), str(folder / INDEX), "", Index)
+        return [name for name in content["arrays"] if not os.path.exists(os.path.join(content["root"], name))]
+    except (BadInput, ValueError):
+        return []
+
+
 def check_places(root: Path, output: Path, overwrite: bool) -> bool:
     """Whether `output` is to be written; not where it is a pack of `root` that is up to date. Raises BadInput where either is the wrong
     place.
@@ -127,6 +137,10 @@ def check_places(root: Path, output: Path, overwrite: bool) -> bool:
         fault = f"{output}: is the pack of another folder"
     except BadInput as error:
         fault = str(error).partition("; ")[0]
+    if gone := only_here(output):
+        raise BadInput(
+            f"{fault}; the files of {len(gone)} of its arrays are gone ({some(gone)}): name another folder with --output, or remove it"
+        )
     if not overwrite:
         raise BadInput(f"{fault}; replace it with --overwrite, or name another folder with --output")
     return True
