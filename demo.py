@@ -46,7 +46,7 @@ NOT = {  # and those that do nothing in one
     "page": ("latency", "record"),
 }
 TRAINED = ("checkpoint", "model", "data", "encoder", "distilbert", "sentence_encoder", "text_features")
-TRAINED += ("caption_encoder", "caption_pooling", "runtime")
+TRAINED += ("caption_encoder", "caption_pooling", "runtime", "false_positives")
 EXPORTED = ("model", "data", "encoder", "clip", "distilbert", "sentence_encoder", "text_features", "precision")  # part of an export
 RELEASED = "of a checkpoint that its authors released"
 
@@ -160,6 +160,8 @@ def check(options, given: set[str]) -> None:
             raise BadInput(f"--{name.replace('_', '-')} {value}: expected a number above 0")
     if not 0 < options.port < 65536:
         raise BadInput(f"--port {options.port}: expected a number from 1 to 65535")
+    if options.threshold is not None and "false_positives" in given:
+        raise BadInput("--threshold, --false-positives: the second picks a threshold that training saved; give one of them")
     if options.threshold is not None and options.threshold > 1:
         raise BadInput(f"--threshold {options.threshold}: expected a score from 0 to 1")
     share(options.shard)
@@ -178,6 +180,8 @@ def check(options, given: set[str]) -> None:
         if name in given:
             where = {"file": "with video files", "stream": "with a stream", "cameras": "with a list of cameras", "page": "with --web"}[use]
             raise BadInput(f"--{name.replace('_', '-')}: does nothing {where}; leave it out")
+    if options.status and (others := given - {"status", "sources"}):
+        raise BadInput(f"--{min(others).replace('_', '-')}: does nothing with --status; leave it out")
     if options.captions and not Path(options.captions).exists():
         raise BadInput(f"--captions {options.captions}: no such file or folder; name what tools.caption_videos wrote")
 

@@ -36,6 +36,7 @@ from utils.video.frames import BrokenVideo
 
 WINDOWS = 64  # snippets whose windows are scored together
 LATE = "Scored as a live stream, which sees little of what follows; the threshold was measured on whole videos."
+NO_CAPTIONS = "reads no captions; leave --caption-encoder and --caption-pooling out"
 CROPPED = "The mean of several crops; the threshold was measured on one."
 
 
@@ -286,6 +287,8 @@ def load_detector(
     if "captions" in reads:
         sentences, fill = caption_side(saved, options.caption_width, path, caption_encoder, caption_pooling, notes)
         about |= {"caption_encoder_digest": sentences.to(place).digest(), "caption_fill": fill}
+    elif caption_encoder or caption_pooling:
+        raise BadInput(f"{path}: {NO_CAPTIONS}")
     if "features" in reads:
         images, recipe = picture_side(saved, model, options, path, encoder, crops or 1, keep_aspect, notes)
         about |= {"encoder": images.name, "encoder_digest": images.to(place).digest()}

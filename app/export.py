@@ -10,22 +10,51 @@ import csv
 import json
 import os
 import shutil
+from datetime import datetime
 from pathlib import Path
+from typing import Annotated, NotRequired
 
 import numpy as np
+from pydantic import AfterValidator
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
 from app.analysis import Analysis, Found
 from app.overlay import columns, cut
 from utils import files
 from utils.errors import BadInput
 from utils.evaluation.segments import clean, clock, shorten
-from utils.reading import read_json
+from utils.reading import OPEN, ROWS, Text, checked, read_json, real, whole
 
 ENDS = (".csv", ".snippets.csv", ".png", ".annotated.mp4")  # of a video's files beside its JSON; clips have names of their own
 UNFINISHED = ".unfinished"  # folder in which results are made
 MARK = '<!doctype html><meta name="generator" content="demo.py">'  # the first line of report.html
-COLUMNS = ("start", "end", "first_snippet", "last_snippet", "class", "score", "caption")  # of a segment
+
+
+def _local(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is not None:
+        raise ValueError("a local time")
+    return text
+
+
+_rows = whole(0, ROWS)
+Segment = TypedDict(
+    "Segment",
+    {"start": real(), "end": real(), "first_snippet": _rows, "last_snippet": _rows, "class": Text, "score": real(), "caption": Text | None},
+)
+COLUMNS = tuple(Segment.__annotations__)
+
+
+class Done(TypedDict):
+    """What is read again of a video's JSON. begins: local time; stills: JPEGs in base64."""
+
+    __pydantic_config__ = OPEN
+
+    seconds: real(0)
+    segments: list[Segment]
+    snippets: list
+    begins: NotRequired[Annotated[Text, AfterValidator(_local)] | None]
+    stills: NotRequired[list[Text] | None]
 
 
 def check(analysis: Analysis) -> None:
@@ -89,9 +118,10 @@ def read_done(path: Path, detector, about: dict) -> dict | None:
     """
     wanted, done = {"threshold": detector.threshold, "classes": detector.classes, "about": about}, read_earlier(path)
     try:
+        checked(Done, done, str(path), "")
         same = all(_settled(done[key]) == _settled(plain(value)) for key, value in wanted.items())
         return done if same and done["files"] == {name: path.with_name(name).stat().st_size for name in done["files"]} else None
-    except (OSError, KeyError, TypeError):  # not there, not ours, or half of an older version
+    except (OSError, KeyError, TypeError, BadInput):  # not there, not ours, damaged, or half of an older version
         return None
 
 

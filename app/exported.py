@@ -4,22 +4,34 @@ import zlib
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NotRequired
+from typing import Annotated, NotRequired
 
 import torch
+from pydantic import Field
 from typing_extensions import TypedDict
 
-from app.detector import CROPPED, Detector, caption_side, pick_threshold
+from app.detector import CROPPED, NO_CAPTIONS, Detector, caption_side, pick_threshold
 from utils.captions.tree import FILLS, Embedded
 from utils.checkpoint import Thresholds
 from utils.errors import BadInput
 from utils.evaluation.scores import Scores
 from utils.evaluation.segments import RATE
-from utils.reading import OPEN, Plain, Text, Values, parsing, read_bytes, read_onnx, whole
+from utils.labels import CROPS
+from utils.reading import FRAMES, OPEN, Flag, OnnxModel, Text, Values, parsing, read_bytes, read_onnx, whole
 from utils.video.crops import Recipe
 from utils.video.encoder import OnnxEncoder, OnnxImages
 
 SCORER, ENCODER = "scorer.onnx", "encoder.onnx"
+
+
+class Sampling(TypedDict):
+    """A Recipe."""
+
+    crops: whole(1, CROPS)
+    stride: whole(1, FRAMES)
+    keep_aspect: Flag
+    size: whole(1, 4096)
+    resize: Text
 
 
 class About(TypedDict):
@@ -31,11 +43,11 @@ class About(TypedDict):
 
     system: Text
     dataset: Text
-    classes: list[Text]
+    classes: Annotated[list[Text], Field(min_length=2)]
     thresholds: Thresholds | None
     options: NotRequired[dict[Text, Values]]
     length: whole(1, 2**31)
-    recipe: dict[Text, Plain]
+    recipe: Sampling
     encoder: Text | None
     captions: Embedded | None
     caption_width: whole(1, 2**31) | None
@@ -43,16 +55,14 @@ class About(TypedDict):
     commit: Text | None
 
 
-def exported_scorer(session) -> Callable:
-    """`Detector.scorer` of a session of scorer.onnx."""
-    reads, gives = ([one.name for one in ends] for ends in (session.get_inputs(), session.get_outputs()))
+def exported_scorer(exported: OnnxModel) -> Callable:
+    """`Detector.scorer` of scorer.onnx."""
 
     def scorer(videos) -> dict:
         found = {}
         for key, *given in videos:
             rows = dict(zip(("features", "captions"), given, strict=False))
-            values = session.run(gives, {name: rows[name].float().numpy() for name in reads})
-            found[key] = Scores(**dict(zip(gives, values, strict=True)))
+            found[key] = Scores(**exported(**{name: rows[name].float().numpy() for name in exported.reads}))
         return found
 
     return scorer
@@ -75,7 +85,7 @@ def load_exported(
     path = folder / SCORER
     if not folder.is_dir():
         raise BadInput(f"{folder}: no folder; with --runtime onnx name one that tools.export wrote")
-    session, about = read_onnx(path, "--checkpoint", About, torch.get_num_threads())
+    scorer, about = read_onnx(path, "--checkpoint", About, torch.get_num_threads())
     notes, sentences, fill, images = list(about["notes"]), None, FILLS[0], None
     more = {"checkpoint": str(folder), "commit": about["commit"], "dataset": about["dataset"], "model": about["system"]}
     more |= {"runtime": "onnx", "scorer_digest": f"{zlib.crc32(read_bytes(path, '--checkpoint', 2**31)):08x}"}
@@ -84,6 +94,8 @@ def load_exported(
     if about["caption_width"]:
         sentences, fill = caption_side(about, about["caption_width"], path, caption_encoder, caption_pooling, notes)
         more |= {"caption_encoder_digest": sentences.digest(), "caption_fill": fill}
+    elif caption_encoder or caption_pooling:
+        raise BadInput(f"{path}: {NO_CAPTIONS}")
     if about["encoder"]:
         images = OnnxEncoder(*read_onnx(folder / ENCODER, "--checkpoint", OnnxImages, torch.get_num_threads()))
         if images.digest() != about["encoder"] or images.size != recipe.size:
@@ -93,12 +105,11 @@ def load_exported(
     elif crops or keep_aspect is not None:
         raise BadInput(f"{path}: reads captions alone; leave --crops and --aspect out")
     widths = {"features": images and images.width, "captions": about["caption_width"], "fine": len(about["classes"])}
-    ends = [one for one in (*session.get_inputs(), *session.get_outputs()) if one.name not in ("coarse", "online")]
-    if odd := [one.name for one in ends if one.shape[1:] != [widths.get(one.name)]]:
-        raise BadInput(f"{path}: {odd[0]} is not as its metadata and the encoder say; export both anew (tools.export)")
+    widths = {name: ("tensor(float)", [width]) for name, width in widths.items()}
+    scorer.check(widths | dict.fromkeys(("coarse", "online"), ("tensor(float)", [])))
     value, source = (threshold, "--threshold") if threshold is not None else pick_threshold(about, path, rate)
     return Detector(
-        scorer=exported_scorer(session),
+        scorer=exported_scorer(scorer),
         encoder=images,
         recipe=recipe,
         classes=tuple(about["classes"]),

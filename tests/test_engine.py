@@ -123,6 +123,20 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(small_sample, tmp
     assert [{**json.loads(line), "seconds": 0} for line in lines[0]] == [{**json.loads(line), "seconds": 0} for line in lines[1]]
 
 
+@pytest.mark.parametrize(("epochs", "there", "goes_on"), [(0, False, False), (1, False, False), (3, True, True), (2, False, None)])
+def test_a_last_pt_that_is_gone_is_told(epochs, there, goes_on, tmp_path):
+    (tmp_path / "log.jsonl").write_text("{}\n" * epochs)
+    if there:
+        (tmp_path / "last.pt").touch()
+    if goes_on is not None:
+        assert engine.can_go_on(tmp_path) is goes_on
+        return
+    with pytest.raises(
+        BadInput, match=r"^--resume: .*last\.pt is gone, log\.jsonl tells of 2 epochs; put it back, or train anew: --overwrite"
+    ):
+        engine.can_go_on(tmp_path)
+
+
 @pytest.fixture
 def stops():
     """SIGTERM and SIGUSR1 interrupt, as in a script."""

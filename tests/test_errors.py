@@ -156,6 +156,27 @@ def test_a_mistyped_option_is_told(words, said):
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["a", "--output", ""],
+            "--output: found nothing, as a variable of the shell gives that is not set; expected a value; see demo.py --help",
+        ),
+        (["a", "--output="], "--output: found nothing"),
+        (["", "--output", "b"], "'': found nothing"),
+        (["a", ""], "'': found nothing"),
+    ],
+)
+def test_an_empty_value_is_told(words, said):
+    parser = Parser("demo.py")
+    parser.add_argument("source", nargs="*")
+    parser.add_argument("--output")
+    with pytest.raises(BadInput) as caught:
+        parser.parse_args(words)
+    assert str(caught.value).startswith(said)
+
+
 def test_a_mistyped_option_of_a_tool_is_told():
     parser = Parser("tool")
     parser.add_argument("--feature-root")

@@ -13,6 +13,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import sys
 import tempfile
 import warnings
@@ -32,9 +33,9 @@ from demo import parse_sizes, released_options
 from model import SYSTEMS
 from tools.bench.measure import random_features
 from utils import engine
-from utils.errors import BadInput, Parser, exit_code
+from utils.errors import BadInput, Parser, exit_code, printable
 from utils.files import make_folder, only_writer
-from utils.reading import parsing, read_onnx, reason
+from utils.reading import read_onnx, reason
 from utils.systems import mamba
 from utils.video.crops import Recipe
 from utils.video.encoder import ImageEncoder, OnnxEncoder, OnnxImages
@@ -132,9 +133,7 @@ def export_scorer(model: nn.Module, options, path: Path, about: dict, lengths: S
     gives = expected[lengths[0]].given()
     example = {name: rows for name, rows in random_inputs(options, 2 * options.visual_length + 3).items() if name in reads}
     write(Scorer(model, reads, options.visual_length, system.whole), path, example, gives, about)
-    session = read_onnx(path, "--output", About, torch.get_num_threads())[0]
-    with parsing(f"{path.name}: onnxruntime cannot compute it", INSTEAD):
-        found = exported_scorer(session)(videos)
+    found = exported_scorer(read_onnx(path, "--output", About, torch.get_num_threads(), INSTEAD)[0])(videos)
     return max(
         check(f"{path.name}, {rows} snippets", *([getattr(part[rows], name) for name in gives] for part in (expected, found)))
         for rows in lengths
@@ -186,6 +185,8 @@ def main(argv=None) -> None:
     with only_writer(output):
         if there := [name for name in (SCORER, ENCODER) if (output / name).exists() and not options.overwrite]:
             raise BadInput(f"{output / there[0]}: is there already; replace it with --overwrite, or name another folder with --output")
+        if odd := [name for name in (SCORER, ENCODER) if (output / name).exists() and not (output / name).is_file()]:
+            raise BadInput(f"{output / odd[0]}: is no regular file; move it, or name another folder with --output")
         released = released_options(options) if options.model else None
         trained = load_trained(path, released=released, files={name: getattr(options, name) for name in FILES}, device="cpu")
         images, recipe = None, Recipe(crops=1)
@@ -198,7 +199,7 @@ def main(argv=None) -> None:
             export(trained, images, recipe, Path(place))
             for file in sorted(Path(place).iterdir()):
                 os.replace(file, output / file.name)
-    print(f"{output}: python demo.py VIDEO --runtime onnx --checkpoint {output}")
+    print(printable(f"{output}: python demo.py VIDEO --runtime onnx --checkpoint {shlex.quote(str(output))}"))
 
 
 if __name__ == "__main__":

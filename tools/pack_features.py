@@ -13,6 +13,7 @@ reading it. The pack is written whole or not at all.
 import argparse
 import hashlib
 import os
+import shlex
 import shutil
 import sys
 import zlib
@@ -25,7 +26,8 @@ from tqdm import tqdm
 from dataset import open_features
 from utils.errors import BadInput, Parser, exit_code, printable, some
 from utils.files import check_name, make_folder, only_writer, write_json
-from utils.packs import DTYPES, INDEX, Entry, Pack, is_beside, pack_of, relevant, stamp, values_file
+from utils.packs import DTYPES, INDEX, Entry, Index, Pack, is_beside, pack_of, relevant, stamp, values_file
+from utils.reading import parse_json, read_text
 
 
 class Writer:
@@ -105,6 +107,15 @@ def pack(root: Path, folder: Path) -> tuple[Counter, dict[str, list[str]], int]:
     return writer.counts, left_out, len(index["arrays"])
 
 
+def only_here(folder: Path) -> list[str]:
+    """The arrays of a pack, up to date or not, whose files are gone: there is no other copy. None of an index that cannot be read."""
+    try:
+        content = parse_json(read_text(folder / INDEX, "--output"), str(folder / INDEX), "", Index)
+        return [name for name in content["arrays"] if not os.path.exists(os.path.join(content["root"], name))]
+    except (BadInput, ValueError):
+        return []
+
+
 def check_places(root: Path, output: Path, overwrite: bool) -> bool:
     """Whether `output` is to be written; not where it is a pack of `root` that is up to date. Raises BadInput where either is the wrong
     place.
@@ -126,6 +137,10 @@ def check_places(root: Path, output: Path, overwrite: bool) -> bool:
         fault = f"{output}: is the pack of another folder"
     except BadInput as error:
         fault = str(error).partition("; ")[0]
+    if gone := only_here(output):
+        raise BadInput(
+            f"{fault}; the files of {len(gone)} of its arrays are gone ({some(gone)}): name another folder with --output, or remove it"
+        )
     if not overwrite:
         raise BadInput(f"{fault}; replace it with --overwrite, or name another folder with --output")
     return True
@@ -141,7 +156,7 @@ def main(argv=None) -> None:
     output = Path(os.path.abspath(options.output or f"{root}-packed"))
     with only_writer(output):
         if not check_places(root, output, options.overwrite):
-            print(f"{output}: up to date; --feature-root {output} reads it")
+            print(printable(f"{output}: up to date; --feature-root {shlex.quote(str(output))} reads it"))
             return
         temporary, old = (output.with_name(f".{output.name}.{kind}") for kind in ("tmp", "old"))
         for left in (temporary, old):  # by a process that was killed
@@ -159,7 +174,7 @@ def main(argv=None) -> None:
     for what, names in left_out.items():
         print(f"left out, {what}: {len(names)} ({some(names)})")
     sizes = ", ".join(f"{dtype} {count * np.dtype(dtype).itemsize / 2**30:.2f} GiB" for dtype, count in counts.items())
-    print(f"{output}: {arrays} arrays, {sizes}; name it where {root} stood, --feature-root {output}")
+    print(printable(f"{output}: {arrays} arrays, {sizes}; name it where {root} stood, --feature-root {shlex.quote(str(output))}"))
 
 
 if __name__ == "__main__":

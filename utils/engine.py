@@ -259,6 +259,18 @@ class Training:
                 self.save(folder)
 
 
+def can_go_on(folder: Path) -> bool:
+    """Whether a training has left its last.pt. Raises BadInput where that is gone: a new run would replace best.pt and log.jsonl."""
+    log = folder / "log.jsonl"
+    epochs = log.read_bytes().count(b"\n") if log.exists() else 0
+    there = (folder / "last.pt").exists()
+    if not there and epochs > 1:  # a kill may leave one, and the epoch is made again
+        raise BadInput(
+            f"--resume: {folder / 'last.pt'} is gone, log.jsonl tells of {epochs} epochs; put it back, or train anew: --overwrite"
+        )
+    return there
+
+
 def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.device, classes, figure=None, begin=dict) -> dict:
     """Train `model` on `train` (FeatureDataset) in `batches` (dataset.BalancedBatches, ShuffledBatches), keep last.pt and the selected
     best.pt in `folder`, return the latter.
@@ -269,7 +281,7 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
     last.pt is written after the step, of whichever rank, in which a signal came.
     """
     keep_freed_memory()
-    goes_on = options.resume and ranks.first((folder / "last.pt").exists)()
+    goes_on = options.resume and ranks.first(can_go_on)(folder)
     run = Training(model, options, classes, len(batches), {} if goes_on else begin())
     if options.compile:
         compile_graph(model)

@@ -55,7 +55,10 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         words = sys.argv[1:] if args is None else list(args)
-        for word in words:
+        for before, word in zip(["", *words], words, strict=False):
+            if not word or re.match(r"--[^=]+=$", word):
+                what = word.rstrip("=") or (before if before.startswith("-") else "")
+                self.error(f"{what or repr(word)}: found nothing, as a variable of the shell gives that is not set; expected a value")
             if "\0" in word:
                 self.error("a word with a NUL character, which no name has")
             if re.match(r"--[^=]+=--$", word):  # argparse takes the -- away, and gives an empty list

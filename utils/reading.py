@@ -317,18 +317,45 @@ def _check_sizes(config: dict, place: str, option: str) -> None:
             raise BadInput(f"{place}: {key} {shown(value)}; expected at most {most:,}; check {option}")
 
 
-def read_onnx(path: Path | str, option: str, kind, threads: int) -> tuple:
-    """A file of tools.export: its session in onnxruntime, on so many threads of the CPU, and its metadata, JSON in each value, as the
-    schema `kind` describes it. Raises BadInput where onnxruntime is missing, or the file is another one.
+class OnnxModel:
+    """A model in ONNX, in a session of onnxruntime. reads, gives: (type, shape) of its inputs and outputs by name; an axis of any length is
+    a text there.
+    """
+
+    def __init__(self, session, path: Path | str, todo: str):
+        self._session, self._path, self._todo = session, path, todo
+        both = (session.get_inputs(), session.get_outputs())
+        self.reads, self.gives = ({one.name: (one.type, one.shape) for one in ends} for ends in both)
+
+    def check(self, expected: dict[str, tuple[str, list[int]]]) -> None:
+        """Raise BadInput where an input or output is not `expected`: name -> type and shape, without the first axis, of any length."""
+        for name, (kind, shape) in (self.reads | self.gives).items():
+            if (kind, shape[1:]) != expected.get(name) or not shape or isinstance(shape[0], int):
+                said = "{} of T, {}".format(*expected[name]) if name in expected else f"one of {', '.join(expected)}"
+                raise BadInput(f"{self._path}: {name}, {kind} of {shape}; expected {said}; {self._todo}")
+
+    def __call__(self, **given: np.ndarray) -> dict[str, np.ndarray]:
+        """What it gives of arrays of as many rows. Raises BadInput where it cannot be computed, or has other rows."""
+        with parsing(f"{self._path}: onnxruntime cannot compute it", self._todo):
+            found = dict(zip(self.gives, self._session.run(list(self.gives), given), strict=True))
+            if odd := [name for name, values in found.items() if {len(values)} != set(map(len, given.values()))]:
+                raise ValueError(f"{odd[0]} has {len(found[odd[0]])} rows of {len(next(iter(given.values())))}")
+            return found
+
+
+def read_onnx(path: Path | str, option: str, kind, threads: int, todo: str | None = None) -> tuple[OnnxModel, Any]:
+    """A file of tools.export: its model, on so many threads of the CPU, and its metadata, JSON in each value, as the schema `kind` says.
+    Raises BadInput where onnxruntime is missing, or the file is another one. todo: what to do then.
     """
     try:
         import onnxruntime
     except ImportError as error:
         raise BadInput(f"{option} {path}: onnxruntime is missing ({error}); pip install -r requirements-app.txt") from None
     check_regular(path, option)
-    settings, todo = onnxruntime.SessionOptions(), f"export it anew (tools.export); check {option}"
-    settings.intra_op_num_threads, settings.log_severity_level = threads, 3
+    settings, todo = onnxruntime.SessionOptions(), todo or f"export it anew (tools.export); check {option}"
+    settings.intra_op_num_threads, settings.log_severity_level = threads, 4  # what it cannot do is told by us
     with parsing(f"{path}: not a model in ONNX", todo):
         session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
         found = session.get_modelmeta().custom_metadata_map
-    return session, checked(kind, {key: parse_json(text, f"{path}: {key}", todo) for key, text in found.items()}, str(path), todo)
+    about = checked(kind, {key: parse_json(text, f"{path}: {key}", todo) for key, text in found.items()}, str(path), todo)
+    return OnnxModel(session, path, todo), about

@@ -23,7 +23,7 @@ class Rules:
 
     merge: Seconds = 3.0
     minimum: Seconds = 1.0
-    longest: Seconds = 30.0
+    longest: real(0, 3600, gt=0) = 30.0
     cool_down: real(0, 10**6) = 60.0
     before: Seconds = 5.0
 

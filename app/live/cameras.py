@@ -26,7 +26,7 @@ from app.live.spool import Command, Spool, Webhook
 from app.live.stream import parse_source
 from utils.errors import BadInput, held, printable
 from utils.files import ROOT, locked, make_folder, write_json
-from utils.reading import CLOSED, Text, many, parse_toml, read_json, read_text, real, whole
+from utils.reading import CLOSED, Text, parse_toml, read_json, read_text, real, whole
 from utils.video.fragments import Footage
 from utils.video.frames import MAX_PIXELS
 
@@ -47,8 +47,21 @@ def _like(pattern: str, said: str) -> type:
 
 
 Name = _like(r"[\w-]{1,40}", "1 to 40 letters, digits, - and _")  # part of a file's name
-Hours = _like(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d", "a text such as 22:00-06:00")
+Line = _like(r"[^\x00-\x1f\x7f]+", "one line of text")
+Words = _like(r"(?s:[^\0]*)", "a text without NUL")
+Hours = _like(r"(?!(.*)-\1$)([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d", "a text such as 22:00-06:00")
 Point = Annotated[list[real(0, 1)], Field(min_length=2, max_length=2)]
+
+
+def _some(kind: type, least: int = 1) -> type:
+    return Annotated[list[kind], Field(min_length=least)]
+
+
+def _with_area(points: list) -> list:
+    (x, y), *others = points
+    if not any((a - x) * (d - y) != (b - y) * (c - x) for a, b in others for c, d in others):
+        raise ValueError("three points that are not in one line")
+    return points
 
 
 @dataclass(kw_only=True)
@@ -58,11 +71,11 @@ class Camera:
     __pydantic_config__ = CLOSED
 
     name: Name
-    address: Text
+    address: Line
     threshold: real(0, 1, gt=0) | None = None
-    classes: many(Text) | None = None
-    polygon: Annotated[list[Point], Field(min_length=3)] | None = None
-    hours: many(Hours) | None = None
+    classes: _some(Text) | None = None
+    polygon: Annotated[_some(Point, 3), AfterValidator(_with_area)] | None = None
+    hours: _some(Hours) | None = None
     latency: real(0, 3600, gt=0) | None = None
 
 
@@ -72,7 +85,7 @@ class Alerts(Rules):
 
     webhook: Text | None = None
     secret: Text | None = None
-    command: Annotated[list[Text], Field(min_length=1)] | None = None
+    command: _some(Words) | None = None
     spool_mb: whole(0, 10**6) = 1000
 
 
@@ -81,9 +94,9 @@ class File(TypedDict):
 
     __pydantic_config__ = CLOSED
 
-    camera: Annotated[list[Camera], Field(min_length=1)]
+    camera: _some(Camera)
     alerts: NotRequired[Alerts]
-    folder: NotRequired[Text]
+    folder: NotRequired[Line]
 
 
 class Status(TypedDict):
@@ -108,8 +121,12 @@ def read_cameras(path: Path | str, *, filled: bool = True) -> File:
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise BadInput(f"{place}: two cameras are called {twice}; expected a name for each; {todo}")
     for camera in plan["camera"]:
-        camera.address = _filled(camera.address, f"{place}: the address of {camera.name}", quoted=True)
-        if parse_source(camera.address).piped:
+        camera.address = _filled(camera.address, said := f"{place}: the address of {camera.name}", quoted=True)
+        try:
+            source = parse_source(camera.address)
+        except BadInput as error:
+            raise BadInput(f"{said}: {error}") from None
+        if source.piped:
             raise BadInput(f"{place}: {camera.name} is a pipe; expected an address, or a webcam's number; {todo}")
     if alerts := plan.get("alerts"):
         alerts.webhook, alerts.secret = (_filled(getattr(alerts, key) or "", f"{place}: alerts.{key}") for key in ("webhook", "secret"))
@@ -117,6 +134,10 @@ def read_cameras(path: Path | str, *, filled: bool = True) -> File:
             raise BadInput(f"{place}: alerts go nowhere; expected a webhook, a command, or both; {todo}")
         if alerts.webhook and not alerts.secret:
             raise BadInput(f"{place}: alerts.webhook without a secret; expected one that both sides know, it signs what is sent; {todo}")
+        if alerts.minimum > alerts.longest:
+            raise BadInput(
+                f"{place}: alerts.minimum {alerts.minimum:g}; expected at most longest, {alerts.longest:g}; {todo}"
+            )
     return plan
 
 
@@ -128,6 +149,8 @@ def _filled(text: str, place: str, quoted: bool = False) -> str:
             raise BadInput(f"{place}: the environment has no {found[1]}; export it, or name it in the service's EnvironmentFile")
         return quote(known, safe="", errors="surrogateescape") if quoted and found[0] != text else known
 
+    if odd := re.search(r"\$\{(?!\w+\})([^}@]*\})?", text):
+        raise BadInput(f"{place}: {odd[0]}; expected ${{NAME}}, a variable of the environment; correct it")
     return re.sub(r"\$\{(\w+)\}", value, text)
 
 

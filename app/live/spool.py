@@ -16,6 +16,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -85,10 +86,14 @@ class Webhook:
 
 class Command:
     """Starts a command: the event as JSON on standard input, the environment has ALERT_KEY, and the paths ALERT_PICTURE and ALERT_CLIP,
-    empty where there is none. Exit code 0 means that it was taken; the files go then.
+    empty where there is none. Exit code 0 means that it was taken; the files go then. Raises BadInput where there is no such program.
     """
 
     def __init__(self, words: list[str]):
+        if shutil.which(words[0]) is None:
+            raise BadInput(
+                f"alerts.command: {words[0]!r} is no program that can be started; name its path, and make it executable: chmod +x"
+            )
         self._words = words
 
     def __call__(self, key: str, event: bytes, picture: Path, clip: Path) -> None:

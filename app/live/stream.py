@@ -70,7 +70,15 @@ def parse_source(text: str) -> Source:
     scheme, slashes, rest = text.partition("://")
     address, _, path = rest.partition("/")
     host = address.rpartition("@")[2].partition("?")[0]
-    if not slashes or scheme.lower() not in SCHEMES or not host:
+    port = re.fullmatch(r"(?:\[[^\]]+\]|[^:\[\]\s]*)(?::(\d{1,5}))?", host)
+    if (
+        not slashes
+        or scheme.lower() not in SCHEMES
+        or not host
+        or re.search(r"[\x00-\x1f\x7f]", text)
+        or not port
+        or int(port[1] or 0) > 65535
+    ):
         masked = re.sub(r"//.*@", "//…@", text).partition("?")[0]
         expected = f"one of {', '.join(f'{name}://' for name in SCHEMES)} and a host, a webcam's number, or - (a pipe)"
         raise BadInput(f"{masked}: no stream; expected {expected}; check the address")

@@ -161,7 +161,17 @@ def test_what_is_done_is_known_until_something_changes(tmp_path):
     assert export.read_done(file, detector, about) is None
     (tmp_path / "out.csv").write_text("d,e")
     assert export.read_done(file, detector, about) == written
-    file.write_text(file.read_text()[:100])
+    for damage in (
+        {"begins": "x"},
+        {"begins": "2026-01-01T00:00:00Z"},
+        {"stills": [3]},
+        {"snippets": None},
+        {"segments": [{}]},
+        {"seconds": "a"},
+    ):
+        file.write_text(json.dumps(written | damage))
+        assert export.read_done(file, detector, about) is None
+    file.write_text(json.dumps(written)[:100])
     assert export.read_done(file, detector, about) is None
 
 

@@ -90,6 +90,9 @@ def test_nothing_is_replaced_unasked_nor_by_what_differs(best, exported, monkeyp
     with pytest.raises(BadInput, match=r"scorer\.onnx, 1 snippets: onnxruntime differs from PyTorch by .*; nothing was written"):
         export.main([*words, "--overwrite"])
     assert {path.name: path.read_bytes() for path in exported.iterdir()} == before
+    (tmp_path / "encoder.onnx").mkdir()
+    with pytest.raises(BadInput, match=r"encoder\.onnx: is no regular file; move it"):
+        export.main(["--checkpoint", str(best), "--output", str(tmp_path), "--overwrite"])
 
 
 def test_what_onnx_cannot_say_is_one_line(tmp_path):
@@ -128,6 +131,71 @@ def test_what_is_no_export_is_told(best, exported, tmp_path):
         load_exported(tmp_path)
 
 
+MEAN = "ReduceMean<axes = [1], keepdims = 0>(features)"
+FOREIGN = [  # ONNX text of a scorer with one of our own's metadata, and what is said of it
+    (
+        "float[T, 64] x",
+        "float[T] coarse",
+        "coarse = ReduceMean<axes = [1], keepdims = 0>(x)",
+        "x, tensor(float) of ['T', 64]; expected one of features",
+    ),
+    ("float16[T, 64] features", "float16[T] coarse", f"coarse = {MEAN}", "features, tensor(float16) of"),
+    (
+        "float[T, 64] features",
+        "float[64] coarse",
+        "coarse = ReduceMean<axes = [0], keepdims = 0>(features)",
+        "coarse, tensor(float) of [64]; expected",
+    ),
+    (
+        "float[T, 64] features",
+        "float[T, 64] coarse",
+        "coarse = Exp(features)",
+        "coarse, tensor(float) of ['T', 64]; expected tensor(float) of T, []",
+    ),
+    ("float[T, 64] features", "float[N] coarse", f"m = {MEAN} coarse = Concat<axis = 0>(m, m)", "coarse has 12 rows of 6"),
+    (
+        "float[T, 64] features",
+        "float[T] coarse",
+        f"m = {MEAN} g = Gather(m, row) coarse = Add(m, g)",
+        "scorer.onnx: onnxruntime cannot compute it",
+    ),
+]
+
+
+@pytest.mark.parametrize(("reads", "gives", "computes", "said"), FOREIGN)
+def test_a_foreign_model_with_our_metadata(reads, gives, computes, said, exported, tmp_path, capfd):
+    onnx = pytest.importorskip("onnx", reason="pip install -r requirements-app.txt")
+    text = f'<ir_version: 8, opset_import: ["" : 17]> g ({reads}) => ({gives}) <int64[1] row = {{9}}> {{ {computes} }}'
+    model = onnx.parser.parse_model(text)
+    known = onnxruntime.InferenceSession(exported / "scorer.onnx").get_modelmeta().custom_metadata_map
+    onnx.helper.set_model_props(model, known)
+    onnx.save(model, tmp_path / "scorer.onnx")
+    (tmp_path / "encoder.onnx").write_bytes((exported / "encoder.onnx").read_bytes())
+    with pytest.raises(BadInput) as caught:
+        load_exported(tmp_path, threshold=0.5).score(torch.ones(6, 1, 64))
+    assert said in str(caught.value)
+    assert not capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"recipe": {"crops": 1, "stride": 1.5, "keep_aspect": False, "size": 32, "resize": "cv2"}}, "recipe.stride 1.5; expected"),
+        ({"recipe": {"size": 32}}, "has no recipe.crops"),
+        ({"classes": ["normal"]}, "classes ['normal']; expected a list of at least 2 items"),
+    ],
+)
+def test_metadata_that_no_export_has(change, said, exported, tmp_path):
+    onnx = pytest.importorskip("onnx", reason="pip install -r requirements-app.txt")
+    model = onnx.load(exported / "scorer.onnx")
+    known = {one.key: one.value for one in model.metadata_props} | {key: json.dumps(value) for key, value in change.items()}
+    onnx.helper.set_model_props(model, known)
+    onnx.save(model, tmp_path / "scorer.onnx")
+    with pytest.raises(BadInput) as caught:
+        load_exported(tmp_path)
+    assert said in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -136,11 +204,13 @@ def test_what_is_no_export_is_told(best, exported, tmp_path):
         (["--runtime", "onnx", "--checkpoint", "DIR", "--device", "cuda"], "--device: does nothing with --runtime onnx"),
         (["--classes", "smoke", "--runtime", "onnx"], "--classes: is by text alone, --runtime is of a trained checkpoint"),
         (["--checkpoint", "DIR"], "an export; add --runtime onnx"),
+        (["--runtime", "onnx", "--checkpoint", "DIR", "--caption-encoder", "x"], "scorer.onnx: reads no captions; leave --caption-encoder"),
+        (["--checkpoint", "BEST", "--caption-pooling", "mean"], "best.pt: reads no captions; leave --caption-encoder"),
     ],
 )
-def test_what_does_not_fit_is_told(words, said, exported, tmp_path):
+def test_what_does_not_fit_is_told(words, said, best, exported, tmp_path):
     video = str(make_video(tmp_path / "a.mp4", frames=20))
-    words = [str(exported) if word == "DIR" else word for word in words]
+    words = [{"DIR": str(exported), "BEST": str(best)}.get(word, word) for word in words]
     with pytest.raises(BadInput, match=said):
         demo.main([video, "--output", str(tmp_path / "out"), *words])
 

@@ -277,6 +277,29 @@ def test_damaged_values_are_never_read(tmp_path):
 # The tool
 
 
+def test_an_array_that_is_nowhere_else_is_not_replaced(tmp_path):
+    for name in ("a__0.npy", "b__0.npy"):
+        save(tmp_path / "root" / name)
+    pack = packed(tmp_path / "root")
+    (tmp_path / "root" / "b__0.npy").unlink()
+    save(tmp_path / "root" / "c__0.npy")
+    before = {path.name: path.read_bytes() for path in pack.iterdir()}
+    for more in ([], ["--overwrite"]):
+        with pytest.raises(
+            BadInput, match=r"c__0\.npy is new since; the files of 1 of its arrays are gone \(b__0\.npy\): name another folder"
+        ):
+            packed(tmp_path / "root", *more)
+    assert {path.name: path.read_bytes() for path in pack.iterdir()} == before
+
+
+def test_a_folder_of_any_name(tmp_path, capsys):
+    save(tmp_path / "a b\nc" / "v__0.npy")
+    packed(tmp_path / "a b\nc")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith("b\\nc-packed'")
+    assert str(tmp_path) in last
+
+
 def test_what_is_no_feature_file_is_left_out_and_named(tmp_path, capsys):
     root = tmp_path / "root"
     save(root / "v.npy")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from utils.errors import BadInput
-from utils.reading import OPEN, Text, whole
+from utils.reading import OPEN, OnnxModel, Text, whole
 from utils.text import load_clip
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -86,17 +86,18 @@ class OnnxImages(TypedDict):
 
 
 class OnnxEncoder(ImageEncoder):
-    """An encoder that tools.export wrote, in a session of onnxruntime."""
+    """An encoder that tools.export wrote. Raises BadInput where the model is not as its metadata say."""
 
-    def __init__(self, session, about: OnnxImages):
+    def __init__(self, exported: OnnxModel, about: OnnxImages):
         super().__init__(nn.Identity(), name=about["name"], size=about["size"], width=about["width"], mean=(0.0,) * 3, std=(1.0,) * 3)
-        self.session, self.exported = session, about["digest"]
+        exported.check({"pictures": ("tensor(uint8)", [3, self.size, self.size]), "features": ("tensor(float)", [self.width])})
+        self.exported, self.exported_digest = exported, about["digest"]
 
     def forward(self, pictures: Tensor) -> Tensor:
-        return torch.from_numpy(self.session.run(["features"], {"pictures": pictures.numpy()})[0])
+        return torch.from_numpy(self.exported(pictures=pictures.numpy())["features"])
 
     def digest(self) -> str:
-        return self.exported
+        return self.exported_digest
 
 
 def short_name(name_or_path: str) -> str:

@@ -170,8 +170,14 @@ def test_a_command(tmp_path):
     assert [state for state, _ in said] == ["spooled", "refused", "taken"]
     assert said[1][1]["reason"] == "exit code 7"
     assert (tmp_path / "taken").read_text() == f"{key}JPEG\n" * 2
+    (program := tmp_path / "tell").touch(mode=0o755)
+    command = Command([str(program)])
+    program.unlink()
     with pytest.raises(FileNotFoundError):  # which Spool takes for a refusal
-        Command(["/nowhere/at/all"])(key, b"{}", tmp_path, tmp_path)
+        command(key, b"{}", tmp_path, tmp_path)
+    for wrong in ("/nowhere/at/all", "", str(tmp_path)):
+        with pytest.raises(BadInput, match=r"^alerts\.command: '.*' is no program that can be started; name its path"):
+            Command([wrong])
 
 
 def test_a_command_that_hangs_is_killed(tmp_path, monkeypatch):
