@@ -8,6 +8,7 @@ import torch
 import ucf_train
 from model import SYSTEMS
 from test_stops import prepared
+from utils.errors import BadInput
 
 
 @pytest.mark.slow
@@ -26,6 +27,17 @@ def test_every_system_is_one_graph(name, small_clip, small_distilbert):
     for theirs, ours in zip(*given, strict=True):
         assert (theirs is None) == (ours is None)
         assert theirs is None or torch.allclose(ours, theirs, rtol=1e-3, atol=1e-5 + 1e-4 * float(theirs.abs().max()))
+
+
+def test_a_compiler_that_is_missing_is_told(small_sample, tmp_path, monkeypatch):
+    def missing(graph, inputs):
+        raise RuntimeError("No working C++ compiler found")
+
+    real = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda model, **more: real(model, **more, backend=missing))
+    words = [*small_sample("ucf", model="deepmil"), "--max-epoch", "1", "--seed", "1", "--output", str(tmp_path / "run"), "--compile"]
+    with pytest.raises(BadInput, match=r"^--compile: torch\.compile cannot do it here \(.*No working C\+\+ compiler found\); leave it out"):
+        ucf_train.main(words)
 
 
 @pytest.mark.slow
