@@ -43,6 +43,17 @@ def test_what_cannot_be_one_graph_is_told(small_clip, small_distilbert, monkeypa
         engine.compile_graph(torch.nn.Linear(1, 1))
 
 
+def test_a_compiler_that_is_missing_is_told(small_sample, tmp_path, monkeypatch):
+    def missing(graph, inputs):
+        raise RuntimeError("No working C++ compiler found")
+
+    real = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda model, **more: real(model, **more, backend=missing))
+    words = [*small_sample("ucf", model="deepmil"), "--max-epoch", "1", "--seed", "1", "--output", str(tmp_path / "run"), "--compile"]
+    with pytest.raises(BadInput, match=r"^--compile: torch\.compile cannot do it here \(.*No working C\+\+ compiler found\); leave it out"):
+        ucf_train.main(words)
+
+
 @pytest.mark.slow
 def test_a_training_compiles(small_sample, tmp_path, monkeypatch):
     real, asked = torch.nn.Module.compile, []

@@ -31,7 +31,7 @@ from utils.evaluation.scores import Scores
 from utils.files import replacing
 from utils.options import PER_MACHINE, as_trained
 from utils.prefetch import ahead, make_loader, moved
-from utils.reading import OPEN, read_json_lines, real, whole
+from utils.reading import OPEN, read_json_lines, real, reason, whole
 from utils.systems.base import Output
 
 READ = 20  # steps of a GPU after which their losses are read; until then it is not waited for
@@ -312,6 +312,11 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
                 if run.step:
                     run.save(folder)
                 raise
+            except RuntimeError as error:
+                if not any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__):
+                    raise
+                said = reason(getattr(error, "inner_exception", error))
+                raise BadInput(f"--compile: torch.compile cannot do it here ({said}); leave it out, or install that") from None
             for name, value in run.log[-1].items() if board else ():
                 board.add_scalar(name, value, run.epoch)
             tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in run.log[-1].items()))

@@ -135,9 +135,7 @@ def read_cameras(path: Path | str, *, filled: bool = True) -> File:
         if alerts.webhook and not alerts.secret:
             raise BadInput(f"{place}: alerts.webhook without a secret; expected one that both sides know, it signs what is sent; {todo}")
         if alerts.minimum > alerts.longest:
-            raise BadInput(
-                f"{place}: alerts.minimum {alerts.minimum:g}; expected at most longest, {alerts.longest:g}; {todo}"
-            )
+            raise BadInput(f"{place}: alerts.minimum {alerts.minimum:g}; expected at most longest, {alerts.longest:g}; {todo}")
     return plan
 
 

@@ -285,9 +285,7 @@ def test_an_array_that_is_nowhere_else_is_not_replaced(tmp_path):
     save(tmp_path / "root" / "c__0.npy")
     before = {path.name: path.read_bytes() for path in pack.iterdir()}
     for more in ([], ["--overwrite"]):
-        with pytest.raises(
-            BadInput, match=r"c__0\.npy is new since; the files of 1 of its arrays are gone \(b__0\.npy\): name another folder"
-        ):
+        with pytest.raises(BadInput, match=r"is new since; the files of 1 of its arrays are gone \(b__0\.npy\): name another"):
             packed(tmp_path / "root", *more)
     assert {path.name: path.read_bytes() for path in pack.iterdir()} == before
 
