@@ -596,7 +596,7 @@ def test_a_folder_of_other_rewrites_is_refused(source, tmp_path, serve, capsys):
         (["--endpoint", "localhost:8000"], "--endpoint localhost:8000: expected http"),
         (["--endpoint", f"http://user:{KEY}@localhost/v1"], "OPENAI_API_KEY"),
         (["--endpoint", f"http://localhost/v1?key={KEY}"], "OPENAI_API_KEY"),
-        (["--model", ""], "name one with --model"),
+        (["--model", ""], "--model: found nothing"),
         (["--versions", "0"], "--versions 0: expected a whole number from 1 to 100"),
         (["--top-p", "1.5"], "--top-p 1.5"),
         (["--retries", "-1"], "--retries -1"),

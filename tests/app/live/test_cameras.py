@@ -83,7 +83,7 @@ GOOD = '[[camera]]\nname = "a"\naddress = "rtsp://host/a"\n'
         (GOOD + '[alerts]\nwebhook = "http://a"', "alerts.webhook without a secret"),
         (GOOD + "[alerts]\ncommand = []", "alerts.command"),
         (GOOD + '[alerts]\ncommand = ["a\\u0000b"]', "alerts.command.0 'a\\x00b'; expected a text without NUL"),
-        (GOOD + '[alerts]\ncommand = ["a"]\nminimum = 50', "alerts.minimum 50; expected at most longest, 30, else none is told"),
+        (GOOD + '[alerts]\ncommand = ["a"]\nminimum = 50', "alerts.minimum 50; expected at most longest, 30;"),
         (GOOD + '[alerts]\ncommand = ["a"]\nlongest = 0', "alerts.longest 0; expected a value above 0"),
         ('folder = "a\\u0000b"\n' + GOOD, "folder 'a\\x00b'; expected one line of text"),
         (GOOD + "classes = []", "camera.0.classes []; expected a list of at least 1 item"),
