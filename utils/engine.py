@@ -328,13 +328,13 @@ def share_random_state() -> None:
     checkpoint.set_random_state(ranks.first(checkpoint.random_state)())
 
 
-def compile_graph(model: nn.Module) -> None:
-    """`--compile`: what the model computes as one graph. Raises BadInput where it cannot be one."""
+def compile_graph(model: nn.Module, **more) -> None:
+    """`--compile`: what the model computes as one graph. more: for torch.compile. Raises BadInput where it cannot be one."""
     if ranks.count() > 1:
         raise BadInput(f"--compile: one process expected, torchrun started {ranks.count()}; leave it out, or start one with python")
     if found := next((type(part).__name__ for part in model.modules() if not getattr(part, "compiles", True)), None):
         raise BadInput(f"--compile: {type(model).__name__} has {found}, which torch.compile cannot take into a graph; leave it out")
-    model.compile(fullgraph=True)
+    model.compile(fullgraph=True, **more)
 
 
 def train_epoch(run: Training, train, order: RankBatches, loaded: Iterable, device: torch.device, folder: Path, came: list) -> None:

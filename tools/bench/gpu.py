@@ -127,7 +127,11 @@ def bench_steps(words, clip_model, device: torch.device, rates: dict[str, float]
             options.compile = compiled
             if compiled:
                 torch.compiler.reset()
-                model.compile(fullgraph=True, backend=backend)
+                try:
+                    engine.compile_graph(model, backend=backend)
+                except BadInput as error:
+                    print(f"{name}, compiled: {error}")
+                    continue
             float(step())
             took = several(step, device)
             peak = f", peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if device.type == "cuda" else ""
