@@ -53,10 +53,10 @@ def test_real_clip_features_with_class_texts_from_a_file(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)  # four trainings of the whole sample
+@pytest.mark.timeout(1500)  # trainings of the whole sample
 @pytest.mark.parametrize(("key", "option", "train"), [("xd", xd_option, xd_train), ("ucf", ucf_option, ucf_train)])
 def test_the_sample_is_learnt_and_its_shuffled_labels_are_not(key, option, train, tmp_path):
-    for shuffle in (False, True):
+    for shuffle in (False, True) if key == "xd" else (False,):
         sample = make_sample(tmp_path / str(shuffle) / key, key, shuffle_labels=shuffle)
         files = {"feature-root": "features", "train-list": "train.csv", "test-list": "test.csv", "gt-path": "gt.json"}
         files |= {"clip": "clip.pt", "distilbert": "distilbert"}

@@ -46,7 +46,11 @@ def joined():
     store, number, size = next(rendezvous("env://"))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     # While the first one draws pictures the others wait. Who dies is noticed at once: the connection breaks.
-    dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=timedelta(days=30))
+    try:
+        dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=timedelta(days=30))
+    except RuntimeError as error:
+        said = str(error).partition("\n")[0]
+        raise BadInput(f"torchrun: its processes do not reach each other ({said}); start it again, or see GLOO_SOCKET_IFNAME") from None
     try:
         with contextlib.ExitStack() as stack:
             if number:

@@ -321,7 +321,7 @@ def test_goes_on_after_an_interruption(run, tmp_path, monkeypatch, more, tail):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["blip", "smolvlm"])
+@pytest.mark.parametrize("model", ["smolvlm"])
 def test_goes_on_after_a_kill(run, captioners, tmp_path, model):
     """SIGKILL in the middle of a video, then once to the end: the bytes of an undisturbed run."""
     make_video(tmp_path / "long.mp4", 2000, picture=noise)

@@ -222,7 +222,6 @@ def test_what_does_not_fit_is_told(words, said, best, exported, tmp_path):
     + [
         ("dsanet", "--mask-padding"),
         ("trclip", "--branches text --mask-padding"),
-        ("reflip", "--temporal local+gcn --blocks vta --no-v-prompt"),
     ],
 )
 def test_every_system_of_every_length(name, more, small_sample, tmp_path):

@@ -69,7 +69,7 @@ def test_ten_crops_of_all_real_videos(size):
 
     torch.manual_seed(0)
     clip_model = openai_clip().model.CLIP(64, size, 2, 64, size // 4, 77, 49408, 64, 1, 2).eval()
-    check_clips(sorted((REAL / "videos").iterdir()), clip_model)
+    check_clips(sorted((REAL / "videos").iterdir())[:: 1 if size == 32 else 4], clip_model)
 
 
 @pytest.mark.parametrize("crops", [1, 5])
