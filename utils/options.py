@@ -162,16 +162,8 @@ GROUPS = {
 }
 TEST_ONLY = {"checkpoint", "save_scores", "json"}
 FOLDS = {"folds", "folds_of", "shuffle_labels"}  # decide which lists a run is of, as files do
-OF_ONE_RUN = {
-    "preset",
-    "init",
-    "freeze",
-    "resume",
-    "save_steps",
-    "compile",
-    "overwrite",
-    "seeds",
-}  # of that group, what an option file need not set
+# Of that group, what an option file need not set.
+OF_ONE_RUN = {"preset", "init", "freeze", "resume", "save_steps", "compile", "overwrite", "seeds"}
 TESTED_TOO = {"device", "precision"}  # of the group "training", what a test script has, too
 PER_MACHINE = {
     *("resume", "save_steps", "compile", "overwrite", "output", "init", "device", "workers", "cache", "plots"),
