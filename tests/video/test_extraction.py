@@ -64,12 +64,12 @@ def test_ten_crops_of_real_videos_are_those_of_a_literal_reference(small_clip):
 @needs_clips
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [32, 224])
-def test_ten_crops_of_all_real_videos(size):
+def test_ten_crops_of_real_videos(size):
     from utils.text import openai_clip
 
     torch.manual_seed(0)
     clip_model = openai_clip().model.CLIP(64, size, 2, 64, size // 4, 77, 49408, 64, 1, 2).eval()
-    check_clips(sorted((REAL / "videos").iterdir())[:: 1 if size == 32 else 4], clip_model)
+    check_clips(sorted((REAL / "videos").iterdir())[:: 2 if size == 32 else 4], clip_model)
 
 
 @pytest.mark.parametrize("crops", [1, 5])

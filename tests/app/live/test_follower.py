@@ -543,9 +543,11 @@ class Counter:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
-def test_two_hours_with_three_cuts(monkeypatch):
-    """Memory is flat, no snippet is lost or scored twice: 25 frames a second for two hours, as fast as they are decoded."""
-    total = 2 * 3600 * 25
+def test_hours_with_three_cuts(monkeypatch):
+    """Memory is flat, no snippet is lost or scored twice: 25 frames a second for HOURS hours, as fast as they are decoded; 2 are the run of
+    docs/own-videos.md.
+    """
+    total = int(float(os.environ.get("HOURS", 0.5)) * 3600 * 25)
     # Cut in the middle of snippets, then on at a later key frame: what was shown between is missed.
     cuts = [total * share // 100 for share in (55, 70, 85)]
     ends = [cuts[0] + 7, cuts[1] + 99, cuts[2] + 201, total]
@@ -573,7 +575,7 @@ def test_two_hours_with_three_cuts(monkeypatch):
     assert numbers == expected.tolist()
     assert (out.wrong, out.next) == ([], snippets)
     assert [out.lines[f"connection {state}"] for state in ("open", "cut", "retry", "end")] == [4, 4, 4, 1]
-    assert out.lines["event start"] == out.lines["event end"] > 100
+    assert out.lines["event start"] == out.lines["event end"] > total // 1800
     parents, children = zip(*out.sizes.values(), strict=True)
     parents += (memory(),)
     assert max(parents) - parents[0] < 5 * 2**20
