@@ -17,7 +17,7 @@ test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest $(TWO)
 
 slow: $(VENV)/test.stamp
-	$(BIN)/python -m pytest $(TWO) -m slow
+	$(BIN)/python -m pytest $(TWO) -m slow --no-loadscope-reorder --durations 20
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check --fix .

@@ -41,7 +41,8 @@ def text_detector(
     if not all(events) or len({event.lower() for event in events} | {"normal"}) <= len(events):
         raise BadInput(f"--classes {' '.join(map(repr, events))}: expected different names of events, none of them empty or 'normal'")
     model, place = load_clip(clip), engine.pick_device(device)
-    described, scale = [*normal, *(TEMPLATE.format(event) for event in events)], float(model.logit_scale.exp())
+    engine.check_encoding(precision, place)
+    described, scale = [*normal, *(TEMPLATE.format(event) for event in events)], float(model.logit_scale.detach().exp())
     try:
         with torch.inference_mode():
             texts = PositionPrompt(described, CLIPText(model), prefix=0, postfix=0).encoded()

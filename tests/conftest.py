@@ -20,7 +20,11 @@ settings.load_profile("same")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONGEST = ("test_kills.py", "test_real.py", "test_ranks.py")  # minutes each, and a file is of one process
+
+
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONGEST)  # first, so that none of them is left for one process alone
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(600))

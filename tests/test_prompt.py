@@ -73,7 +73,9 @@ def test_class_features_of_another_width_train_and_test(name, small_sample, tmp_
     np.save(tmp_path / "text.npy", np.random.default_rng(0).standard_normal((7, 40)).astype(np.float32))
     words = ["--text-features", str(tmp_path / "text.npy")]
     xd_train.main([*small_sample("xd", model=name), *words, "--max-epoch", "1", "--output", str(tmp_path / "run")])
-    assert ("a trained map (ours) brings 40 columns to the features' 64" in capsys.readouterr().out) == (name != "trclip")
+    said = capsys.readouterr().out
+    assert ("a trained map (ours) brings 40 columns to the features' 64" in said) == (name != "trclip")
+    assert said.count(f"note: not used by --model {name} as it is set here: --clip, --distilbert\n") == 1  # where features are given
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["fine"]["auc"]["value"] is not None
     best = ["--checkpoint", str(next((tmp_path / "run").glob("seed-*/best.pt"))), "--output", str(tmp_path / "again")]

@@ -19,6 +19,7 @@ from utils.errors import BadInput, printable, some
 from utils.evaluation.ground_truth import GroundTruth, load_ground_truth
 from utils.evaluation.scores import check_lengths
 from utils.labels import SNIPPET, Dataset
+from utils.options import declared
 from utils.prompt import projects
 from utils.reading import open_array
 
@@ -35,6 +36,18 @@ def load_text(options):
             print(f"note: {encoder.note}; --pooling chooses ({', '.join(text.POOLING)})")
         return encoder
     return text.load_clip(options.clip)
+
+
+def unused_text(options) -> list[str]:
+    """The typed options of the text side that this system, as the others set it, has no use for, in the order of --help."""
+    system, used = SYSTEMS[options.model], set()
+    if system.text(options) and options.text_features:
+        used = {"text_features"}
+    elif system.text(options):
+        used = {"sentence_encoder", "pooling"} if options.sentence_encoder else {"clip"}
+        used |= {name for name, path in system.transformers(options).items() if path}
+    of_text = [one for one in declared(options.model).values() if one.group == "text"]
+    return [one.flag for one in of_text if one.name in options.typed.keys() - used]
 
 
 def read_text_features(path: str) -> torch.Tensor:
@@ -54,6 +67,8 @@ def load_model(options, seed: int, classes: Sequence[str] = ()) -> torch.nn.Modu
     names, else the data set's.
     """
     encoder, names = load_text(options), options_of(options.model)
+    if seed == (options.seeds or [seed])[0] and (unused := unused_text(options)):
+        print(f"note: not used by --model {options.model} as it is set here: {', '.join(unused)}")
     beside = {
         name: text.load_transformer(path, f"--{name}") if path and isinstance(encoder, torch.nn.Module) else None
         for name, path in SYSTEMS[options.model].transformers(options).items()

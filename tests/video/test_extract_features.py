@@ -237,6 +237,20 @@ def test_processes_of_torchrun_share_the_work(tmp_path, videos, whole, clip, mon
     assert contents(tmp_path / "features") == contents(whole)
 
 
+@pytest.fixture(autouse=True)
+def any_processor(monkeypatch):
+    """bf16 is tried wherever the tests run."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+
+
+def test_bf16_where_it_would_be_slower(tmp_path, videos, clip, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", "avx512_f": True, "avx512_bf16": False})
+    words = ("--precision", "bf16", "--device", "cpu")
+    assert "--precision bf16: this processor has no bf16 products" in refused(videos, tmp_path / "features", clip, *words)
+    assert not (tmp_path / "features").exists()
+    extract(videos / "Abuse001_x264.mp4", tmp_path / "features", clip, "--device", "cpu")
+
+
 def refused(*arguments) -> str:
     with pytest.raises(BadInput) as error:
         extract(*arguments)
