@@ -17,6 +17,7 @@ exp(Δ A) = 2^(Δ A / ln 2): on a CPU PyTorch's exp takes up to ten times as lon
 
 import functools
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,8 @@ def solve(decays: list[Tensor], x: Tensor) -> None:
     (`halved`) are the steps' alone, else by pairs of steps, which follow the same recurrence.
     """
     (decay, *more), steps = decays, len(x)
+    if steps == 1:
+        return
     if not more:
         for factor, before, now in zip(decay.unbind()[1:], x.unbind(), x.unbind()[1:], strict=False):
             now.addcmul_(factor, before)
@@ -62,19 +65,32 @@ def solve_back(decays: list[Tensor], x: Tensor) -> None:
     x[: steps - 1 : 2].addcmul_(decay[1::2], pairs)
 
 
-def advance(decay: Tensor, states: Tensor, h: Tensor, delta: Tensor, x: Tensor, A: Tensor, B: Tensor, floor: float | None) -> list[Tensor]:
-    """Write a group's decays 2^(Δ A) and states (steps, videos, N, W) from h (videos, N, W), the state before it; the decays `halved`.
+class Steps(NamedTuple):
+    """Some steps of a buffer, and views of them: making a view takes as long as reading a small array."""
 
-    delta, x = Δ u (steps, videos, W); A (N, W); B (steps, videos, N).
+    all: Tensor  # (steps, videos, N, W)
+    rows: Tensor  # (steps · videos, N, W)
+    first: Tensor  # (videos, N, W)
+    last: Tensor
+
+
+def steps_of(x: Tensor) -> Steps:
+    return Steps(x, rows(x), x[0], x[-1])
+
+
+def advance(decay: Steps, states: Steps, h: Tensor, delta: Tensor, x: Tensor, A: Tensor, B: Tensor, floor: float | None) -> list[Tensor]:
+    """Write a group's decays 2^(Δ A) and states from h (videos, N, W), the state before it; the decays `halved`.
+
+    delta, x = Δ u (steps, videos, 1, W); A (N, W); B (steps, videos, N, 1).
     """
-    torch.mul(delta[:, :, None], A, out=decay)
+    torch.mul(delta, A, out=decay.all)
     if floor is not None:
-        decay.clamp_(min=floor)
-    decay.exp2_()
-    torch.mul(B[..., None], x[:, :, None], out=states)
-    states[0].addcmul_(decay[0], h)
-    decays = halved(decay, few_steps(decay.device))
-    solve(decays, states)
+        decay.all.clamp_(min=floor)
+    decay.all.exp2_()
+    torch.mul(B, x, out=states.all)
+    states.first.addcmul_(decay.first, h)
+    decays = halved(decay.all, few_steps(h.device))
+    solve(decays, states.all)
     return decays
 
 
@@ -120,22 +136,24 @@ class SelectiveScan(torch.autograd.Function):
         videos, steps = group_sizes(size, min(chunk, length), A.numel(), u.device)
         chunk = -(-chunk // steps) * steps
         borders = u.new_empty(-(-length // chunk), size, states, width)  # the states before each chunk
-        decay, *buffers = (u.new_empty(steps * videos * A.numel()) for _ in range(3))
+        buffers = [u.new_empty(steps * videos * A.numel()) for _ in range(3)]
         y = u * D
         for first in range(0, size, videos):
             block = slice(first, first + videos)
             xs, deltas, Bs, Cs = (by_time(v[block]) for v in (u * delta, delta, B, C))
             ys, n = torch.empty_like(xs), xs.shape[1]
             h = u.new_zeros(n, states, width)
-            for start in range(0, length, steps):
-                if start % chunk == 0:
-                    borders[start // chunk, block] = h
-                d, x, b, c, out = (v[start : start + steps] for v in (deltas, xs, Bs, Cs, ys))
-                buffers.reverse()  # h lies in the other one
-                factors, now = (shaped(buffer, len(x), n, states, width) for buffer in (decay, buffers[0]))
-                advance(factors, now, h, d, x, powers, b, floor)
-                h = now[-1]
-                torch.bmm(rows(c)[:, None], rows(now), out=rows(out)[:, None])
+            cut = functools.cache(lambda steps, n=n: [steps_of(shaped(buffer, steps, n, states, width)) for buffer in buffers])
+            inputs = groups(steps, deltas[:, :, None], xs[:, :, None], Bs[..., None])
+            products = groups(steps * n, rows(Cs)[:, None], rows(ys)[:, None])
+            for number, ((d, x, b), (c, out)) in enumerate(zip(inputs, products, strict=True)):
+                if number * steps % chunk == 0:
+                    borders[number * steps // chunk, block] = h
+                decay, *two = cut(len(x))
+                now = two[number % 2]  # h lies in the other one
+                advance(decay, now, h, d, x, powers, b, floor)
+                h = now.last
+                torch.bmm(c, now.rows, out=out)
             y[block] += ys.transpose(0, 1)
         ctx.save_for_backward(u, delta, A, B, C, D, borders)
         ctx.chunk, ctx.floor, ctx.sizes = chunk, floor, (videos, steps)
@@ -155,30 +173,44 @@ class SelectiveScan(torch.autograd.Function):
             xs, deltas, Bs, Cs, dys = (by_time(v[block]) for v in (u * delta, delta, B, C, dy))
             found = [torch.empty_like(v) for v in (xs, deltas, Bs, Cs)]
             n = xs.shape[1]
+
+            @functools.cache
+            def cut(length: int, n: int = n) -> list[tuple]:
+                """A chunk's decays, states before and behind its steps, gradients of those, and sums for A, group by group."""
+                E, around = (shaped(buffer, length + more, n, states, width) for buffer, more in ((decay, 0), (h, 1)))
+                parts = groups(steps, E, around[:-1], around[1:])
+                sums = [(steps_of(shaped(g, len(E), n, states, width)), dA[: len(E), :n]) for E, *_ in parts]
+                return [(steps_of(E), before, steps_of(after), *more) for (E, before, after), more in zip(parts, sums, strict=True)]
+
+            inputs = groups(steps, deltas[:, :, None], xs[:, :, None], Bs[..., None], found[1])
+            dxs, _, dBs, dCs = (rows(v) for v in found)
+            products = (rows(xs)[..., None], rows(Bs)[:, None], rows(dys)[..., None], dxs[:, None], dBs[..., None], dCs[..., None])
+            products = groups(steps * n, *products)
+            Cs, dys = Cs[..., None], dys[:, :, None]
+            ends = groups(1, Cs, dys)
             onward = u.new_zeros(n, states, width)  # ∂/∂h_t by way of h_{t+1}
             for start in reversed(range(0, length, chunk)):
-                part = slice(start, start + chunk)
-                inputs = [v[part] for v in (deltas, xs, Bs, Cs, dys)]
-                factors, around = (shaped(buffer, len(inputs[0]) + more, n, states, width) for buffer, more in ((decay, 0), (h, 1)))
-                last, decays = around[0].copy_(borders[start // chunk, block]), []
-                for E, after, d, x, b in groups(steps, factors, around[1:], *inputs[:3]):
-                    decays.append(advance(E, after, last, d, x, powers, b, ctx.floor))
-                    last = after[-1]
-                rest = groups(steps, around[:-1], around[1:], *inputs, *(v[part] for v in found))
-                for halvings, (before, after, d, x, b, c, y, dx_, dd_, dB_, dC_) in reversed(list(zip(decays, rest, strict=True))):
-                    E = halvings[0]
-                    G = shaped(g, len(x), n, states, width)  # ∂/∂h_t
-                    torch.addcmul(onward, c[-1, ..., None], y[-1, :, None], out=G[-1])
-                    if len(x) > 1:
-                        torch.mul(c[:-1, ..., None], y[:-1, :, None], out=G[:-1])
-                        solve_back(halvings, G)
-                    torch.bmm(rows(after), rows(y)[..., None], out=rows(dC_)[..., None])
-                    torch.bmm(rows(G), rows(x)[..., None], out=rows(dB_)[..., None])
-                    torch.bmm(rows(b)[:, None], rows(G), out=rows(dx_)[:, None])
-                    E.mul_(G)
-                    onward = E[0]
-                    q = torch.mul(E, before, out=G)  # ∂/∂(Δ_t A)
-                    dA[: len(x), :n].addcmul_(q, d[:, :, None])
+                parts = list(enumerate(cut(min(chunk, length - start)), start // steps))
+                last, decays = shaped(h, 1, n, states, width)[0].copy_(borders[start // chunk, block]), {}
+                for number, (E, _, after, *_) in parts:
+                    d, x, b, _ = inputs[number]
+                    decays[number] = advance(E, after, last, d, x, powers, b, ctx.floor)
+                    last = after.last
+                for number, (E, before, after, G, dA_) in reversed(parts):
+                    d, *_, dd_ = inputs[number]
+                    x, b, y, dx_, dB_, dC_ = products[number]
+                    end = min((number + 1) * steps, length) - 1
+                    torch.addcmul(onward, *ends[end], out=G.last[None])  # ∂/∂h_t
+                    if len(G.all) > 1:
+                        torch.mul(Cs[number * steps : end], dys[number * steps : end], out=G.all[:-1])
+                        solve_back(decays[number], G.all)
+                    torch.bmm(after.rows, y, out=dC_)
+                    torch.bmm(G.rows, x, out=dB_)
+                    torch.bmm(b, G.rows, out=dx_)
+                    E.all.mul_(G.all)
+                    onward = E.first
+                    q = torch.mul(E.all, before, out=G.all)  # ∂/∂(Δ_t A)
+                    dA_.addcmul_(q, d)
                     torch.sum(q.mul_(A), 2, out=dd_)
                 onward = onward.clone()  # the next chunk's decays overwrite it
             for all_, rows_ in zip((dx, d_delta, dB, dC), found, strict=True):
