@@ -42,6 +42,7 @@ def literal_text(model: ReFLIPVAD) -> Tensor:
 
 def bench_step() -> None:
     """One training step at the paper's sizes: batch 128, length 512, width 512, N = 24, τ = 0.07."""
+    engine.keep_freed_memory()  # as a training does
     model = paper_sized()
     with torch.no_grad():
         ours, literal = model.prompt(), literal_text(model)
