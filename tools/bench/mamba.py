@@ -29,7 +29,7 @@ from utils.systems import mamba
 from utils.text import openai_clip
 
 SIZES = ((8, 256, 512, 256), (8, 4096, 64, 16))  # B, T, W, N: TrCLIP-VAD's wider Mamba block; a long video, few channels and states
-EXPS, PASSES = 2, 17  # of utils/systems/mamba.py, over each of the B · T · W · N: in forward 1 and 4, in backward 1 and 13
+POWERS, PASSES = 2, 17  # over each of the B · T · W · N of utils/systems/mamba.py: in forward 1 and 4, in backward 1 and 13
 PAGE = 4096 / 2**30  # GiB: the least that memory is counted in
 PRECISIONS = ("bf16",)  # of the training step, some minutes each; fp32, too
 VERSIONS = {  # what part of the videos and of the snippets it is measured on, 1 in ...; calls after the first
@@ -146,18 +146,18 @@ def flops_without_scan(work) -> int:
 
 
 def cache_rates() -> tuple[float, float]:
-    """exp and products of float32 a second, on arrays of the size of a group of utils/systems/mamba.py."""
+    """Powers of two and products of float32 a second, on arrays of the size of a group of utils/systems/mamba.py."""
     count, often = 65536 * torch.get_num_threads(), 200
     a, b = torch.rand(2, count).neg().unbind()
     out = torch.empty_like(a)
-    exp = seconds(lambda: [torch.exp(a, out=out) for _ in range(often)], 3)
+    power = seconds(lambda: [torch.exp2(a, out=out) for _ in range(often)], 3)
     product = seconds(lambda: [torch.mul(a, b, out=out) for _ in range(often)], 3)
-    return count * often / exp, count * often / product
+    return count * often / power, count * often / product
 
 
 def scan_floor(numbers: int, rates: tuple[float, float]) -> tuple[float, float]:
-    """Seconds that the exps and the passes over B · T · W · N = `numbers` states take, forward and backward."""
-    return EXPS * numbers / rates[0], PASSES * numbers / rates[1]
+    """Seconds that the powers of two and the passes over B · T · W · N = `numbers` states take, forward and backward."""
+    return POWERS * numbers / rates[0], PASSES * numbers / rates[1]
 
 
 def bench_block(sizes: tuple[int, int, int, int], rates: tuple[float, float], rate: float, run=apart) -> dict[str, Measured]:
@@ -186,10 +186,10 @@ def bench_block(sizes: tuple[int, int, int, int], rates: tuple[float, float], ra
         )
     block, x = mamba.Mamba(width, d_state=states, d_conv=2, expand=1), torch.randn(size, length, width, requires_grad=True)
     linear = flops_without_scan(lambda: block(x).sum().backward()) / rate
-    exps, passes = scan_floor(math.prod(sizes), rates)
-    floor = exps + passes + linear
+    powers, passes = scan_floor(math.prod(sizes), rates)
+    floor = powers + passes + linear
     print(
-        f"  floor: {EXPS} exps a state {exps:.2f} s at {rates[0] / 1e9:.2f} G/s, {PASSES} more passes over arrays in the cache "
+        f"  floor: {POWERS} powers of two a state {powers:.2f} s at {rates[0] / 1e9:.2f} G/s, {PASSES} more passes over a cached array "
         f"{passes:.2f} s at {rates[1] / 1e9:.2f} G/s, layers round the scan {linear:.2f} s; time / floor {ours.seconds / floor:.2f}"
     )
     return found
@@ -241,12 +241,12 @@ def bench_training(
     for precision in PRECISIONS:
         found = run(measure_step, words, clip_model, precision)
         rate = matmul_rate(torch.bfloat16 if precision == "bf16" else torch.float32)
-        exps, passes = scan_floor(found.numbers, rates)
-        floor = found.flops / rate + exps + passes
+        powers, passes = scan_floor(found.numbers, rates)
+        floor = found.flops / rate + powers + passes
         print(
             f"TrCLIP step, {precision}: {found.seconds:.1f} s (the first), peak memory of the process {found.peak:.1f} GiB; floor "
             f"{found.flops / 1e12:.2f} TFLOP at {rate / 1e9:.0f} GFLOP/s = {found.flops / rate:.1f} s, scans of "
-            f"{found.numbers / 1e9:.1f} G states: exps {exps:.1f} s, passes {passes:.1f} s; "
+            f"{found.numbers / 1e9:.1f} G states: powers {powers:.1f} s, passes {passes:.1f} s; "
             f"time / floor {found.seconds / floor:.2f}; loss {found.losses['loss']:.5f}"
         )
         if literal:
