@@ -56,7 +56,7 @@ def test_an_option_file_lists_every_hyperparameter_of_reflip_vad(file):
     }  # of one run, of the machine, or of COMMON
     expected = {field.name for field in fields(ReFLIPSettings)} | training | {"clip", "distilbert"}
     assert file.SYSTEMS["reflip"].keys() == expected - elsewhere
-    assert set(file.SYSTEMS) == set(SYSTEMS)
+    assert set(file.SYSTEMS) <= set(SYSTEMS)
     assert file.COMMON.keys() <= {field.name for field in fields(Shared)}
 
 

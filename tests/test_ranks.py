@@ -141,7 +141,7 @@ CASES[2] |= {"trclip-masked": ("trclip", f"{USUAL} --mask-padding"), "reflip-odd
 @pytest.mark.slow
 @pytest.mark.parametrize("number", CASES)
 def test_ranks_train_every_system_as_one_process(small_sample, tmp_path, number):
-    assert set(SYSTEMS) == set(model.SYSTEMS)
+    assert set(SYSTEMS) >= {name for name, system in model.SYSTEMS.items() if system.ranks}
     for count in (1, number):
         lines = [
             [*words_of(small_sample, system, tmp_path / f"{name}-{count}"), *more.split()] for name, (system, more) in CASES[number].items()

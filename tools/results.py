@@ -137,7 +137,7 @@ def commands(name: str, plan, seeds: list[int], passed: list[str]) -> list[str]:
     for row in plan.options:
         lines.append(f"python $TRAIN {track['rows'][row]} --seeds {' '.join(map(str, seeds))} --output $OUTPUT/{of}/{row}")
     for test, line in track.get("tests", {}).items():
-        lines += ["# READS: --caption-root of a system that reads captions alone, else --feature-root; of each ROW and seed K"]
+        lines += ["# READS: --caption-root where a system reads captions alone, else --feature-root; for each ROW and seed K"]
         lines.append(f"{line} --checkpoint $OUTPUT/{of}/ROW/seed-K/best.pt --output $OUTPUT/{name}/{test}/ROW/seed-K")
     return ["", *map(wrapped, dict.fromkeys(lines)), ""]
 

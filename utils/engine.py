@@ -75,7 +75,7 @@ def autocast(device: torch.device, precision: str):
 
 def keep_freed_memory() -> None:
     """Let glibc keep what a step frees for the next step. By default it gives large tensors back to the kernel, which zeroes their pages
-    anew at every allocation: 30 % of a VadCLIP step on a CPU. Elsewhere than on Linux with glibc nothing happens.
+    anew at every allocation: a fifth of a literal VadCLIP step on a CPU. Elsewhere than on Linux with glibc nothing happens.
     """
     if platform.libc_ver()[0] == "glibc":
         mallopt, (trim_threshold, mmap_max) = ctypes.CDLL(None).mallopt, (-1, -4)  # the constants of malloc.h

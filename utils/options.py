@@ -107,7 +107,7 @@ class Shared:
     overwrite: bool = option(False, "replace the run in OUTPUT; it is kept until the new one is finished", group="training")
     select: str = option(
         "val",
-        "checkpoint that is tested: best on held-out training videos, last, or best on test (as the papers did)",
+        "checkpoint that is tested: the latest within a standard error of the best on held-out videos, last, or best on test (as papers)",
         group="evaluation",
         choices=("val", "last", "test"),
     )
