@@ -416,7 +416,7 @@ class Yard:
 @pytest.mark.timeout(max(600, 3 * SECONDS))
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_cameras_that_fail_beside_others(tmp_path, monkeypatch):
-    """CAMERAS=16 CAMERA_SECONDS=600 python -m pytest -s -m slow tests/app/live/test_cameras.py -k beside: the run of docs/on-duty.md."""
+    """CAMERAS=16 CAMERA_SECONDS=1200 python -m pytest -s -m slow tests/app/live/test_cameras.py -k beside: the run of docs/on-duty.md."""
     monkeypatch.setattr(live, "TIMEOUT", 5.0)
     long, latency = SECONDS > 300, 5.0 if SECONDS > 300 else 60.0  # in a short run on a busy machine nothing is late
     yard, detector, marks, delays = Yard(CAMERAS, SECONDS), make_detector(length=16, threshold=0.8), {}, []
