@@ -280,9 +280,8 @@ def load_detector(
     caption_encoder, caption_pooling: else those of the training captions.
     Raises BadInput for whatever does not fit.
     """
+    place = engine.encoding_device(device, precision)
     saved, model, options, classes, notes = load_trained(path, released=released, files=files, device=device, precision=precision)
-    place = engine.pick_device(device)
-    engine.check_encoding(precision, place)
     about = {"checkpoint": str(path), "commit": saved.get("commit"), "dataset": options.dataset, "model": options.model}
     reads, sentences, fill, images, recipe = SYSTEMS[options.model].inputs(options), None, FILLS[0], None, Recipe(crops=1)
     if "captions" in reads:

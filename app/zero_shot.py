@@ -40,8 +40,7 @@ def text_detector(
     events = [" ".join(event.split()) for event in events]
     if not all(events) or len({event.lower() for event in events} | {"normal"}) <= len(events):
         raise BadInput(f"--classes {' '.join(map(repr, events))}: expected different names of events, none of them empty or 'normal'")
-    model, place = load_clip(clip), engine.pick_device(device)
-    engine.check_encoding(precision, place)
+    place, model = engine.encoding_device(device, precision), load_clip(clip)
     described, scale = [*normal, *(TEMPLATE.format(event) for event in events)], float(model.logit_scale.detach().exp())
     try:
         with torch.inference_mode():

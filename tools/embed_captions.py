@@ -28,7 +28,6 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from dataset import index_features
@@ -37,6 +36,7 @@ from utils.captions.embedding import caption_features, embed
 from utils.captions.formats import VideoCaptions, caption_files, covered_rows, read_captions, write_captions
 from utils.captions.tree import FILLS, MANIFEST, check_alike
 from utils.datasets import benchmarks, load_dataset
+from utils.engine import encoding_device
 from utils.errors import COUNT, POSITIVE, BadInput, Parser, exit_code, some
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.evaluation.report import coverage, coverage_line
@@ -157,12 +157,11 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Dataset]:
     parser.add_argument("--fps", type=POSITIVE, help="frames per second of captions in seconds (default: the dataset's)")
     parser.add_argument("--batch-size", type=COUNT, default=256, help="sentences at a time (default: %(default)s)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the encoder (default: %(default)s)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s, CUDA where there is one)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="of the encoder (default: %(default)s)")
     options = parser.parse_args(argv)
     dataset = load_dataset(options.dataset, "--dataset")
     options.fps = dataset.fps if options.fps is None else options.fps
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise BadInput("--device cuda: not available here; expected cpu or auto")
+    options.device = encoding_device(options.device, options.precision)
     return options, dataset
 
 
@@ -215,7 +214,7 @@ def embed_all(options, dataset: Dataset | None, argv: list[str]) -> None:
     encoder = load_sentence_text(options.encoder, "--encoder", options.pooling)
     if encoder.note:
         print(f"note: {encoder.note}; --pooling chooses ({', '.join(POOLING)})")
-    encoder.to("cpu" if options.device == "cpu" or not torch.cuda.is_available() else "cuda")
+    encoder.to(options.device)
     output, settings = Path(options.output), settings_of(options, encoder, {name: rows for name, (_, rows) in places.items()})
     prepare_folder(output, settings)
     sentences = [caption.text for video in videos.values() for caption in video.captions]

@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from utils.distributed import own_gpu, share, wait_for_others
-from utils.engine import check_encoding, pick_device
+from utils.engine import encoding_device
 from utils.errors import COUNT, POSITIVE, BadInput, Parser, bounded, exit_code, some
 from utils.files import only_writer
 from utils.video.crops import COUNTS, RESIZES, Recipe
@@ -63,8 +63,7 @@ def parse(argv) -> argparse.Namespace:
         raise BadInput("--layout one: training and testing read one crop or ten of a file, not 5; use --layout files, or other --crops")
     cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # of each process of torchrun
     options.workers = options.workers or min(8, max(1, cores // 2))
-    options.device = pick_device(options.device)
-    check_encoding(options.precision, options.device)
+    options.device = encoding_device(options.device, options.precision)
     if options.device.type == "cuda":
         options.device = torch.device("cuda", own_gpu())
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32

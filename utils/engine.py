@@ -58,14 +58,16 @@ def own_device(name: str) -> torch.device:
     return torch.device("cuda", own_gpu())
 
 
-def check_encoding(precision: str, device: torch.device) -> None:
-    """Raise BadInput where an encoder would run in bf16 on a processor that multiplies fp32 faster (docs/speed.md)."""
+def encoding_device(name: str, precision: str) -> torch.device:
+    """`pick_device` for an encoder. Raises BadInput, too, for bf16 on a processor that multiplies fp32 faster (docs/speed.md)."""
+    device = pick_device(name)
     there = getattr(torch.cpu, "get_capabilities", dict)()  # a torch that cannot tell is taken at its word
     fast = not there or any(there.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
     if precision == "bf16" and device.type == "cpu" and not fast:
         raise BadInput(
             "--precision bf16: this processor has no bf16 products (AVX512-BF16, AMX), encoding would be slower than in fp32; leave it out"
         )
+    return device
 
 
 def autocast(device: torch.device, precision: str):

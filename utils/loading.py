@@ -67,8 +67,6 @@ def load_model(options, seed: int, classes: Sequence[str] = ()) -> torch.nn.Modu
     names, else the data set's.
     """
     encoder, names = load_text(options), options_of(options.model)
-    if seed == (options.seeds or [seed])[0] and (unused := unused_text(options)):
-        print(f"note: not used by --model {options.model} as it is set here: {', '.join(unused)}")
     beside = {
         name: text.load_transformer(path, f"--{name}") if path and isinstance(encoder, torch.nn.Module) else None
         for name, path in SYSTEMS[options.model].transformers(options).items()

@@ -3,6 +3,7 @@
 B videos, T snippets, C+1 classes, N prompt tokens, W width of the text encoder's token embeddings, E of its output, D of the features.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import numpy as np
@@ -40,7 +41,7 @@ class TextProjection(nn.Linear):
     """A trained linear map of text features (C+1, E) to the features' space: (C+1, D)."""
 
 
-class TextSide(nn.Module):
+class TextSide(nn.Module, ABC):
     """Gives class text features: (C+1, E) as `encoded` gives them, or (C+1, D) where `bring` has added a projection.
 
     of_classes: names of its buffers that hold something of the classes, so that they are nothing for other classes.
@@ -52,9 +53,9 @@ class TextSide(nn.Module):
         super().__init__()
         self.output_width, self.projection = output_width, None
 
+    @abstractmethod
     def encoded(self) -> Tensor:
         """(C+1, E) before the projection."""
-        raise NotImplementedError
 
     def forward(self) -> Tensor:
         """(C+1, E), or (C+1, D) with a projection."""

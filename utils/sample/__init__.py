@@ -6,13 +6,14 @@ from model import SYSTEMS
 from utils import ranks
 from utils.datasets import load_dataset, script_of
 from utils.files import ROOT, locked
+from utils.loading import unused_text
 from utils.options import sample_files
 
 
 @ranks.first
 def announce(options) -> None:
-    """Say which data is used, what a line that was deleted from the option file falls back to, and what the preset sets; of the built-in
-    sample also which settings it overrules, and make it if it is not there yet.
+    """Say which data is used, what a line that was deleted from the option file falls back to, what the preset sets, and which typed
+    options have no effect; of the built-in sample also which settings it overrules, and make it if it is not there yet.
     """
     title, file = load_dataset(options.data).title, script_of(options.dataset, "option")
     if options.unstated:
@@ -21,6 +22,8 @@ def announce(options) -> None:
     if options.changed:
         taken = ", ".join(f"{name} {getattr(options, name)} (not {value})" for name, value in options.changed.items())
         print(f"preset {options.preset}: {taken}; an option that you type wins over it")
+    if unused := unused_text(options):
+        print(f"note: not used by --model {options.model} as it is set here: {', '.join(unused)}")
     if not options.sample:
         what = " and ".join(SYSTEMS[options.model].inputs(options))
         print(f"data: {title} {what} in {options.feature_root}")

@@ -12,7 +12,7 @@ some steps at a time: on a CPU what an operation reads was written a moment ago 
 its memory allows, so that there are few operations. Within a group everything but the recurrence itself is one operation for all its
 steps; the recurrence takes one a step on a CPU, and on a GPU a few for each halving of the steps. States are laid out (step, video, N, W):
 channels, of which there are many, come last, and the sums over states and channels are products of matrices. Decays are powers of two,
-exp(Δ A) = 2^(Δ A / ln 2): on a CPU PyTorch's exp takes up to ten times as long as its exp2.
+exp(Δ A) = 2^(Δ A / ln 2): on a CPU PyTorch's exp takes three to ten times as long as its exp2.
 """
 
 import functools
