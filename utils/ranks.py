@@ -10,11 +10,15 @@ import contextlib
 import functools
 import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+# Before there is a group: its functions' defaults would hold that one, and its threads outlive Python, and abort it.
+import torch.distributed.nn.functional
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributed.rendezvous import rendezvous
@@ -71,7 +75,9 @@ def joined():
         if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
             raise BadInput("torchrun: another of its processes is gone, killed perhaps, for memory; start it again with --resume") from None
         raise
-    dist.destroy_process_group()
+    finally:
+        if sys.exception() is None or not torch.cuda.is_available():  # NCCL's would wait for the others
+            dist.destroy_process_group()
 
 
 def wait() -> None:
