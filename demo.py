@@ -26,7 +26,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from utils.distributed import own_gpu, share
+from utils.distributed import share
 from utils.errors import BadInput, Parser, alone, exit_code, printable
 from utils.files import ROOT
 
@@ -363,6 +363,8 @@ def main(argv=None) -> None:
     check_captions(videos, captions)
     if videos and share(options.shard)[1] > 1 and options.device in ("auto", "cuda"):
         import torch
+
+        from utils.devices import own_gpu
 
         if torch.cuda.is_available():
             torch.cuda.set_device(own_gpu())  # each process of torchrun has its own

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from app.analysis import Analysis, find_segments
 from app.live.follower import look_ahead
 from model import SYSTEMS
-from utils import checkpoint, engine, loading, restore
+from utils import checkpoint, devices, engine, loading, restore
 from utils.captions.embedding import caption_features, embed
 from utils.captions.formats import VideoCaptions
 from utils.captions.tree import FILLS
@@ -280,7 +280,7 @@ def load_detector(
     caption_encoder, caption_pooling: else those of the training captions.
     Raises BadInput for whatever does not fit.
     """
-    place = engine.encoding_device(device, precision)
+    place = devices.encoding_device(device, precision)
     saved, model, options, classes, notes = load_trained(path, released=released, files=files, device=device, precision=precision)
     about = {"checkpoint": str(path), "commit": saved.get("commit"), "dataset": options.dataset, "model": options.model}
     reads, sentences, fill, images, recipe = SYSTEMS[options.model].inputs(options), None, FILLS[0], None, Recipe(crops=1)
@@ -297,7 +297,7 @@ def load_detector(
     value, source = (threshold, "--threshold") if threshold is not None else pick_threshold(saved, path, rate)
     if recipe.crops != 1 and threshold is None:
         notes.append(CROPPED)
-    with torch.inference_mode(), engine.autocast(place, precision):
+    with torch.inference_mode(), devices.autocast(place, precision):
         text = model.text_features()
     return Detector(
         scorer=lambda videos: engine.predict(model, videos, options, place, text=text),

@@ -11,7 +11,7 @@ from dataclasses import asdict
 import torch
 
 from app.detector import Detector
-from utils import engine
+from utils import devices
 from utils.errors import BadInput
 from utils.evaluation.scores import Scores
 from utils.prompt import PositionPrompt, cosine
@@ -40,7 +40,7 @@ def text_detector(
     events = [" ".join(event.split()) for event in events]
     if not all(events) or len({event.lower() for event in events} | {"normal"}) <= len(events):
         raise BadInput(f"--classes {' '.join(map(repr, events))}: expected different names of events, none of them empty or 'normal'")
-    place, model = engine.encoding_device(device, precision), load_clip(clip)
+    place, model = devices.encoding_device(device, precision), load_clip(clip)
     described, scale = [*normal, *(TEMPLATE.format(event) for event in events)], float(model.logit_scale.detach().exp())
     try:
         with torch.inference_mode():

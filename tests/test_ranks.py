@@ -17,7 +17,7 @@ import torch
 import model
 import ucf_train
 from ucf_option import parse_args
-from utils import checkpoint, engine, ranks, runs
+from utils import checkpoint, devices, ranks, runs
 from utils.batches import RankBatches
 from utils.errors import BadInput
 from utils.evaluation.scores import load_scores
@@ -239,10 +239,10 @@ def test_a_machine_with_fewer_gpus_than_ranks_is_told(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert engine.own_device("cuda") == torch.device("cuda", 1)
+    assert devices.own_device("cuda") == torch.device("cuda", 1)
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(BadInput, match="torchrun: more than 2 processes on a machine of 2 GPUs; --nproc-per-node 2, or --device cpu"):
-        engine.own_device("auto")
+        devices.own_device("auto")
 
 
 def test_a_batch_is_dealt_whole_and_by_halves(monkeypatch):

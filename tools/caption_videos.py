@@ -26,7 +26,8 @@ from typing_extensions import TypedDict
 
 from utils.captions.captioner import DTYPES, Captioner
 from utils.captions.formats import Caption, VideoCaptions, caption_line, read_caption_file, write_captions
-from utils.distributed import own_gpu, share, wait_for_others
+from utils.devices import own_gpu
+from utils.distributed import share, wait_for_others
 from utils.errors import COUNT, SEED, BadInput, Parser, bounded, exit_code, printable, some
 from utils.files import make_folder, only_writer
 from utils.labels import SNIPPET

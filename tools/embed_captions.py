@@ -36,7 +36,7 @@ from utils.captions.embedding import caption_features, embed
 from utils.captions.formats import VideoCaptions, caption_files, covered_rows, read_captions, write_captions
 from utils.captions.tree import FILLS, MANIFEST, check_alike
 from utils.datasets import benchmarks, load_dataset
-from utils.engine import encoding_device
+from utils.devices import encoding_device
 from utils.errors import COUNT, POSITIVE, BadInput, Parser, exit_code, some
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.evaluation.report import coverage, coverage_line

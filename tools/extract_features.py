@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from utils.distributed import own_gpu, share, wait_for_others
-from utils.engine import encoding_device
+from utils.devices import encoding_device, own_gpu
+from utils.distributed import share, wait_for_others
 from utils.errors import COUNT, POSITIVE, BadInput, Parser, bounded, exit_code, some
 from utils.files import only_writer
 from utils.video.crops import COUNTS, RESIZES, Recipe

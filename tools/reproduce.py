@@ -227,11 +227,11 @@ def step_seconds(command: list[str], threads: int) -> float:
     """
     from tools.bench.gpu import of_real_sizes, step_times
     from tools.bench.measure import VIT_B_16
-    from utils import engine, loading
+    from utils import devices, loading
     from utils.text import openai_clip
 
     torch.set_num_threads(threads)
-    engine.keep_freed_memory()
+    devices.keep_freed_memory()
     options = options_of(command)
     classes, system = load_dataset(options.data).names, SYSTEMS[options.model]
     local = not system.text(options) or options.sentence_encoder or options.text_features or Path(options.clip).is_file()
@@ -239,7 +239,7 @@ def step_seconds(command: list[str], threads: int) -> float:
         model = loading.load_model(options, 1)
     else:
         model = of_real_sizes(options, openai_clip().model.CLIP(*VIT_B_16), classes)
-    return step_times(model, options, engine.pick_device(options.device), 1, len(classes))[0][-1]
+    return step_times(model, options, devices.pick_device(options.device), 1, len(classes))[0][-1]
 
 
 def estimate(plan: Plan, runs: list[Run], jobs: int) -> list[str]:

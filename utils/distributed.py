@@ -16,16 +16,6 @@ def share(text: str | None) -> tuple[int, int]:
     return int(number) - 1, int(count)
 
 
-def own_gpu() -> int:
-    """The number of the GPU of this process of torchrun. Raises BadInput where this machine has fewer of them than processes."""
-    import torch
-
-    number, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
-    if number >= there:
-        raise BadInput(f"torchrun: more than {number} processes on a machine of {there} GPUs; --nproc-per-node {there}, or --device cpu")
-    return number
-
-
 def wait_for_others(shard: str | None) -> None:
     """Wait until all processes of torchrun have come here: it kills the others as soon as one ends with an exit code. `shard`: as above."""
     if shard is None and int(os.environ.get("WORLD_SIZE", 1)) > 1:

@@ -2,11 +2,9 @@
 
 import collections
 import contextlib
-import ctypes
 import itertools
 import json
 import math
-import platform
 import signal
 import time
 from collections.abc import Iterable
@@ -23,9 +21,8 @@ from typing_extensions import TypedDict
 
 from dataset import test_videos
 from model import SYSTEMS
-from utils import checkpoint, ranks
+from utils import checkpoint, devices, ranks
 from utils.batches import RankBatches
-from utils.distributed import own_gpu
 from utils.errors import BadInput, Stopped, held
 from utils.evaluation.scores import Scores
 from utils.files import replacing
@@ -36,53 +33,6 @@ from utils.systems.base import Output
 
 READ = 20  # steps of a GPU after which their losses are read; until then it is not waited for
 WHOLE = 8192  # snippets, 73 minutes at 30 fps: of longer videos a T × T adjacency does not fit into memory
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` takes CUDA, then MPS, then the CPU. Raises BadInput for a device that is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(device for device, available in there.items() if available))
-    if not there[name]:
-        raise BadInput(f"--device {name}: not available here; expected one of {', '.join(d for d, yes in there.items() if yes)}")
-    return torch.device(name)
-
-
-def own_device(name: str) -> torch.device:
-    """`pick_device`, of several ranks each one its own. Raises BadInput where this machine has fewer GPUs than ranks."""
-    device = pick_device(name)
-    if ranks.count() == 1 or device.type == "cpu":
-        return device
-    if device.type != "cuda":
-        raise BadInput(f"--device {device}: is no device of several processes; give --device cpu, or start one, without torchrun")
-    return torch.device("cuda", own_gpu())
-
-
-def encoding_device(name: str, precision: str) -> torch.device:
-    """`pick_device` for an encoder. Raises BadInput, too, for bf16 on a processor that multiplies fp32 faster (docs/speed.md)."""
-    device = pick_device(name)
-    there = getattr(torch.cpu, "get_capabilities", dict)()  # a torch that cannot tell is taken at its word
-    fast = not there or any(there.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
-    if precision == "bf16" and device.type == "cpu" and not fast:
-        raise BadInput(
-            "--precision bf16: this processor has no bf16 products (AVX512-BF16, AMX), encoding would be slower than in fp32; leave it out"
-        )
-    return device
-
-
-def autocast(device: torch.device, precision: str):
-    """The forward pass in bf16 where asked for; losses and scores are float32 either way."""
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep what a step frees for the next step. By default it gives large tensors back to the kernel, which zeroes their pages
-    anew at every allocation: a fifth of a literal VadCLIP step on a CPU. Elsewhere than on Linux with glibc nothing happens.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        mallopt, (trim_threshold, mmap_max) = ctypes.CDLL(None).mallopt, (-1, -4)  # the constants of malloc.h
-        mallopt(trim_threshold, 2**31 - 1)
-        mallopt(mmap_max, 0)
 
 
 def frozen_names(freeze: str | None) -> list[str]:
@@ -127,7 +77,7 @@ def step(model: nn.Module, batch, optimizer, options, device: torch.device, seco
     loss, on the device, which is not waited for. On a CPU nothing is changed if the loss is not finite. second: what System.second gives.
     """
     features, lengths, labels, *captions = (part.to(device, non_blocking=True) for part in batch)
-    with autocast(device, options.precision):
+    with devices.autocast(device, options.precision):
         # What is compiled is the temporal network and its heads; the text side is an encoder of anybody's.
         text = {"text": model.text_features()} if options.compile else {}
         out = model(features, lengths, *captions, **text)
@@ -292,7 +242,7 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
     one, to the bit on CPU, of several ranks with as many. Raises BadInput where the loss is not finite, naming the batch, and Stopped when
     last.pt is written after the step, of whichever rank, in which a signal came.
     """
-    keep_freed_memory()
+    devices.keep_freed_memory()
     goes_on = options.resume and ranks.first(can_go_on)(folder)
     run = Training(model, options, classes, len(batches), {} if goes_on else begin())
     if options.compile:
@@ -424,11 +374,11 @@ def predict(
     Videos are cut into chunks of `visual_length`, and chunks of like length share a batch, unless the system is tested on whole videos (of
     up to WHOLE snippets); the text side is run once, or given as `text`. The bar counts to `total` videos; without it there is none.
     """
-    keep_freed_memory()
+    devices.keep_freed_memory()
     model.eval()
     whole = SYSTEMS[options.model].whole
     if text is None:
-        with autocast(device, options.precision):
+        with devices.autocast(device, options.precision):
             text = model.text_features()
     scores: dict[str, list] = {}
     waiting: list[tuple[str, int, tuple[Tensor, ...]]] = []
@@ -441,7 +391,7 @@ def predict(
             lengths = moved(torch.tensor([len(inputs[0]) for _, _, inputs in batch]), device)
             columns = zip(*(inputs for _, _, inputs in batch), strict=True)  # features, and captions where there are some
             features, *captions = (moved(nn.utils.rnn.pad_sequence(column, batch_first=True), device) for column in columns)
-            with autocast(device, options.precision):
+            with devices.autocast(device, options.precision):
                 out = model.forward(features, lengths, *captions, text=text)  # not what training compiled, whose sizes are others
             found.append([part if part is None else part.float() for part in tested(out)])
         for batch, parts in zip(batches, on_host(found), strict=True):
@@ -475,5 +425,5 @@ def score(model: nn.Module, videos: list, options, captions=None) -> dict[str, S
     """
     own = ranks.mine(videos)
     listed = test_videos(own, options.visual_width, options.test_crop, captions)
-    scores = ranks.merged(predict(model, listed, options, own_device(options.device), None if ranks.rank() else len(own)))
+    scores = ranks.merged(predict(model, listed, options, devices.own_device(options.device), None if ranks.rank() else len(own)))
     return {video.name: scores[video.name] for video in videos}

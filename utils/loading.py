@@ -10,7 +10,7 @@ import torch
 
 from dataset import FeatureDataset, Video, check_crops, check_features, hold_out, read_list, same_content, tested_file
 from model import SYSTEMS, build_model, options_of
-from utils import engine, text
+from utils import devices, text
 from utils.batches import BalancedBatches, DrawnVersions, ShuffledBatches
 from utils.captions.formats import covered_rows
 from utils.captions.tree import SOURCE, CaptionTree, embedded_by, texts_beside
@@ -74,7 +74,7 @@ def load_model(options, seed: int, classes: Sequence[str] = ()) -> torch.nn.Modu
     sizes = {name: getattr(options, name) for name in names - beside.keys()}
     torch.manual_seed(seed)
     model = build_model(options.model, classes or load_dataset(options.data).names, encoder, **sizes, **beside)
-    return model.to(engine.own_device(options.device))
+    return model.to(devices.own_device(options.device))
 
 
 def check_space(model: torch.nn.Module, options) -> None:

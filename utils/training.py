@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dataset import MANIFEST, Manifest, divide
 from model import SYSTEMS
-from utils import checkpoint, engine, ranks, restore, runs
+from utils import checkpoint, devices, engine, ranks, restore, runs
 from utils.evaluation import plots, report, segments, selection
 from utils.files import make_folder
 from utils.loading import Data, check_space
@@ -68,7 +68,7 @@ def train(model, data: Data, options, seed: int, folder: Path | None = None) -> 
     print(f"seed {seed}: {len(data.train)} samples of {names} videos, {held_out} -> {folder}")
     if seed == options.seeds[0]:
         print(describe(model, options))
-        if note := SYSTEMS[options.model].note(options, engine.pick_device(options.device)):
+        if note := SYSTEMS[options.model].note(options, devices.pick_device(options.device)):
             print(note)
         if note := projection_note(model):
             print(note)
@@ -91,7 +91,7 @@ def train(model, data: Data, options, seed: int, folder: Path | None = None) -> 
         data.batches,
         run,
         folder,
-        engine.own_device(options.device),
+        devices.own_device(options.device),
         data.dataset.names,
         selection_figure(data, options),
         begin,

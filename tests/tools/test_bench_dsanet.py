@@ -34,7 +34,7 @@ def test_the_literal_version_gives_the_released_losses_and_gradients(key):
 
 def test_the_bench_finds_equal_losses(small_clip, capsys, monkeypatch):
     monkeypatch.setattr(vadclip, "matmul_rate", lambda dtype: 1e12)  # the real one multiplies large matrices for seconds
-    monkeypatch.setattr(vadclip.engine, "keep_freed_memory", lambda: None)  # it would last for the tests that follow
+    monkeypatch.setattr(vadclip.devices, "keep_freed_memory", lambda: None)  # it would last for the tests that follow
     words = "--visual-width 64 --visual-length 32 --batch-size 8 --decoder-depth 2"
     literal.bench_dsanet(words.split(), small_clip)
     found = re.findall(r"losses differ by (.+); in step 3 by (.+)", capsys.readouterr().out)

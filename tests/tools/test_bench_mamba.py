@@ -15,7 +15,7 @@ SIZES = (2, 24, 32, 4)
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(bench, "matmul_rate", lambda dtype: 1e12)  # the real one multiplies large matrices for seconds
-    monkeypatch.setattr(bench.engine, "keep_freed_memory", lambda: None)  # it would last for the tests that follow
+    monkeypatch.setattr(bench.devices, "keep_freed_memory", lambda: None)  # it would last for the tests that follow
 
 
 def here(work, *arguments):

@@ -47,7 +47,7 @@ def test_the_literal_version_gives_the_released_outputs_losses_and_gradients(key
 
 def test_the_bench_finds_equal_losses_and_scores(small_clip, capsys, monkeypatch):
     monkeypatch.setattr(literal, "matmul_rate", lambda dtype: 1e12)  # the real one multiplies large matrices for seconds
-    monkeypatch.setattr(literal.engine, "keep_freed_memory", lambda: None)  # it would last for the tests that follow
+    monkeypatch.setattr(literal.devices, "keep_freed_memory", lambda: None)  # it would last for the tests that follow
     words = "--visual-width 64 --visual-length 32 --batch-size 8 --prompt-prefix 4 --prompt-postfix 3"
     for timed in (2, None):
         literal.bench_vadclip(words.split(), small_clip, lengths=[70, 5, 32, 64, 31, 1], timed=timed)

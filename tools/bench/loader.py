@@ -24,7 +24,7 @@ from tools.bench.measure import UCF, seconds
 from ucf_option import parse_args
 from utils import packs
 from utils.batches import BalancedBatches
-from utils.engine import keep_freed_memory
+from utils.devices import keep_freed_memory
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.labels import SNIPPET
 from utils.prefetch import WORKERS, make_loader

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from model import build_model, options_of
 from tools.bench.measure import UCF, VIT_B_16, elapsed, matmul_rate, random_batch, random_features, restart_peak, seconds
 from ucf_option import parse_args
-from utils import engine
+from utils import devices, engine
 from utils.systems import mamba
 from utils.text import openai_clip
 
@@ -119,7 +119,7 @@ def measure(name: str, sizes: tuple[int, int, int, int], videos: int, snippets: 
         before = memory()[0]
         first, results = elapsed(forward_backward, run, x, dy, weights)
         peak = max(memory()[1] - before, PAGE)  # NaN stays NaN
-        engine.keep_freed_memory()
+        devices.keep_freed_memory()
         times = [elapsed(forward_backward, run, x, dy, weights)[0] for _ in range(repeats)]
     return Measured(min(times, default=first), peak, [part.numpy() for part in results])
 
@@ -225,7 +225,7 @@ def step_flops(model, batch, *rest) -> int:
 
 def measure_step(words: Sequence[str], clip_model, precision: str) -> Step:
     """The first step of what `prepare` gives."""
-    engine.keep_freed_memory()
+    devices.keep_freed_memory()
     model, batch, *rest = prepare(words, clip_model, precision)
     restart_peak()
     took, losses = elapsed(engine.step, model, batch, *rest)

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from model import ReFLIPVAD, build_model
 from tools.bench.measure import UCF, VIT_B_16, matmul_rate, seconds
 from ucf_option import parse_args
-from utils import engine
+from utils import devices, engine
 from utils.text import openai_clip
 
 
@@ -42,7 +42,7 @@ def literal_text(model: ReFLIPVAD) -> Tensor:
 
 def bench_step() -> None:
     """One training step at the paper's sizes: batch 128, length 512, width 512, N = 24, τ = 0.07."""
-    engine.keep_freed_memory()  # as a training does
+    devices.keep_freed_memory()  # as a training does
     model = paper_sized()
     with torch.no_grad():
         ours, literal = model.prompt(), literal_text(model)

@@ -19,7 +19,7 @@ from dataset import chunk
 from model import SYSTEMS, build_model, options_of
 from tools.bench.measure import UCF, VIT_B_16, elapsed, matmul_rate, random_batch, random_features, restart_peak
 from ucf_option import parse_args
-from utils import engine
+from utils import devices, engine
 from utils.evaluation.ground_truth import load_ground_truth
 from utils.labels import SNIPPET
 from utils.text import openai_clip
@@ -191,7 +191,7 @@ def bench_training(model, clip_model, options, terms=literal_terms) -> None:
     flops, times, losses = counter.get_total_flops(), {}, {}
     for name in ("literal", "ours, bf16", "ours, fp32", "literal, torch set as ours"):
         if name != "literal":
-            engine.keep_freed_memory()
+            devices.keep_freed_memory()
         model.load_state_dict(state)
         model.train()
         options.precision = "bf16" if name == "ours, bf16" else "fp32"
