@@ -27,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from utils.distributed import share
-from utils.errors import BadInput, Parser, alone, exit_code, printable
+from utils.errors import POSITIVE, BadInput, Parser, alone, exit_code, printable
 from utils.files import ROOT
 
 STREAM = re.compile(r"[a-z][a-z0-9+.]+://|-$|\d+$", re.IGNORECASE)
@@ -99,7 +99,7 @@ def parse(argv) -> argparse.Namespace:
     add(what, "--threshold", type=float, metavar="SCORE", help="score from which on a snippet belongs to a segment [the checkpoint's]")
     rate = "share of normal snippets that may reach the threshold; the checkpoint knows it from its held-out videos"
     add(what, "--false-positives", type=float, choices=RATES, default=RATE, help=rate)
-    add(what, "--latency", type=float, metavar="SECONDS", help="a stream's score is final after so long [5]; a file's is as if it were one")
+    add(what, "--latency", type=POSITIVE, metavar="S", help="a stream's score is final after so long [5]; a file's is as if it were one")
     model = parser.add_argument_group("model files")
     add(model, "--encoder", metavar="NAME_OR_FILE", help="image encoder [that of the training features, else the system's]")
     add(model, "--clip", metavar="NAME_OR_FILE", help="CLIP of the text side [the checkpoint's; with --classes ViT-B/16]")
@@ -130,8 +130,8 @@ def parse(argv) -> argparse.Namespace:
     add(page, "--port", type=int, default=7860, help="its port")
     cap = parser.add_argument_group("limits on a video")
     add(cap, "--max-pixels", type=int, default=limits.max_pixels, metavar="N", help="of a picture")
-    add(cap, "--max-seconds", type=float, metavar="S", help="length [a day; with --web an hour]")
-    add(cap, "--timeout", type=float, metavar="S", help="time for decoding one video [an hour; with --web 30 minutes, for all of it]")
+    add(cap, "--max-seconds", type=POSITIVE, metavar="S", help="length [a day; with --web an hour]")
+    add(cap, "--timeout", type=POSITIVE, metavar="S", help="time for decoding one video [an hour; with --web 30 minutes, for all of it]")
     options = parser.parse_args(argv)
     given = {name for name, value in vars(options).items() if value != parser.get_default(name)}
     options.sizes = vars(sizes.parse_known_args(argv)[0])
@@ -155,7 +155,7 @@ def check(options, given: set[str]) -> None:
             raise BadInput(f"--{found[0].replace('_', '-')}: does nothing with --runtime onnx, on the CPU; leave it out")
     if options.normal and not options.classes:
         raise BadInput("--normal: says what normal looks like for --classes; leave it out, or name events")
-    for name in ("threshold", "latency", "max_pixels", "max_seconds", "timeout"):
+    for name in ("threshold", "max_pixels"):
         if (value := getattr(options, name)) is not None and not 0 < value < math.inf:
             raise BadInput(f"--{name.replace('_', '-')} {value}: expected a number above 0")
     if not 0 < options.port < 65536:

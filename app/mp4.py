@@ -71,7 +71,7 @@ class Sound:
         import av
 
         self.origin, self.time, self.stream = origin, -math.inf, None
-        container = av.open(f"file:{path}", options=safe_options(max_pixels))
+        container = av.open(f"file:{path}", options=safe_options(max_pixels), metadata_errors="replace")
         streams = [stream for stream in container.streams.audio if stream.codec_context.name in COPIED]
         if streams:
             self.stream = streams[0]

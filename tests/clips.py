@@ -23,6 +23,7 @@ def make_video(
     aspect=None,
     delay=0,
     picture=None,
+    title=None,
 ):
     """Write a video whose frame i is grey of brightness 4i, or picture(i) (H, W, 3); the first `delay` frames lie before its start.
 
@@ -36,6 +37,7 @@ def make_video(
             file.mux(packet)
 
     with av.open(str(path), "w", format=form, options=container or {}) as file:
+        file.metadata.update({"title": title} if title else {})
         stream = file.add_stream(codec, rate=25, options={"bf": "0"} | (options or {}) if codec == "libx264" else options or {})
         (stream.width, stream.height), stream.pix_fmt = size, "yuv420p"
         if rotation is not None or mirrored:

@@ -279,6 +279,34 @@ def test_a_loss_that_is_not_finite_names_the_batch(small_sample, tmp_path):
         )
 
 
+@pytest.mark.parametrize(("there", "here"), [(True, None), (None, True)])
+def test_an_optimizer_goes_on_on_another_kind_of_device(there, here):
+    """On a GPU its step is one kernel."""
+
+    def made(fused):
+        weight = torch.nn.Parameter(torch.ones(3))
+        weight.grad = torch.ones(3)
+        optimizer = torch.optim.AdamW([weight], lr=0.1, fused=fused)
+        optimizer.step()
+        return optimizer
+
+    one, other = made(there), made(here)
+    checkpoint.load_optimizer(other, one.state_dict(), "optimizer")
+    assert other.param_groups[0]["fused"] is here
+    for optimizer in (one, other):
+        optimizer.step()
+    torch.testing.assert_close(other.param_groups[0]["params"], one.param_groups[0]["params"])
+
+
+def test_random_states_of_more_gpus_than_there_are(monkeypatch):
+    given, states = [], [torch.zeros(16, dtype=torch.uint8) for _ in range(4)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", given.extend)
+    checkpoint.set_random_state({"cpu": torch.get_rng_state(), "cuda": states})
+    assert len(given) == 1
+
+
 def test_bad_checkpoints(trained, small_sample, tmp_path):
     best = trained("xd") / "seed-1" / "best.pt"
     cut = tmp_path / "cut.pt"

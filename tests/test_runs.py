@@ -91,6 +91,30 @@ def test_overwrite_keeps_the_old_run_until_the_new_one_has_an_epoch(run, monkeyp
     assert len(list(folder.rglob("events.out.tfevents.*"))) == 2  # the new run's, before and after it was interrupted
 
 
+def test_another_seed_leaves_alone_what_is_being_replaced(run, monkeypatch):
+    folder, words = run
+    before, step, seeds = bytes_of(folder), engine.step, [2, 3]
+
+    def among_others(*arguments):
+        if len(seeds) == 2 or (seeds and (folder / "seed-1" / "log.jsonl").exists()):  # before its first epoch is over, and after it
+            another(seeds.pop(0))
+        return step(*arguments)
+
+    def another(seed):
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "step", step)
+            xd_train.main([*words, "--lr", "0.01", "--seed", str(seed)])
+        assert bytes_of(folder / ".replaced") == before
+        with pytest.raises(BadInput, match="writes there; wait"):
+            xd_train.main([*words, "--overwrite", "--seed", "4"])
+
+    monkeypatch.setattr(engine, "step", among_others)
+    xd_train.main([*words, "--overwrite", "--lr", "0.01"])
+    assert not seeds
+    assert not (folder / ".replaced").exists()
+    assert len(list(folder.glob("seed-*/report.json"))) == 3
+
+
 def test_overwrite_cut_off_while_it_moves_the_old_run_loses_nothing(run, monkeypatch):
     folder, words = run
     before = bytes_of(folder)
@@ -320,7 +344,7 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path):
 
 
 @pytest.mark.slow
-def test_results_of_a_test_are_replaced_whole_and_nobody_elses(run, tmp_path):
+def test_results_of_a_test_are_replaced_whole_and_nobody_elses(run, tmp_path, monkeypatch):
     folder, words = run
     best = str(folder / "seed-1" / "best.pt")
     xd_test.main(["--checkpoint", best])
@@ -341,6 +365,8 @@ def test_results_of_a_test_are_replaced_whole_and_nobody_elses(run, tmp_path):
     (tmp_path / "t" / "notes.txt").write_text("mine")
     xd_test.main(own)
     xd_test.main(own)
+    monkeypatch.chdir(folder)
+    xd_test.main(["--checkpoint", "seed-1/best.pt", *own[2:]])  # the same one
     with pytest.raises(BadInput, match="holds a run, or the test of another checkpoint"):
         xd_test.main(["--checkpoint", str(folder / "seed-1" / "last.pt"), *own[2:]])
     with pytest.raises(BadInput, match="holds the results of a test; name another --output"):

@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -43,7 +42,7 @@ from utils.evaluation.scores import load_scores
 from utils.files import ROOT, make_folder, replacing, write_json
 from utils.labels import Dataset
 from utils.reading import OPEN, Plain, Text, read_json, read_json_lines, real, whole
-from utils.runs import fold_folders
+from utils.runs import fold_folders, has_results
 
 
 class Table(NamedTuple):
@@ -184,7 +183,7 @@ class Files(TypedDict):
 
     __pydantic_config__ = OPEN
 
-    gt_path: Text
+    gt_path: Text | None
 
 
 class Report(TypedDict):
@@ -219,7 +218,7 @@ class Run(NamedTuple):
 
     def command(self) -> list[str]:
         """What the interpreter is given; an interrupted run is resumed. Pictures of single videos are most of a test's time."""
-        resume = ["--resume"] if any((place / "last.pt").exists() for place in fold_folders(self.folder)) else []
+        resume = ["--resume"] if has_results(self.folder) else []
         script, *options = self.words
         return [os.path.relpath(ROOT / script), *options, "--seed", str(self.seed), "--no-plots", "--output", str(self.place), *resume]
 
@@ -296,6 +295,9 @@ def execute(runs: list[Run], jobs: int) -> list[int]:
                             bar.write(f"{run.row} seed {run.seed}: another process runs it")
                             bar.update()
                             continue
+                        if run.state() == "finished":  # by another process, since it was looked at
+                            bar.update()
+                            continue
                         bar.write(f"{run.row} seed {run.seed}: {run.log}")
                         log.truncate(0)
                         running.append((run, subprocess.Popen([sys.executable, *run.command()], stdout=log, stderr=log, env=environment)))
@@ -309,9 +311,9 @@ def execute(runs: list[Run], jobs: int) -> list[int]:
                         bar.write(f"error: {run.row} seed {run.seed}: {printable(said)}; all it printed: {run.log}", file=sys.stderr)
                         with open(run.log, "a") as log:
                             log.write(f"\n{EXIT}{process.returncode}\n")
-        finally:  # interrupted: so is what runs, and its last epoch is saved
+        finally:  # interrupted: so is what runs, and its last step is saved; SIGINT is ignored by what a script has in the background
             for _, process in running:
-                process.send_signal(signal.SIGINT)
+                process.terminate()
             for _, process in running:
                 process.wait()
     return failed
@@ -343,8 +345,8 @@ def measure(runs: list[Run], dataset: Dataset) -> tuple[dict, list[dict], float 
     reports, drawn, epochs = [], [], []
     for run in runs:
         beside, options = run.folder / TRUTH, run.folder / "options.json"  # else all of it stands in the file that was given
-        gt_path = read_json(options, "--output", Files)["gt_path"] if options.exists() else dataset.gt_path
-        truth = load_ground_truth(beside if beside.exists() else gt_path, dataset)
+        known = None if beside.exists() or not options.exists() else read_json(options, "--output", Files)["gt_path"]
+        truth = load_ground_truth(beside if beside.exists() else known or dataset.gt_path, dataset)
         made, scores = read_json(run.folder / "report.json", "--output", Report), load_scores(run.folder / "scores.npz")[0]
         drawn.append(draw(run.folder, scores, truth, dataset, "video" in made))
         found = report.evaluate(scores, truth, dataset, drawn[-1])

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from dataset import open_features
 from utils.errors import BadInput, Parser, exit_code, printable, some
-from utils.files import check_name, make_folder, only_writer, write_json
+from utils.files import check_name, files_below, make_folder, only_writer, write_json
 from utils.packs import DTYPES, INDEX, Entry, Index, Pack, is_beside, pack_of, relevant, stamp, values_file
 from utils.reading import parse_json, read_text
 
@@ -82,6 +82,8 @@ def pack(root: Path, folder: Path) -> tuple[Counter, dict[str, list[str]], int]:
     """
     index, left_out = {"root": str(root), "arrays": {}, "others": {}}, defaultdict(list)
     with Writer(folder) as writer:
+        if inside := next((path.parent for path in files_below(root) if path.name == INDEX), None):
+            raise BadInput(f"{inside}: is packed already, below {root}; pack the folders beside it one by one")
         for path in tqdm(list(relevant(root)), "packing", unit=" files", leave=False):
             name, before = path.relative_to(root).as_posix(), stamp(path)
             place, array, error = folder / name, None, None
@@ -132,7 +134,10 @@ def check_places(root: Path, output: Path, overwrite: bool) -> bool:
     if not (output / INDEX).is_file():
         raise BadInput(f"{output}: holds something else; name another folder with --output")
     try:
-        if Pack(output).root == root:
+        if (made := Pack(output)).root == root:
+            for array in tqdm(made.arrays.values(), "comparing", unit=" arrays", leave=False):
+                for crop in range(len(array.values)):
+                    array.is_finite(crop)
             return False
         fault = f"{output}: is the pack of another folder"
     except BadInput as error:
@@ -153,7 +158,7 @@ def main(argv=None) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a pack that is out of date, damaged, or of another folder")
     options = parser.parse_args(argv)
     root = Path(os.path.abspath(options.root))
-    output = Path(os.path.abspath(options.output or f"{root}-packed"))
+    output = Path(os.path.realpath(options.output or f"{root}-packed"))  # a link to another disk stays one
     with only_writer(output):
         if not check_places(root, output, options.overwrite):
             print(printable(f"{output}: up to date; --feature-root {shlex.quote(str(output))} reads it"))

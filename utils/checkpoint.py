@@ -203,15 +203,18 @@ def check_alike(found, own, place: str) -> None:
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, place: str) -> None:
     """Load what `optimizer.state_dict()` gave. Raises BadInput naming `place` and the part that does not fit; nothing is changed then."""
-    check_alike(state, optimizer.state_dict() | {"state": {}}, place)
+    own = optimizer.state_dict()["param_groups"]
+    fused = [{name: group.pop(name) for name in ("fused",) if name in group} for group in own]  # this device's: a run may change it
+    check_alike(state, {"state": {}, "param_groups": own}, place)
+    state = state | {"param_groups": [found | mine for found, mine in zip(state["param_groups"], fused, strict=True)]}
     names = {"step", "exp_avg", "exp_avg_sq"}
     names = {"Adagrad": {"step", "sum"}, "StableAdamW": names | {"max_exp_avg_sq"}}.get(type(optimizer).__name__, names)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, values in state["state"].items():
         if type(index) is not int or not 0 <= index < len(parameters):
             raise BadInput(f"{place}.state: {index!r} is no parameter of this model; train anew without --resume")
-        own = {name: torch.tensor(0.0) if name == "step" else parameters[index].detach() for name in names}
-        check_alike(values, own, f"{place}.state.{index}")
+        like = {name: torch.tensor(0.0) if name == "step" else parameters[index].detach() for name in names}
+        check_alike(values, like, f"{place}.state.{index}")
     optimizer.load_state_dict(state)
 
 
@@ -249,7 +252,7 @@ def set_random_state(state: dict, place: str = "random") -> None:
             if ranks.count() > 1:
                 torch.cuda.set_rng_state(state["cuda"][0])
             else:
-                torch.cuda.set_rng_state_all(state["cuda"])
+                torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])  # of a machine with more of them, perhaps
 
 
 def commit() -> str:

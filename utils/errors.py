@@ -134,7 +134,7 @@ def held(signals=STOPS, *, once: bool = False):
         signal.raise_signal(number)
 
 
-COUNT, SEED, POSITIVE = bounded(int, 1, 100_000), bounded(int, 0, 2**32 - 1), bounded(float, 1e-6, 1e9)
+COUNT, SEED, POSITIVE = bounded(int, 1, 100_000), bounded(int, 0, 2**32 - 1), bounded(float, 1e-6, 1e6)  # seconds that a clock can wait
 
 
 def _told_later(args) -> None:

@@ -17,7 +17,7 @@ import reprlib
 import tomllib
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
@@ -89,9 +89,9 @@ def _adapter(kind) -> TypeAdapter:
     return TypeAdapter(kind)
 
 
-def checked(kind, value, place: str, todo: str):
+def checked(kind, value, place: str, todo: str, quoted: Container[str] | None = None):
     """`value` as a schema `kind` describes it (a type, dataclass, TypedDict, …). Raises BadInput naming `place` and the first part of the
-    value that is otherwise, and what to do.
+    value that is otherwise, and what to do. quoted: keys whose texts and lists a message may show, which has numbers anyway; None: all.
     """
     try:
         return _adapter(kind).validate_python(value)
@@ -105,7 +105,9 @@ def checked(kind, value, place: str, todo: str):
         raise BadInput(f"{place}: has no {where}; {todo}")
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         raise BadInput(f"{place}: {where}: unknown; expected {', '.join(_keys_at(kind, first['loc'][:-1]))}; {todo}")
-    raise BadInput(f"{place}: {where}{' ' * bool(where)}{shown(first['input'])}; expected {expected}; {todo}")
+    key, found = next((part for part in reversed(first["loc"]) if isinstance(part, str)), ""), first["input"]
+    said = shown(found) if quoted is None or key in quoted or isinstance(found, int | float) or not found else ""
+    raise BadInput(f"{place}: {where}{' ' * bool(where and said)}{said}; expected {expected}; {todo}")
 
 
 def _keys_at(kind, where: tuple) -> list[str]:
@@ -183,13 +185,15 @@ def read_text(path: Path | str, option: str, most: int = MOST) -> str:
         return read_bytes(path, option, most).decode("utf-8-sig")
 
 
-def parse_toml(text: str, place: str, todo: str, kind):
-    """The TOML table of `text`, as the schema `kind` describes it. Raises BadInput naming `place` where it is none, or other."""
+def parse_toml(text: str, place: str, todo: str, kind, quoted: Container[str] | None = None):
+    """The TOML table of `text`, as the schema `kind` describes it. Raises BadInput naming `place` where it is none, or other; quoted: see
+    `checked`.
+    """
     with parsing(f"{place}: not a TOML file", todo):
         if any(line.count(".") > POINTS for line in text.split("\n")):
             raise ValueError(f"a line with more than {POINTS} points")
         value = tomllib.loads(text)
-    return checked(kind, value, place, todo)
+    return checked(kind, value, place, todo, quoted)
 
 
 def parse_json(text: str, place: str, todo: str, kind=Any):

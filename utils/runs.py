@@ -76,7 +76,14 @@ def claimed(options) -> Iterator[None]:
             asked = {*options.seeds, *(seed_folders(folder) if options.overwrite else ())}
             for seed in sorted(asked):
                 stack.enter_context(locked(folder, f".seed-{seed}.lock"))
-            put_back(folder)
+            mine = True  # what --overwrite has moved away
+            try:
+                stack.enter_context(locked(folder, f"{REPLACED}.lock", told=False))
+                put_back(folder)
+            except BadInput:  # it is of a process that trains other seeds here
+                if options.overwrite:
+                    raise
+                mine = False
             if options.overwrite:
                 put_away(folder)
             elif not options.resume:
@@ -91,14 +98,16 @@ def claimed(options) -> Iterator[None]:
         ranks.wait()
         try:
             yield
-            shutil.rmtree(folder / REPLACED, ignore_errors=True)
+            if mine:
+                shutil.rmtree(folder / REPLACED, ignore_errors=True)
         except BadInput:  # what cannot be trained is no run to go on with
             for seed in options.seeds:
                 if not has_results(folder / f"seed-{seed}"):
                     shutil.rmtree(folder / f"seed-{seed}", ignore_errors=True)
             raise
         finally:
-            put_back(folder)
+            if mine:
+                put_back(folder)
 
 
 def remember(seed_folder: Path, options, **more) -> None:
@@ -256,7 +265,8 @@ def tested_in(options, checkpoint: Path) -> Path:
     if holds_run(folder) or has_results(folder):
         made = read_json(folder / "report.json", "--output", dict) if (folder / "report.json").exists() else {}
         trained = (folder / "best.pt").exists() or any(map(has_results, seed_folders(folder).values()))
-        if trained or made.get("checkpoint") != str(checkpoint):
+        before = made.get("checkpoint")
+        if trained or not isinstance(before, str) or os.path.realpath(before) != os.path.realpath(checkpoint):
             raise BadInput(f"--output {folder}: holds a run, or the test of another checkpoint; name another folder")
     return folder
 

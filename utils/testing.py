@@ -195,7 +195,7 @@ def pool(folds: list[Tested], truth: dict, dataset: Dataset, options, folder: Pa
     """The test of a seed's folds as one: what `test` leaves, in `folder`, but for what is of one checkpoint. about: how they were dealt."""
     scores = {name: parts for fold in folds for name, parts in fold.scores.items()}
     drawn = report.resample(scores, truth, dataset, by_video=True)
-    apart = {"padding", "segments", "threshold", "timed", "truth", "sources"}
+    apart = {"padding", "segments", "threshold", "timed", "truth", "sources", "coverage", "covered"}
     result = {key: value for key, value in folds[0].report.items() if key not in apart} | {
         "checkpoint": [fold.report["checkpoint"] for fold in folds],
         **published(dataset, options.model, drawn, len(report.timed(scores, truth)) < len(scores)),

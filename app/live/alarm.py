@@ -10,6 +10,7 @@ from utils.reading import CLOSED, real
 from utils.video.fragments import Footage
 
 AFTER = 1.0  # seconds of a clip behind its event
+MINUTE = 60.0
 Seconds = real(0, 3600)
 
 
@@ -54,7 +55,8 @@ class Alarm(Events):
         label, began = run.label(self._classes), first.arrived - (first.end - first.start)
         if last.end - first.start < rules.minimum or (self._interest is not None and label not in (*self._interest, ANOMALY)):
             return []
-        if self._hours is not None and not any(_lies_in(moment, self._hours) for moment in (began, last.arrived)):
+        moments = [began + MINUTE * at for at in range(int((last.arrived - began) / MINUTE) + 1)] + [last.arrived]
+        if self._hours is not None and not any(_lies_in(moment, self._hours) for moment in moments):
             return []
         if first.start < self._quiet.get(label, 0):
             self.held += 1

@@ -32,6 +32,7 @@ from utils.video.frames import MAX_PIXELS
 
 LONGEST = 1 << 20  # bytes of the file
 TIMEOUT = 10.0  # seconds without data that count as a cut
+QUOTED = ("name", "classes", "polygon", "hours", "folder")  # what a message may show of the file: elsewhere passwords may stand
 STALE = 5  # seconds from which on a status is an old one
 KEYS = ("state", "last", "score", "threshold", "delay", "snippets", "dropped", "alerts", "held", "reason")
 HEAD = ("camera", "state", "last frame", "score", "threshold", "delay", "snippets", "dropped", "alerts", "held back", "")
@@ -113,7 +114,7 @@ def read_cameras(path: Path | str, *, filled: bool = True) -> File:
     Raises BadInput where it is none.
     """
     place, todo = str(path), "see docs/on-duty.md"
-    plan = parse_toml(read_text(path, "SOURCE", LONGEST), place, todo, File)
+    plan = parse_toml(read_text(path, "SOURCE", LONGEST), place, todo, File, QUOTED)
     plan["folder"] = str(Path(path).parent / plan.get("folder", ROOT / "runs" / "cameras"))
     if not filled:
         return plan
@@ -196,10 +197,15 @@ def run(detector, plan: File, *, latency: float, out=None, record: Path | str | 
             feed = stack.enter_context(Feed(source, detector.recipe, patience=own, persist=True, changed=changed, timeout=TIMEOUT, **more))
             said, more = partial(lines, camera=camera.name), {"latency": own, "threshold": camera.threshold, "alarm": alarm}
             sources[camera.name] = feed, Follower(detector, said, source.shown, **more)
-        with contextlib.suppress(OutputClosed):
+        try:
             follow(detector, [*sources.values()], stopped, tick)
-            if spool:
-                spool.close()
+        except OutputClosed:  # who reads the lines is not who gets the alerts
+            for _, follower in sources.values():
+                if follower.alarm:
+                    follower.alarm.close()
+        if spool:
+            spool.close()
+        with contextlib.suppress(OutputClosed):
             tick()
 
 

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Sized
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,6 +60,8 @@ class Scorer:
         if count <= 0 or not self.pending:
             return []
         scores: Scores = self.detector.score(torch.stack(tuple(self._window)))  # one window: no more than `length`
+        if not all(np.isfinite(part).all() for part in scores if part is not None):
+            raise BadInput("a score of the stream is no finite number; check the model")
         values, first = anomaly_score(scores), len(self._window) - len(self.pending)
         count = min(count, len(self.pending))
         fine = [None] * count if scores.fine is None else scores.fine[first : first + count]
@@ -193,6 +196,7 @@ class Follower:
     def _report(self, final: list[Scored]) -> None:
         for scored in final:
             place, fine, label = scored.place, scored.fine, {"class": None, "probability": None}
+            events = [line for one in self.watching for line in one.add(scored)]  # whether or not the lines can be written
             if fine is not None:
                 likeliest = 1 + int(fine[1:].argmax())
                 label = {"class": self.detector.classes[likeliest], "probability": number(fine[likeliest])}
@@ -200,7 +204,7 @@ class Follower:
             self.score, self.delay = number(scored.score), round(max(0.0, time.time() - place.arrived), 3)
             self.lines("snippet", **line, delay=self.delay, score=self.score, **label)
             self.scored += 1
-            for line in (line for one in self.watching for line in one.add(scored)):
+            for line in events:
                 self.lines("event", **line)
 
     def _close_events(self) -> None:

@@ -254,6 +254,7 @@ class Spool:
 
     def _deliver(self, name: str) -> None:
         ready, failures = defaultdict(float), defaultdict(int)  # of a camera: when it may be tried again, attempts that failed
+        bare = set()  # keys whose pictures are too large for this receiver
         while True:
             with self._changed:
                 if self._closed:
@@ -267,11 +268,11 @@ class Spool:
                 with self._changed:  # another sink may rename it
                     event = self._paths[key].read_bytes() if self._paths[key].exists() else None
                 if event is not None:  # else somebody has removed it
-                    self._sinks[name](key, event, *self._files(key))
+                    self._sinks[name](key, event, *self._files("none" if key in bare else key))
                 self._take(name, camera, key)
             except Exception as error:  # whatever it was, the event is not taken, and others are to go on
-                if isinstance(error, TooLarge) and self._media[key]:
-                    self._drop(key)
+                if isinstance(error, TooLarge) and key not in bare and self._media[key]:
+                    bare.add(key)
                     continue
                 failures[camera] += 1
                 wait = min(2.0 ** min(failures[camera] - 1, 10), LONGEST_WAIT)
@@ -281,17 +282,22 @@ class Spool:
                 self._told("refused", camera=camera, key=key, sink=name, reason=reason, attempt=failures[camera], wait=wait)
                 continue
             failures[camera], self.problem = 0, ""
+            bare.discard(key)
             self._told("taken", camera=camera, key=key, sink=name)
 
     def _take(self, name: str, camera: str, key: str) -> None:
         """The sink has it: it is no more in its queue, and goes with its pictures where no other sink is left."""
         with self._changed:
-            path = self._paths[key]
+            if (path := self._paths.get(key)) is None:  # somebody has removed it, and the other sink noticed first
+                return
             left = [one for one in NAME.fullmatch(path.name)[3].split("+") if one != name]
             if left and path.exists():
                 self._paths[key] = path.rename(path.with_name(f"{key}.{camera}.{'+'.join(left)}.json"))
-            elif not left:
-                path.unlink(missing_ok=True)
-                self._drop(key)
-                del self._paths[key], self._media[key]
-            self._queues[name][camera].popleft()
+                self._queues[name][camera].popleft()
+                return
+            path.unlink(missing_ok=True)
+            self._drop(key)
+            del self._paths[key], self._media[key]
+            for queues in self._queues.values():
+                with contextlib.suppress(ValueError):
+                    queues[camera].remove(key)

@@ -79,10 +79,14 @@ def parse_source(text: str) -> Source:
         or not port
         or int(port[1] or 0) > 65535
     ):
-        masked = re.sub(r"//.*@", "//…@", text).partition("?")[0]
+        head = f"{scheme}://" if slashes and scheme.lower() in SCHEMES else ""
+        masked = re.split("[?#=&;]", re.sub(r"(?s)^.*@", f"{head}…@", text))[0]
         expected = f"one of {', '.join(f'{name}://' for name in SCHEMES)} and a host, a webcam's number, or - (a pipe)"
         raise BadInput(f"{masked}: no stream; expected {expected}; check the address")
-    return Source(f"{scheme.lower()}://{rest}", f"{scheme.lower()}://{host}" + (f"/{path.partition('?')[0]}" if path else ""))
+    said = re.split("[?#=&;]", path)[0]  # behind them names and passwords stand, too
+    if "@" in path and "@" not in address:  # a password with a slash in it, perhaps
+        host, said = "…", ""
+    return Source(f"{scheme.lower()}://{rest}", f"{scheme.lower()}://{host}" + (f"/{said}" if said else ""))
 
 
 class Opened(NamedTuple):
@@ -237,7 +241,8 @@ def open_source(source: Source, *, timeout: float, max_pixels: int):
         options |= {"format_whitelist": ",".join(STREAM_FORMATS), "protocol_whitelist": "pipe" if source.piped else NETWORK}
         options |= {"rtsp_flags": "prefer_tcp"} if source.url.startswith("rtsp") else {}  # over UDP pictures come with holes
     try:
-        container = av.open(source.url, format=source.device, options=options, timeout=None if source.piped else timeout)
+        wait = None if source.piped else timeout
+        container = av.open(source.url, format=source.device, options=options, timeout=wait, metadata_errors="replace")
     except (av.error.InvalidDataError, av.error.ArgumentError):  # a playlist is an argument that is not allowed
         raise BadInput(f"no video of these formats: {', '.join(STREAM_FORMATS)}") from None
     stream = video_stream(container)

@@ -162,7 +162,7 @@ def test_the_released_codes_map_on_xd():
     *problem, released = golden("xd")
     ours = segment_map(*problem, "official")
     avx512 = {"X86_V4", "AVX512_SKX"} & {*np.show_config(mode="dicts")["SIMD Extensions"]["found"]}
-    assert [ours[iou] for iou in IOUS] == pytest.approx(released, abs=1e-9 if avx512 else 2e-6)
+    assert [ours[iou] for iou in IOUS] == pytest.approx(released, abs=1e-9 if avx512 else 1e-4)
 
 
 @needs_golden

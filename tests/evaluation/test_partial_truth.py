@@ -72,6 +72,13 @@ def test_without_any_interval_there_are_no_figures_by_frame(tmp_path):
         assert "no frame figures: no test video has intervals (ground truth: gt.json)" in shown
         assert "video coarse auc" in shown
     assert headline_figure(scores, TRUTH, "coarse", "auc") == (3 / 4, "coarse AUC by video", 0)
+    for kind in (TRUTH["timed"], GroundTruth(32, 30, ()), GroundTruth(32, 30, None, ("Abuse",))):
+        truth = dict.fromkeys(scores, kind)
+        if kind.segments:
+            headline_figure(scores, truth, "coarse", "auc")
+        else:
+            with pytest.raises(BadInput, match=r"--select test: coarse AUC.* of 4 test videos is not defined"):
+                headline_figure(scores, truth, "coarse", "auc")
 
 
 def test_complete_ground_truth_has_the_figures_that_it_had():

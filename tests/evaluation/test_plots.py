@@ -143,6 +143,15 @@ def test_plot_scores_writes_one_picture_per_video_all_of_one_size(tmp_path, text
         assert (name in written, written.count("SELECTED ON TEST")) == (True, 1)
 
 
+def test_a_video_of_any_name_has_a_picture_of_its_own(tmp_path):
+    names = ("停车场", "大门口", "камера а", "a b", "a_b", "a/b")
+    scores, truth = next(iter(make_scores().values())), next(iter(TRUTH.values()))
+    plots.plot_scores(tmp_path, dict.fromkeys(names, scores), dict.fromkeys(names, truth), XD)
+    made = sorted(path.name for path in tmp_path.iterdir())
+    assert len(made) == 6
+    assert {"停车场.png", "大门口.png", "камера_а.png", "a_b.png"} < set(made)
+
+
 def test_detected_segments_are_written_below_the_scores(tmp_path, texts):
     """Of four the three best, numbered by time, in at most two lines; `$` and markup as they are; no video has those of another."""
     long = "a man $x$ in <b>red</b> \\frac & 100 % *walks* " + 60 * "slowly "
@@ -220,6 +229,12 @@ def test_plot_training(tmp_path, selected):
     log = [{"epoch": epoch, "loss_coarse": 1 / epoch, "loss": 2 / epoch, "lr": 1e-3, **selected} for epoch in (1, 2)]
     plots.plot_training(tmp_path / "plots" / "training.png", log)
     size(tmp_path / "plots" / "training.png")
+
+
+def test_every_loss_has_a_curve(tmp_path, texts):
+    names = [*(f"loss_{term}" for term in "abcdefgh"), "loss"]
+    plots.plot_training(tmp_path / "training.png", [{"epoch": 1, "lr": 1e-3} | dict.fromkeys(names, 1.0)])
+    assert set(names) <= set(texts[0])
 
 
 def test_a_failed_picture_leaves_the_old_one(tmp_path, monkeypatch):

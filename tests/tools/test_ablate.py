@@ -135,6 +135,34 @@ def test_a_failed_run_is_shown_and_the_others_go_on(world, monkeypatch, capsys, 
     assert table(world)[0]["fine"]["seeds"] == {"1": "finished"}
 
 
+def test_what_another_process_has_finished_meanwhile_is_not_started(world, monkeypatch):
+    def nap(seconds, sleep=ablate.time.sleep):
+        sleep(seconds)
+        made_run(world / "out/losses/all/seed-1")
+
+    monkeypatch.setattr(ablate.time, "sleep", nap)
+    run("--seeds", "1", "--rows", "coarse", "all")
+    assert len(started(world)) == 1
+
+
+def test_what_was_killed_before_its_first_last_pt_goes_on(world):
+    run("--seeds", "2", "--rows", "all")
+    started(world)
+    (world / "out/losses/all/seed-1").mkdir()
+    (world / "out/losses/all/seed-1/best.pt").touch()
+    run("--seeds", "1", "--rows", "all")
+    assert started(world) == ["--blocks both --seed 1 --no-plots --output out/losses/all --resume"]
+
+
+def test_data_without_ground_truth_has_a_table(world):
+    """What their own test left beside the scores is enough."""
+    made = world / "made"
+    (made / "gt.json").rename(made / "truth.json")
+    (made / "options.json").write_text('{"gt_path": null}')
+    run("--seeds", "1", "--rows", "all")
+    assert table(world)[1]["all"]["coarse auc"].startswith("100.00")
+
+
 def test_an_interruption_reaches_the_run_and_the_next_call_resumes_it(world, monkeypatch):
     def nap(seconds, sleep=ablate.time.sleep):
         sleep(seconds)

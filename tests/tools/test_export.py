@@ -35,6 +35,13 @@ def best(small_sample, tmp_path_factory):
     return next(folder.glob("seed-*/best.pt"))
 
 
+def test_nan_is_a_difference_wherever_it_stands():
+    sound, odd = np.zeros(3), np.array([0, np.nan, 0])
+    for parts in ([sound, odd], [odd, sound]):
+        with pytest.raises(BadInput, match="differs from PyTorch by nan"):
+            export.check("scorer.onnx", [sound, sound], parts)
+
+
 @pytest.fixture(scope="module")
 def exported(best, tmp_path_factory):
     folder = tmp_path_factory.mktemp("export") / "new"

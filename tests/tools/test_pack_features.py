@@ -277,6 +277,36 @@ def test_damaged_values_are_never_read(tmp_path):
 # The tool
 
 
+def test_damaged_values_are_packed_anew(tmp_path):
+    save(tmp_path / "root" / "v.npy")
+    pack = packed(tmp_path / "root")
+    flip(pack)
+    as_another_process()
+    refused(lambda: main([str(tmp_path / "root")]), pack / "v.npy", "damaged since it was packed", "--overwrite")
+    packed(tmp_path / "root", "--overwrite")
+    assert (load_features(pack / "v.npy", WIDTH) == 1).all()
+
+
+def test_a_pack_inside_the_folder_is_told(tmp_path):
+    save(tmp_path / "root" / "train" / "a.npy")
+    save(tmp_path / "root" / "test" / "b.npy")
+    inside = packed(tmp_path / "root" / "train")
+    refused(lambda: main([str(tmp_path / "root")]), inside, "is packed already")
+
+
+def test_a_link_to_another_disk_stays_one(tmp_path):
+    save(tmp_path / "root" / "v.npy")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "root-packed").symlink_to(tmp_path / "disk")
+    for value in (1, 2):
+        save(tmp_path / "root" / "v.npy", value=value)
+        main([str(tmp_path / "root"), "--overwrite"])
+        as_another_process()
+        assert (load_features(tmp_path / "root-packed" / "v.npy", WIDTH) == value).all()
+        assert (tmp_path / "root-packed").is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"root", "disk", "root-packed"}
+
+
 def test_an_array_that_is_nowhere_else_is_not_replaced(tmp_path):
     for name in ("a__0.npy", "b__0.npy"):
         save(tmp_path / "root" / name)

@@ -49,6 +49,19 @@ def test_the_first_frame_of_every_whole_snippet(tmp_path, frames):
     assert ended[:2] == (frames, pytest.approx(frames / 25))
 
 
+def test_a_user_who_may_have_no_large_pipe(tmp_path, monkeypatch):
+    """Linux allows 64 MiB of them."""
+    fcntl, asked = pytest.importorskip("fcntl"), []
+
+    def refused(*arguments):
+        asked.append(arguments)
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(fcntl, "fcntl", refused)
+    assert len(decoded(make_video(tmp_path / "a.mp4", 50))[1]) == 3
+    assert len(asked) == sys.platform.startswith("linux")
+
+
 def test_another_stride(tmp_path):
     _, pictures, _ = decoded(make_video(tmp_path / "a.mp4", 50), Recipe(size=32, stride=7))
     assert [round(picture.image.mean() / 4) for picture in pictures] == [0, 7, 14, 21, 28, 35, 42]

@@ -11,6 +11,8 @@ def test_footage_is_bounded(monkeypatch):
     for i in range(100):
         footage.add(0, Fragment(i, i + 1, True, b"", bytes(300)))
     assert len(footage._parts) == 3
+    footage.add(0, Fragment(100, 101, True, b"", bytes(1001)))  # more than may be kept
+    assert len(footage._parts) == 0
     footage = Footage(0.05)
     for i in range(5):
         footage.add(0, Fragment(i, i + 1, True, b"", bytes(100)))

@@ -20,6 +20,13 @@ def numbers(path, **options):
         return [round(to_rgb(frame).mean() / 4) for frame in video.decode()]
 
 
+def test_a_title_in_another_encoding(tmp_path):
+    path = make_video(tmp_path / "a.avi", codec="ffv1", title="KXchentitel")
+    path.write_bytes(path.read_bytes().replace(b"KXchen", b"K\xfcchen"))
+    assert b"K\xfcchen" in path.read_bytes()
+    assert numbers(path) == list(range(50))
+
+
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [

@@ -5,10 +5,12 @@ Colours are Okabe and Ito's; what a colour tells apart, line style, marker or pl
 "selected on test".
 """
 
+import itertools
 import re
 import statistics
 import textwrap
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +61,10 @@ def plot_scores(
     lines = 0 if segments is None else LISTED * (2 if any(one.caption for found in segments.values() for one in found) else 1)
     below, height = 0.45 + 0.13 * lines, 2.5 + 0.13 * lines  # inches
     figure = Figure(figsize=(8, height))  # one figure with fixed margins for all: fitting them doubles the time per picture
+    files: dict[str, str] = {}
+    for name in scores:
+        kept = re.sub(r"[^\w.=+-]", "_", name)
+        files[name] = f"{kept}-{zlib.crc32(name.encode(errors='surrogateescape')):08x}" if kept in files.values() else kept
     for name, parts in scores.items():
         figure.clear()
         axes = figure.add_axes((0.08, below / height, 0.7, 1.75 / height))
@@ -86,7 +92,7 @@ def plot_scores(
             draw_segments(axes, segments[name], video.fps, 0.13 * lines / height)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a caption in another script than the font's
-            save(figure, folder / f"{re.sub(r'[^A-Za-z0-9._=+-]', '_', name)}.png", stamp, dpi=110)
+            save(figure, folder / f"{files[name]}.png", stamp, dpi=110)
 
 
 def draw_segments(axes, found: list[Segment], fps: float, top: float) -> None:
@@ -220,8 +226,9 @@ def plot_training(path: Path, log: list[dict], stamp: str = "", selected_by: str
     epochs = [line["epoch"] for line in log]
     figure = Figure(figsize=(9, 3), layout="constrained")
     left, right = figure.subplots(1, 2)
-    names = [name for name in log[0] if name.startswith("loss")]
-    for name, colour, marker in zip(names, (BLUE, AMBER, GREEN, VERMILLION, "black"), "osD^v", strict=False):
+    names = sorted((name for name in log[0] if name.startswith("loss")), key=lambda name: name != "loss")
+    colours, markers = itertools.cycle(("black", BLUE, AMBER, GREEN, VERMILLION)), itertools.cycle("vosD^PX")
+    for name, colour, marker in zip(names, colours, markers, strict=False):
         style = "--" if name == "loss" else "-"  # the sum lies on its largest term
         left.plot(epochs, [line[name] for line in log], color=colour, ls=style, marker=marker, ms=4, label=name)
     left.set(xlabel="epoch", yscale="log")

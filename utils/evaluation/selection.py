@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.errors import BadInput
 from utils.evaluation.ground_truth import GroundTruth
 from utils.evaluation.intervals import resampled
 from utils.evaluation.metrics import bag_score, frame_metrics, video_figures
@@ -44,7 +45,11 @@ def headline_figure(scores: dict[str, Scores], truth: dict[str, GroundTruth], pa
     part = shown_part(scores, part)
     if len(timed(scores, truth)) < len(scores):
         abnormal = np.array([bool(truth[name].shows) for name in scores])
-        figures = video_figures(bags(scores, truth, part), abnormal)(np.ones(len(scores), np.int64))
-        return Figure(float(figures[metric]), title(("video", part, metric)))
-    labels = [frame_labels(truth[name], truth[name].frames) for name in scores]
-    return Figure(float(frame_metrics(anomaly_scores(scores, truth, part), labels)[metric]), title((part, metric)))
+        value = video_figures(bags(scores, truth, part), abnormal)(np.ones(len(scores), np.int64))[metric]
+        name = title(("video", part, metric))
+    else:
+        labels = [frame_labels(truth[name], truth[name].frames) for name in scores]
+        value, name = frame_metrics(anomaly_scores(scores, truth, part), labels)[metric], title((part, metric))
+    if value is None or np.isnan(value):
+        raise BadInput(f"--select test: {name} of {len(scores)} test videos is not defined, as all are of one kind; expected val or last")
+    return Figure(float(value), name)

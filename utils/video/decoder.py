@@ -96,8 +96,11 @@ class Decoder:
             stderr=self._stderr,
             env=environment(),
             bufsize=0,
-            pipesize=1 << 20,
         )
+        with contextlib.suppress(ImportError, AttributeError, OSError):  # not on Linux; as many large pipes as a user may have
+            import fcntl
+
+            fcntl.fcntl(self._process.stdout, fcntl.F_SETPIPE_SZ, 1 << 20)
 
     def __enter__(self) -> "Decoder":
         return self

@@ -75,15 +75,14 @@ def begins(path: Path, created: str | None = None) -> datetime | None:
     """When a recording begins, local time, without zone: by its name (`2024-05-01/08-00.mp4`, `cam_20240501_080000.mp4`; of a name that
     tells no day the date is NO_DAY), else by `created`, the creation_time of its metadata in ISO format, UTC unless it says; None: unknown.
     """
-    name, days = path.stem, list(DAY.finditer(str(path)))
-    if days and (end := days[-1].end() - len(str(path)) + len(path.name)) > 0:
-        time = TIME.search(name[end:])
-    else:
-        time = APART.search(name) if days else APART.match(name)
+    name, days, above = path.stem, list(DAY.finditer(str(path))), len(str(path)) - len(path.name)
+    own = [day for day in days if day.end() > above]  # in the name itself, which may tell the end as well
+    day = own[0] if own else days[-1] if days else None
+    time = TIME.search(name[day.end() - above :]) if own else APART.search(name) if day else APART.match(name)
     try:
         if time:
-            day = datetime(*(int(days[-1][part]) for part in (1, 3, 4))) if days else datetime.min
-            return day.replace(hour=int(time[1]), minute=int(time[2]), second=int(time[3] or 0))
+            begun = datetime(*(int(day[part]) for part in (1, 3, 4))) if day else datetime.min
+            return begun.replace(hour=int(time[1]), minute=int(time[2]), second=int(time[3] or 0))
         made = datetime.fromisoformat(created) if created else None
         if made and made.year > 1990:  # a camera whose clock was never set says 1970 or 1904
             return (made if made.tzinfo else made.replace(tzinfo=UTC)).astimezone().replace(tzinfo=None)

@@ -39,7 +39,7 @@ class Footage:
         with self._lock:
             self._parts.append((time.monotonic(), connection, part))
             self._bytes += len(part.data)
-            while self._bytes > MOST or time.monotonic() - self._parts[0][0] > self._seconds:
+            while self._parts and (self._bytes > MOST or time.monotonic() - self._parts[0][0] > self._seconds):
                 self._bytes -= len(self._parts.popleft()[2].data)
 
     def cut(self, connection: int, start: float, end: float) -> bytes | None:

@@ -55,7 +55,7 @@ class Video:
         if fault := irregular(self.path):
             raise BrokenVideo(f"{self._name}: {fault}; expected a video file; name an existing one")
         try:
-            self._container = av.open(f"file:{self.path}", options=safe_options(max_pixels))
+            self._container = av.open(f"file:{self.path}", options=safe_options(max_pixels), metadata_errors="replace")
         except (av.FFmpegError, ValueError) as error:
             raise self._wrong(f"cannot be opened as a video ({_reason(error)})", f"one of {', '.join(FORMATS)}") from None
         try:

@@ -82,7 +82,7 @@ GOOD = '[[camera]]\nname = "a"\naddress = "rtsp://host/a"\n'
         (GOOD + "[alerts]\n", "alerts go nowhere; expected a webhook, a command, or both"),
         (GOOD + '[alerts]\nwebhook = "http://a"', "alerts.webhook without a secret"),
         (GOOD + "[alerts]\ncommand = []", "alerts.command"),
-        (GOOD + '[alerts]\ncommand = ["a\\u0000b"]', "alerts.command.0 'a\\x00b'; expected a text without NUL"),
+        (GOOD + '[alerts]\ncommand = ["a\\u0000b"]', "alerts.command.0; expected a text without NUL"),
         (GOOD + '[alerts]\ncommand = ["a"]\nminimum = 50', "alerts.minimum 50; expected at most longest, 30;"),
         (GOOD + '[alerts]\ncommand = ["a"]\nlongest = 0', "alerts.longest 0; expected a value above 0"),
         ('folder = "a\\u0000b"\n' + GOOD, "folder 'a\\x00b'; expected one line of text"),
@@ -103,6 +103,27 @@ def test_what_is_wrong_in_the_file(tmp_path, text, message):
     with pytest.raises(BadInput, match=re.escape(message)) as caught:
         live.read_cameras(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[camera]\nname = "a"\naddress = "rtsp://viewer:geheim@host/a"',
+        GOOD + '[[alerts]]\nsecret = "geheim"',
+        '[[camera]]\nname = "a"\naddress = ["rtsp://viewer:geheim@host/a"]',
+        '[[camera]]\nname = "a"\naddress = "rtsp://viewer:geheim@host/a\\n"',
+        'camera = ["rtsp://viewer:geheim@host/a"]',
+        '[[camera]]\nname = "a"\naddress = "viewer:geheim@host/a"',
+        '[[camera]]\nname = "a"\naddress = "rtsp:/viewer:geheim@host/a"',
+        GOOD + '[alerts]\ncommand = ["curl", "geheim\\u0000"]',
+    ],
+)
+def test_what_is_wrong_is_told_without_a_password(tmp_path, text):
+    (tmp_path / "cameras.toml").write_text(text)
+    with pytest.raises(BadInput, match="expected") as caught:
+        live.read_cameras(tmp_path / "cameras.toml")
+    assert "geheim" not in str(caught.value)
+    assert "viewer" not in str(caught.value)
 
 
 def test_passwords_come_from_the_environment(tmp_path, monkeypatch):
@@ -298,6 +319,21 @@ def test_an_alert_from_camera_to_receiver(tmp_path):
     assert list((tmp_path / "live" / "alerts").glob("*.json")) == []
     row = json.loads((tmp_path / "live" / "status.json").read_text())["cameras"]["cam0"]
     assert row["threshold"] == 0.6
+
+
+def test_an_event_is_told_though_nobody_reads_the_lines(tmp_path):
+    class Closed(io.StringIO):
+        def write(self, text):
+            if json.loads(text)["type"] == "event":
+                raise BrokenPipeError
+            return len(text)
+
+    over = threading.Event()
+    with Receiver() as server, Server(sent(range(500), over, codec="libx264")) as camera:
+        path = written(tmp_path, f'[alerts]\nwebhook = "{server.address}"\nsecret = "${{HOOK_SECRET}}"\nminimum = 0\n', camera.port)
+        live.run(Numbers(), live.read_cameras(path), latency=2, out=Closed())
+        over.set()
+    assert server.taken or list((tmp_path / "live" / "alerts").glob("*.json"))
 
 
 def test_only_a_polygon_counts():

@@ -109,6 +109,13 @@ def test_scores_are_those_of_score_delayed(total, length, ahead, fine, random):
         assert np.stack([scored.fine for scored in found]) == pytest.approx(expected.fine, abs=1e-6)
 
 
+def test_scores_that_are_no_numbers_are_told():
+    detector = make_detector()
+    detector.scorer = lambda videos: {key: Scores(coarse=np.full(len(rows), np.nan, np.float32)) for key, rows in videos}
+    with pytest.raises(BadInput, match="no finite number; check the model"):
+        live.Scorer(detector).add(Place(0, 0, 0, 1, 0), torch.zeros(1, 24))
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.sampled_from([0.1, 0.3, 0.5, 0.7, 0.9]), min_size=1, max_size=40), st.booleans(), st.integers(0, 99))
 def test_events_are_the_segments_of_the_scores(values, fine, seed):

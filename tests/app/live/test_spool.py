@@ -122,6 +122,42 @@ def test_one_that_is_too_large_goes_without_its_pictures(tmp_path):
     assert (server.attempts, server.taken[0]["picture"], server.taken[0]["clip"]) == (2, None, None)
 
 
+def test_what_is_too_large_for_one_receiver_is_whole_for_the_other(tmp_path):
+    tries, taken = [], []
+
+    def command(key, event, picture, clip):
+        tries.append(key)
+        if len(tries) == 1 or server.taken == []:
+            raise Refused("down")
+        taken.append((picture.read_bytes(), clip.read_bytes()))
+
+    with Receiver(["413", "take"]) as server:
+        spool = Spool(tmp_path, hook(server) | {"command": command}, limit=1 << 20)
+        spool.put("door", {"number": 0}, b"JPEG", b"MP4")
+        until(lambda: not spool.waiting)
+    assert (server.taken[0]["picture"], server.taken[0]["clip"]) == (None, None)
+    assert taken == [(b"JPEG", b"MP4")]
+    assert content(tmp_path) == []
+
+
+def test_an_event_that_somebody_removes_is_waited_for_by_nobody(tmp_path):
+    down = threading.Event()
+
+    def sink(*_):
+        if not down.is_set():
+            raise Refused("down")
+
+    spool = Spool(tmp_path, {"webhook": sink, "command": sink}, limit=1 << 20)
+    spool.put("door", {"number": 0}, b"JPEG", b"MP4")
+    until(lambda: len(content(tmp_path, ".json")) == 1)
+    for name in content(tmp_path, ".json"):
+        (tmp_path / name).unlink()
+    down.set()
+    until(lambda: not spool.waiting)
+    assert content(tmp_path) == []
+    spool.close()
+
+
 def test_pictures_go_first_and_events_never(tmp_path):
     down = Refused("it is down")
 

@@ -79,6 +79,8 @@ def web():
         ("RTMP://host/live/key", "rtmp://host/live/key", "rtmp://host/live/key"),
         ("udp://@:1234", "udp://@:1234", "udp://:1234"),
         ("tcp://127.0.0.1:9?listen=1", "tcp://127.0.0.1:9?listen=1", "tcp://127.0.0.1:9"),
+        ("rtsp://10.0.0.1:554/user=admin&password=secret", "rtsp://10.0.0.1:554/user=admin&password=secret", "rtsp://10.0.0.1:554/user"),
+        ("rtsp://user:12/secret@host/h264", "rtsp://user:12/secret@host/h264", "rtsp://…"),
         ("-", "pipe:0", "-"),
     ],
 )
