@@ -41,4 +41,4 @@ lock: $(VENV)/test.stamp
 		requirements-app.txt --output-file requirements.lock
 
 clean:
-	rm -rf $(VENV) runs data/sample
+	rm -rf $(VENV) data/sample

@@ -68,7 +68,7 @@ SYSTEMS = dict(
         seed=1,
     ),
     # AAAI 2024; reported: frame AUC 88.02 (coarse score, best step on the test set, crop 5), AVG mAP 6.68. The authors take 125 steps an
-    # epoch and drop what is left; 127 here.
+    # epoch and drop what is left; 127 here, 114 with --select val, which holds a tenth of the videos out.
     vadclip=dict(visual_layers=2, attn_window=8, lr=2e-5, batch_size=128, milestones=(4, 8), lambda_text=0.1, test_crop=5),
     # Neural Networks 2026, doi 10.1016/j.neunet.2026.108951; reported: frame AUC 88.59 (coarse score, best on the test set). Captions:
     # --caption-root DIR.

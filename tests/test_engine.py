@@ -17,7 +17,7 @@ import xd_test
 import xd_train
 from model import TEMPORAL
 from tools import evaluate
-from utils import checkpoint, engine, errors, testing, training
+from utils import checkpoint, engine, errors, ranks, testing, training
 from utils.errors import BadInput
 from utils.evaluation.selection import Figure
 from utils.prompt import PROMPTS
@@ -296,6 +296,17 @@ def test_an_optimizer_goes_on_on_another_kind_of_device(there, here):
     for optimizer in (one, other):
         optimizer.step()
     torch.testing.assert_close(other.param_groups[0]["params"], one.param_groups[0]["params"])
+
+
+@pytest.mark.parametrize("on_host", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_batch_of_one_snippet_leaves_statistics_that_are_numbers(monkeypatch, on_host, masked):
+    monkeypatch.setattr(ranks, "is_host", lambda _: on_host)
+    norm, x = torch.nn.BatchNorm1d(3), torch.randn(1, 3, 4 if masked else 1)
+    mask = torch.tensor([[True, False, False, False]]) if masked else None
+    assert ranks.batch_norm(norm, x, mask).isfinite().all()
+    assert torch.equal(norm.running_var, torch.ones(3))
+    assert torch.equal(norm.running_mean, torch.zeros(3))
 
 
 def test_random_states_of_more_gpus_than_there_are(monkeypatch):

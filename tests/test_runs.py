@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -276,6 +277,20 @@ def test_a_preset_is_remembered(small_sample, tmp_path, capsys):
         xd_train.main([*(word for word in words if word not in ("--preset", "paper")), "--seed", "2"])
 
 
+def test_of_data_sets_of_one_name_each_has_its_own_newest_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setattr(runs, "read_options", lambda path, _: json.loads(path.read_text()))
+    for site in "ab":
+        place = tmp_path / "runs" / f"mine-{site}" / "seed-1"
+        place.mkdir(parents=True)
+        (place / "options.json").write_text(json.dumps({"dataset": "mine", "data": f"/site-{site}/dataset.toml"}))
+        (place / "best.pt").touch()
+    for site, folder in (("a", "mine-a"), ("b", "mine-b"), ("c", "mine-b")):
+        options = SimpleNamespace(dataset="mine", model="reflip", typed={}, data=f"/site-{site}/dataset.toml")
+        assert runs.newest_checkpoint(options).parents[1].name == folder
+        assert ("was not trained on /site-c/dataset.toml" in capsys.readouterr().out) == (site == "c")
+
+
 @pytest.mark.slow
 def test_resume_without_output_goes_on_with_the_newest_run(small_sample, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(runs, "ROOT", tmp_path)
@@ -449,6 +464,8 @@ def test_a_missing_crop_is_named(small_sample, tmp_path):
         (["--sentence-encoder", "x"], None, True, "other"),  # 512 columns, of which nothing says that they are CLIP's
         (["--sentence-encoder", "x"], "ViT-B/16", True, "visual"),
         (["--sentence-encoder", "x", "--model", "trclip", "--branches", "visual"], None, True, "other"),
+        (["--sentence-encoder", "x", "--model", "deepmil"], None, False, "other"),  # it reads no text
+        (["--sentence-encoder", "x"], "ViT-B/16", False, "visual"),  # the manifest knows
         (["--sentence-encoder", "x", "--model", "trclip", "--caption-root", "y"], None, True, "sentences"),
     ],
 )

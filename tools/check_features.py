@@ -69,6 +69,10 @@ def parse(argv) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def flags(words: list[str]) -> list[str]:
+    return [word.split("=")[0] for word in words]
+
+
 def near(path) -> str:
     """A path as it is typed here."""
     path = Path(os.path.abspath(path))
@@ -85,7 +89,7 @@ def training_options(typed: argparse.Namespace, dataset: Dataset, passed: list[s
     for name in PASSED:
         if (value := getattr(typed, name)) is not None:
             words += [flag(name), str(value)]
-    if dataset.test_list is None and typed.test_list is None:
+    if dataset.test_list is None and typed.test_list is None and "--folds" not in flags(passed):
         words += ["--folds", str(FOLDS)]
     option_file = importlib.import_module(script_of(dataset.key, "option").removesuffix(".py"))
     options = option_file.parse_args(words + ["--allow-overlap"] * typed.allow_overlap + passed)
@@ -188,6 +192,8 @@ def main(argv=None) -> None:
     typed = parse(own)
     dataset = load_dataset(typed.data)
     options = training_options(typed, dataset, passed)
+    if options.folds:  # of the training list: no other is read
+        options = replace(options, test_list=None)
     typed.visual_width, typed.allow_overlap = options.typed.get("visual_width"), options.allow_overlap
     root, faults, commands = options.feature_root, Faults(), []
     words = {name: value for name in PASSED if (value := getattr(typed, name)) is not None}  # of the training script
@@ -205,6 +211,8 @@ def main(argv=None) -> None:
             list_words = ["--data", place, "--annotations", path, "--feature-root", near(root), "--output", words[name]]
             commands.append(["python", "-m", "tools.make_list", *list_words])
     train, test = videos.values()
+    if options.folds and options.gt_path and not load_ground_truth(options.gt_path, dataset).keys() & {video.name for video in train}:
+        options = replace(options, gt_path=None)  # as utils.folds takes it
     headers, width, scale = check_files(list(dict.fromkeys(file for video in train + test for file in video.files)), options, typed, faults)
     for name, found in videos.items():
         if found:
@@ -238,7 +246,7 @@ def main(argv=None) -> None:
     words |= {name: value for name, value in wanted.items() if value not in (usual[name], getattr(options, name))}
     train_words = [word for name, value in words.items() for word in (flag(name), f"{value:g}" if isinstance(value, float) else value)]
     commands.append(["python", *command_of(dataset, "train"), *train_words, *["--allow-overlap"] * typed.allow_overlap])
-    commands[-1] += [*(["--folds", count or FOLDS] if options.folds else []), *passed]
+    commands[-1] += [*(["--folds", count or FOLDS] if options.folds and "--folds" not in flags(passed) else []), *passed]
     print("to type next:" if all(faults.values()) else "to type next, where the rest is mended:")
     print(*("    " + shlex.join(map(str, command)) for command in commands), sep="\n")
     if faults:

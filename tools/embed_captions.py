@@ -106,6 +106,9 @@ def settings_of(options, encoder: SentenceText, lengths: dict[str, int]) -> dict
             return digest(read_bytes(path, "CAPTIONS"))
         return digest(b"".join(digest(file.read_bytes()).encode() for file in caption_files(path)))
 
+    captions: dict[str, list[str]] = {}
+    for path in options.captions:
+        captions.setdefault(Path(path).absolute().name, []).append(of_path(path))
     return {
         "encoder": options.encoder,
         "encoder_digest": encoder.digest(),
@@ -114,7 +117,7 @@ def settings_of(options, encoder: SentenceText, lengths: dict[str, int]) -> dict
         "strip_prefix": options.strip_prefix,
         "fps": options.fps,
         "precision": options.precision,
-        "captions": {Path(path).absolute().name: of_path(path) for path in options.captions},
+        "captions": {name: found[0] if len(found) == 1 else digest("".join(found).encode()) for name, found in captions.items()},
         "lengths": digest(json.dumps(sorted(lengths.items())).encode()),
     }
 
@@ -148,9 +151,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Dataset]:
     parser.add_argument("--encoder", required=True, metavar="NAME_OR_PATH", help="sentence encoder: local folder or hub name")
     parser.add_argument("--pooling", choices=list(POOLING), help="of the encoder's tokens (default: as its own files say, else mean)")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the features: NAME.npy (T, D) float16, and NAME.jsonl")
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("--gt", metavar="JSON", help="ground truth: the lengths of its videos; others are as long as their captions say")
-    length.add_argument("--feature-root", metavar="DIR", help="features to be paired with: their lengths, their folders, only their videos")
+    parser.add_argument("--gt", metavar="JSON", help="ground truth: the lengths of its videos; others are as long as their captions say")
+    parser.add_argument("--feature-root", metavar="DIR", help="features to be paired with: their lengths, their folders, only their videos")
     parser.add_argument("--list", nargs="+", default=[], metavar="CSV", help="lists whose folders the features lie in (default: flat)")
     parser.add_argument("--fill", choices=FILLS, default=FILLS[0], help="rows that no sentence covers (default: %(default)s)")
     parser.add_argument("--strip-prefix", nargs="+", default=[], metavar="TEXT", help="left out where a sentence begins with one of them")

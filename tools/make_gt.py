@@ -71,8 +71,10 @@ def make_ground_truth(
     truth, clipped = {}, {}
     for name in names:
         segments = []
-        if name not in annotated and official_label(PurePosixPath(name), dataset) != dataset.labels[0]:
-            raise BadInput(f"--annotations: {name} is not in it, and no normal video by its name; list the test videos with --test-list")
+        label = names[name] or official_label(PurePosixPath(name), dataset)
+        if name not in annotated and label != dataset.labels[0]:
+            listed = "by its name; list the test videos with --test-list" if names[name] is None else "by --test-list; add its intervals"
+            raise BadInput(f"--annotations: {name} is not in it, and no normal video {listed}")
         for start, end, label in annotated.get(name, []):
             if not 0 <= start < min(end, frames[name]) or end > frames[name] + SLACK:
                 raise BadInput(
@@ -107,9 +109,9 @@ def main(argv=None) -> None:
     dataset = load_dataset(options.dataset, "--dataset")
     annotated, frames = read_annotations(options.annotations, dataset), read_frames(options.frames)
     if options.test_list:
-        names = list(read_videos(options.test_list, dataset, "--test-list"))
+        names = {name: label for name, (_, label) in read_videos(options.test_list, dataset, "--test-list").items()}
     else:
-        names = list(annotated if dataset.label_in == "folder" else annotated | frames)
+        names = dict.fromkeys(annotated if dataset.label_in == "folder" else annotated | frames)
     truth, clipped = make_ground_truth(annotated, frames, names, dataset)
     write_ground_truth(options.output, truth, options.overwrite)
     segments = sum(len(video.segments) for video in truth.values())

@@ -5,7 +5,8 @@
 
 The official files: UCF-Crime's Anomaly_Train.txt and Anomaly_Test.txt (`Abuse/Abuse001_x264.mp4`), XD-Violence's names one a line.
 A published list (CSV `path,label`, ten rows a video or one) and, for XD-Violence, a ground-truth JSON serve as well. Rows keep the file's
-order. With --feature-root only the videos with features below it are listed, under their path there; without --annotations all of them.
+order. With --feature-root only the videos with features below it are listed, under their path there; without --annotations all of them. A
+CSV's sources are kept, and the crop of a video of which it names one alone.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import csv
 import sys
 from pathlib import Path, PurePosixPath
 
-from dataset import index_features, read_rows
+from dataset import index_features, read_entries, split_crop
 from utils.datasets import benchmarks, load_dataset
 from utils.errors import BadInput, Parser, exit_code, some
 from utils.files import replacing
@@ -39,7 +40,7 @@ def read_videos(path: Path | str, dataset: Dataset, option: str = "--annotations
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".csv":
-        entries = read_rows(path, option)
+        entries = [(row, label) for row, label, _ in read_entries(path, option)]
     elif suffix == ".json":
         content = read_json(path, option)
         entries = [(name, None) for name in content] if isinstance(content, dict) else []
@@ -85,8 +86,22 @@ def read_folder(root: Path | str, dataset: Dataset) -> dict[str, tuple[PurePosix
     return videos
 
 
-def with_features(videos: dict[str, tuple[PurePosixPath, str]], root: Path | str) -> dict[str, tuple[PurePosixPath, str]]:
-    """Keep the videos that have features anywhere below `root`, with or without crop suffix; their path becomes the one below the root.
+def read_more(path: Path | str) -> tuple[dict[str, int], dict[str, str]]:
+    """What a list in CSV says besides labels: the crop of each video of which it names one alone, and the sources, if it has them."""
+    crops, sources = {}, {}
+    for row, _, source in read_entries(path, "--annotations"):
+        _, crop = split_crop(f"{row.replace(chr(92), '/').rpartition('/')[2].removesuffix('.npy')}.npy")
+        crops.setdefault(name := video_name(row), set()).add(crop)
+        if source is not None:
+            sources[name] = source
+    return {name: crop for name, named in crops.items() if len(named) == 1 and (crop := next(iter(named))) is not None}, sources
+
+
+def with_features(
+    videos: dict[str, tuple[PurePosixPath, str]], root: Path | str, crops: dict[str, int] | None = None
+) -> dict[str, tuple[PurePosixPath, str]]:
+    """Keep the videos that have features anywhere below `root`, with or without crop suffix; their path becomes the one below the root, of
+    those in `crops` that of this crop, where it has a file.
 
     Raises BadInput where a video lies in two folders and neither is the official one, and where nothing is left.
     """
@@ -98,16 +113,23 @@ def with_features(videos: dict[str, tuple[PurePosixPath, str]], root: Path | str
         if len(homes) > 1:
             raise BadInput(f"{root}: {name} lies in {homes[0]} and in {homes[1]}; keep one, or name the right folder with --feature-root")
         if homes:
-            found[name] = (homes[0] / f"{name}.npy", label)
+            crop = (crops or {}).get(name)
+            suffix = "" if crop not in index[name][homes[0].parts] or crop is None else f"__{crop}"
+            found[name] = (homes[0] / f"{name}{suffix}.npy", label)
     if not found:
         raise BadInput(f"{root}: features of none of the {len(videos)} videos (first: {next(iter(videos))}); check --feature-root")
     return found
 
 
-def write_list(path: Path | str, videos: dict[str, tuple[PurePosixPath, str]], overwrite: bool = False) -> None:
-    """Write the CSV `path,label`, whole or not at all. Raises BadInput where `path` holds something else, unless `overwrite`."""
+def write_list(
+    path: Path | str, videos: dict[str, tuple[PurePosixPath, str]], overwrite: bool = False, sources: dict[str, str] | None = None
+) -> None:
+    """Write the CSV `path,label`, and `source` where there are some, whole or not at all. Raises BadInput where `path` holds something
+    else, unless `overwrite`.
+    """
+    rows = [("path", "label", "source"), *((*video, sources[name]) for name, video in videos.items())] if sources else None
     with replacing(path, overwrite) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([("path", "label"), *((place, label) for place, label in videos.values())])
+        csv.writer(file, lineterminator="\n").writerows(rows or [("path", "label"), *videos.values()])
 
 
 def read_lines(path: Path | str, option: str = "--annotations") -> list[str]:
@@ -134,14 +156,15 @@ def main(argv=None) -> None:
     dataset = load_dataset(options.dataset, "--dataset")
     if options.annotations:
         wanted = read_videos(options.annotations, dataset)
-        videos = with_features(wanted, options.feature_root) if options.feature_root else wanted
+        crops, sources = read_more(options.annotations) if Path(options.annotations).suffix.lower() == ".csv" else ({}, {})
+        videos = with_features(wanted, options.feature_root, crops) if options.feature_root else wanted
     elif options.feature_root:
-        wanted = videos = read_folder(options.feature_root, dataset)
+        wanted, sources = (videos := read_folder(options.feature_root, dataset)), {}
         if not videos:
             raise BadInput(f"{options.feature_root}: no .npy below it; name the folder of the feature files with --feature-root")
     else:
         raise BadInput("nothing to list; name an official list with --annotations, a feature folder with --feature-root, or both")
-    write_list(options.output, videos, options.overwrite)
+    write_list(options.output, videos, options.overwrite, sources)
     normal = sum(label == dataset.labels[0] for _, label in videos.values())
     print(f"{options.output}: {len(videos)} videos of {dataset.title}, {len(videos) - normal} abnormal, {normal} normal")
     if missing := [name for name in wanted if name not in videos]:

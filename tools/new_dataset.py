@@ -88,7 +88,7 @@ def find_lengths(videos: dict[str, Listed], feature_root: Path | None, workers: 
                 videos[name].frames, videos[name].fps = found
     for name, entry in videos.items():
         entry.frames = entry.frames or rows.get(name)
-        entry.fps = entry.fps and round(entry.fps, 3)
+        entry.fps = entry.fps and (round(entry.fps, 3) if entry.fps >= 1 else float(f"{entry.fps:.6g}"))
     if not videos:
         raise BadInput(f"{broken[0]} ({len(broken)} videos, all of them broken)")
     return broken
@@ -116,8 +116,15 @@ def check_free(output: Path, overwrite: bool) -> None:
 
 
 def write(output: Path, text: str, videos: dict[str, Listed], truth: dict[str, GroundTruth]) -> None:
-    """Write the files of the data set, whole or not at all. text: of its own file, which is the last to be there."""
+    """Write the files of the data set, whole or not at all. text: of its own file, which is the last to be there; an earlier one that says
+    something else, by hand perhaps, stays as FILE.before.
+    """
     make_folder(output)
+    before = (output / FILE).read_bytes() if (output / FILE).is_file() else b""
+    if before and without_comments(before.decode(errors="replace")) != without_comments(text):
+        with replacing(output / f"{FILE}.before") as temporary:
+            temporary.write_bytes(before)
+        print(f"note: {output / FILE} said otherwise: it is kept as {FILE}.before")
     with ExitStack() as stack:
         stack.enter_context(replacing(output / FILE)).write_text(text, encoding="utf-8")
         for side in sides_of(videos):
@@ -129,6 +136,10 @@ def write(output: Path, text: str, videos: dict[str, Listed], truth: dict[str, G
             write_ground_truth(stack.enter_context(replacing(output / "gt.json")), truth)
         for name in FILES:  # those that stand there: who is stopped from here on has no data set, rather than a mixed one
             (output / name).unlink(missing_ok=True)
+
+
+def without_comments(text: str) -> list[str]:
+    return [line for line in text.splitlines() if not line.startswith("#")]
 
 
 def sides_of(videos: dict[str, Listed]) -> list[str]:
@@ -286,7 +297,10 @@ def make(options) -> None:
     for line in doubts(videos, dataset):
         print(f"looks wrong: {printable(line)}")
     print("next:")
-    there = "features" if feature_root else "videos" if any(entry.file for entry in videos.values()) else "nothing"
+    places = [Path(os.path.abspath(entry.file)).parent for entry in videos.values() if entry.file]
+    there = "features" if feature_root else "videos" if places else "nothing"
+    if not all(place.is_relative_to(os.path.abspath(root)) for place in places):
+        root = os.path.commonpath(places)
     for line in following(options, root, there, sides_of(videos)):
         print(f"  {line}")
 
@@ -310,9 +324,9 @@ def following(options, root: Path, there: str, sides: list[str]) -> list[str]:
     output, features = shlex.quote(str(options.output)), shlex.quote(str(options.output / "features"))
     first = {"features": [], "videos": [f"python -m tools.extract_features {shlex.quote(str(root))} --output {features}"]}
     lines = first.get(there, [f"(features of these videos, by whatever made them, below {features})"])
-    lines.append(f"python -m tools.check_features --data {output}")
-    if sides == ["test"]:
+    if sides == ["test"]:  # tools.check_features is of a training
         return [*lines, f"python custom_test.py --data {output} --checkpoint RUN"]
+    lines.append(f"python -m tools.check_features --data {output}")
     return [*lines, f"python custom_train.py --data {output}{'' if 'test' in sides else ' --folds 5'}"]
 
 

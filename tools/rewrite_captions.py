@@ -29,6 +29,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from tools.make_gt import read_frames
 from utils.captions.formats import Caption, VideoCaptions, caption_files, read_caption_file, read_captions, write_captions
 from utils.captions.llm import LEFT_OUT, SENT, Endpoint, LocalModel, Sampling
 from utils.captions.rewriting import Answers, Request, file_digest, make_request, one_line, read_pairs, rewrite_of
@@ -133,6 +134,7 @@ def parser_() -> argparse.ArgumentParser:
     parser.add_argument("--max-tokens", type=COUNT, default=77, help="new tokens at most (default: %(default)s, LaCLIP's)")
     parser.add_argument("--longest", type=COUNT, default=300, metavar="WORDS", help="words of a caption shown (default: %(default)s)")
     parser.add_argument("--fps", type=POSITIVE, default=30, help="frames per second of UCA's videos (default: %(default)s)")
+    parser.add_argument("--frames", metavar="FILE_OR_FOLDER", help="lengths of videos whose captions tell no times: as tools.make_gt's")
     parser.add_argument("--cache", metavar="FILE", help="answers kept (default: DIR/answers.cache)")
     local = parser.add_argument_group("with --llm")
     local.add_argument("--batch-size", type=COUNT, default=32, help="prompts at a time (default: %(default)s)")
@@ -217,7 +219,7 @@ def main(argv=None) -> None:
 def rewrite(options, argv: list[str]) -> None:
     """Have all captions rewritten; rewrite.json, and what is told of them."""
     pool = read_pairs(options.pairs)
-    videos, mended = read_captions(options.captions, options.fps)
+    videos, mended = read_captions(options.captions, options.fps, read_frames(options.frames) if options.frames else None)
     backend = make_backend(options)
     output, versions = Path(options.output), range(1, options.versions + 1)
     identity = {"model": backend.name, "revision": backend.revision, **backend.settings}

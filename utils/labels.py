@@ -68,7 +68,8 @@ def class_indices(label: str, dataset: Dataset) -> list[int]:
     if unknown or not parts:
         found = unknown[0] if unknown else label
         raise BadInput(f"label {found!r} is no class of {dataset.title}; expected one of {', '.join(dataset.labels)}")
-    return list(dict.fromkeys(dataset.labels.index(part) for part in parts))
+    found = list(dict.fromkeys(dataset.labels.index(part) for part in parts))
+    return [number for number in found if number] or found  # what is normal, too, is not
 
 
 def multi_hot(label: str, dataset: Dataset) -> np.ndarray:
@@ -86,6 +87,12 @@ def video_name(text: str) -> str:
     if re.fullmatch(r"__[0-9]", name[-3:]) and len(name) > 3:
         name = name[:-3]
     return _without(name, VIDEO_SUFFIXES)
+
+
+def check_video_name(place, name: str) -> None:
+    """Raise BadInput, naming `place`, where a video called `name` would be called otherwise in a list, or in ground truth."""
+    if video_name(name) != name:
+        raise BadInput(f"{place}: the video {name} would be read as {video_name(name)}, {name} being a crop of it, or its file; rename it")
 
 
 def is_video(name: str) -> bool:

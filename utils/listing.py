@@ -12,7 +12,7 @@ from utils.errors import BadInput
 from utils.evaluation.annotations import Interval, event_of, read_annotations, read_interval, segments_of
 from utils.evaluation.ground_truth import GroundTruth, load_ground_truth
 from utils.files import files_below, irregular
-from utils.labels import Dataset, class_indices, is_video, video_name
+from utils.labels import Dataset, check_video_name, class_indices, is_video, video_name
 from utils.packs import arrays_below
 from utils.reading import read_csv, read_text
 from utils.splits import split
@@ -83,8 +83,9 @@ def find_files(videos: dict[str, Listed], root: Path, *, by_name: bool) -> None:
     named: dict[str, Path] = {}
     if by_name and any(entry.file is None for entry in videos.values()):
         for file in filter(lambda file: is_video(file.name), files_below(root)):
-            if named.setdefault(video_name(file.name), file) != file and video_name(file.name) in videos:
-                raise BadInput(f"{file} and {named[video_name(file.name)]} have one name; names of videos must differ; rename one")
+            name = video_name(file.name)
+            if named.setdefault(name, file) != file and name in videos and videos[name].file is None:
+                raise BadInput(f"{file} and {named[name]} have one name; names of videos must differ; rename one")
     for name, entry in videos.items():
         entry.file = entry.file or named.get(name)
         if entry.file and entry.file.is_relative_to(root):
@@ -172,6 +173,7 @@ def _label_of(folder: str) -> str:
 def _add(videos: dict[str, Listed], entry: Listed) -> None:
     """Files of crops are one video, and so are rows of a CSV that differ in intervals alone."""
     name = video_name(entry.path.name)
+    check_video_name(entry.place, name)
     if not is_video(entry.path.name):
         entry.path = entry.path.with_name(f"{name}.npy")
     if (first := videos.setdefault(name, entry)) is entry:

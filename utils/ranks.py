@@ -200,9 +200,9 @@ def batch_norm(norm: nn.BatchNorm1d, x: Tensor, mask: Tensor | None = None) -> T
     """norm(x) of x (N, W) or (N, W, T), in training by the statistics of all ranks' N · T values. With a mask (N, T) only those count that
     it names, and the others become 0.
     """
-    if not norm.training or (count() == 1 and mask is None):
+    if not norm.training or (count() == 1 and mask is None and x.numel() > x.shape[1]):
         return norm(x) if mask is None else norm(x) * mask[:, None]
-    if mask is not None and is_host(x.device):  # fewer rows to go over
+    if mask is not None and is_host(x.device) and mask.sum() > 1:  # fewer rows to go over
         rows = x.movedim(1, -1)
         y = torch.zeros_like(rows)
         y[mask] = batch_norm(norm, rows[mask]).to(y)
@@ -218,8 +218,9 @@ def batch_norm(norm: nn.BatchNorm1d, x: Tensor, mask: Tensor | None = None) -> T
     squares = (squares + numbers * (means - mean).square()).sum(0)
     with torch.no_grad():
         norm.num_batches_tracked += 1
-        norm.running_mean.lerp_(mean, norm.momentum)
-        norm.running_var.lerp_(squares / (number - 1), norm.momentum)
+        told = norm.momentum * (number > 1).float()  # of one value there is no variance
+        norm.running_mean.lerp_(mean, told)
+        norm.running_var.lerp_(squares / (number - 1).clamp(min=1), told)
     mean, scale, bias = (
         value.view(-1, *[1] * (x.dim() - 2)) for value in (mean, (squares / number + norm.eps).rsqrt() * norm.weight, norm.bias)
     )

@@ -184,10 +184,10 @@ def remove(path: Path) -> None:
 
 
 @ranks.first
-def newest(wanted: dict, begun: bool = False) -> Path | None:
+def newest(wanted: dict, begun: bool = False, data: str | None = None) -> Path | None:
     """The folder OUTPUT of the run under runs/ that was written last and whose options have the `wanted` values, if there is one.
 
-    begun: also one that has saved nothing yet.
+    begun: also one that has saved nothing yet; data: the file of one's own data set, whose runs come before those of others of its name.
     """
     found = {}
     for path in (ROOT / "runs").glob("*/seed-*/options.json"):
@@ -195,13 +195,23 @@ def newest(wanted: dict, begun: bool = False) -> Path | None:
         if (begun or has_results(path.parent)) and all(made.get(name) == value for name, value in wanted.items()):
             names = ("options.json", "last.pt", "best.pt")
             written = (place / name for place in fold_folders(path.parent) for name in names)
-            found[path.parents[1]] = max(found.get(path.parents[1], 0), *(file.stat().st_mtime for file in written if file.exists()))
-    return max(found, key=found.get, default=None)
+            same = data is None or (made.get("data") is not None and os.path.realpath(made["data"]) == os.path.realpath(data))
+            moments = [(same, file.stat().st_mtime) for file in written if file.exists()]
+            found[path.parents[1]] = max(found.get(path.parents[1], (False, 0.0)), *moments)
+    folder = max(found, key=found.get, default=None)
+    if folder and not found[folder][0]:
+        print(f"note: {folder} was not trained on {data}, but on another data set of that name, or before it was moved")
+    return folder
 
 
 def wanted_of(options) -> dict:
     """What the newest run must be of: this dataset and, if one was typed, this --model."""
     return {name: getattr(options, name) for name in ("dataset", "model") if name == "dataset" or name in options.typed}
+
+
+def own_data(options) -> str | None:
+    """The file of one's own data set, whose name others may have; None of one in list/."""
+    return None if options.dataset in benchmarks() else options.data
 
 
 def newest_checkpoint(options=None) -> Path:
@@ -211,7 +221,7 @@ def newest_checkpoint(options=None) -> Path:
     """
     wanted = wanted_of(options) if options else {}
     what = f" of {' with '.join(wanted.values())}" if wanted else ""
-    folder = newest(wanted)
+    folder = newest(wanted, data=own_data(options) if options else None)
     if folder is None:
         train = f"python {script_of(wanted.get('dataset', benchmarks()[0]), 'train')}"
         raise BadInput(f"runs/*/seed-*/best.pt: no run{what} yet; run {train}, or name a checkpoint with --checkpoint")
@@ -292,7 +302,7 @@ def resumed(parse_args: Callable, argv: list[str] | None):
         raise BadInput("--resume and --overwrite: one goes on with a run, the other replaces it; give one of them")
     wanted = wanted_of(options)
     here = "output" in options.typed or options.resume == "auto"
-    folder = Path(options.output) if here else newest(wanted, begun=True)
+    folder = Path(options.output) if here else newest(wanted, begun=True, data=own_data(options))
     there, made = remembered(folder) if folder else ([], None)
     if made is None and options.resume == "auto":
         return replace(options, resume=False)

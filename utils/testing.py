@@ -139,7 +139,8 @@ def features_of(options, made: dict | None, projected: bool) -> str:
     system = SYSTEMS[options.model]
     if options.sample:
         return "sample"
-    in_its_space = options.sentence_encoder and (not projected or "captions" in system.inputs(options))
+    encoded = made is None and options.sentence_encoder and system.text(options) and not options.text_features
+    in_its_space = encoded and (not projected or "captions" in system.inputs(options))
     if in_its_space or Path(options.feature_root, EMBEDDED).is_file():
         return "sentences"
     named = made["encoder"]["name"] == system.encoder if made else not options.sentence_encoder

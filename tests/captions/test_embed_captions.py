@@ -249,6 +249,21 @@ def test_a_folder_of_other_settings_is_refused(run, change, said):
     assert contents(run()) == before
 
 
+def test_each_of_two_files_of_one_name_counts(run, tmp_path, encoder):
+    for place, name in (("a", "One"), ("b", "Two")):
+        (tmp_path / place).mkdir()
+        entry = {"duration": 4.0, "timestamps": [[0.0, 4.0]], "sentences": ["a man walks"]}
+        (tmp_path / place / "captions.json").write_text(json.dumps({name: entry}))
+    words = [*(str(tmp_path / place / "captions.json") for place in "ab"), "--encoder", encoder, "--output", str(tmp_path / "out")]
+    main([*words, "--device", "cpu"])
+    for place in "ab":
+        text = (tmp_path / place / "captions.json").read_text()
+        (tmp_path / place / "captions.json").write_text(text.replace("man", "dog"))
+        with pytest.raises(BadInput, match="its features were made with captions"):
+            main([*words, "--device", "cpu"])
+        (tmp_path / place / "captions.json").write_text(text)
+
+
 def test_a_folder_of_other_features_is_refused(run, tmp_path):
     (tmp_path / "features").mkdir()
     np.save(tmp_path / "features" / "Abuse001_x264.npy", np.zeros((2, 2)))

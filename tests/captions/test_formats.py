@@ -191,7 +191,9 @@ def test_texts_without_times_are_spread_over_the_video(tmp_path):
     videos, _ = read_captions([tmp_path / "captions.json"], 30, {"Abuse028_x264": 90, "Two": 32})
     assert videos["Abuse028_x264"] == VideoCaptions(90, None, [Caption(0, 30, "a"), Caption(30, 60, "b"), Caption(60, 90, "c")])
     assert [caption[:2] for caption in videos["Two"].captions] == [(0, 10.667), (10.667, 21.333), (21.333, 32)]
-    with pytest.raises(BadInput, match=r"captions.json: Two: texts without times, .* name its ground truth with --gt"):
+    (tmp_path / "line.json").write_text(json.dumps({"Abuse028_x264": ["a", " b", "c"]}))
+    assert read_captions([tmp_path / "line.json"], 30, {"Abuse028_x264": 90})[0] == {"Abuse028_x264": videos["Abuse028_x264"]}
+    with pytest.raises(BadInput, match=r"captions.json: Two: texts without times, .* name its ground truth: --gt of"):
         read_captions([tmp_path / "captions.json"], 30, {"Abuse028_x264": 90})
 
 

@@ -133,7 +133,7 @@ def test_each_system_is_selected_on_the_figure_that_its_paper_reports(monkeypatc
     videos = [Video(name, label, tuple(multi_hot(label, XD)), (), None) for name, label in (("riot", "B4"), ("calm", "A"))]
     scores = {name: Scores(np.full(2, 0.5), np.full((2, 7), 1 / 7)) for name in truth}
     monkeypatch.setattr(engine, "score", lambda *_: scores)
-    data = Namespace(dataset=XD, test=[], truth=truth, captions=None, held_out=videos)
+    data = Namespace(dataset=XD, test=videos, truth=truth, captions=None, held_out=videos)
     for select, name in (("test", "AP"), ("val", "AP by video")):
         figure = training.selection_figure(data, Namespace(select=select, model=model))
         assert figure(None).name == f"{part} {name}"

@@ -187,6 +187,16 @@ def test_without_ground_truth_or_test_list_training_starts_too(cameras, capsys):
     assert "5 training videos cannot be dealt even to 2 folds" in checked(capsys)[2]
 
 
+def test_folds_need_no_test_list(cameras, capsys):
+    for file in cameras.files(*TEST):
+        file.unlink()
+    shown, ((_, *words),), error = checked(capsys, "--", "--folds", "2", "--model", "deepmil")
+    assert error is None
+    assert "no test list" in shown
+    assert words.count("--folds") == 1
+    assert words[-4:] == ["--folds", "2", "--model", "deepmil"]
+
+
 def test_what_training_will_get_counts_too(cameras, capsys):
     cameras.lists(train={name: kind for name, kind in TRAIN.items() if name not in ("Fight1", "Fight2", "Fight3")})
     assert "held-out videos are all of one kind" in checked(capsys)[2]

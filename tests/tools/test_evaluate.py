@@ -116,6 +116,16 @@ def test_names_that_look_like_numbers(tmp_path):
     assert content["coarse"]["auc"]["value"] == pytest.approx(roc_auc_score(np.concatenate(labels), np.concatenate(scores)))
 
 
+def test_numbers_are_those_of_a_list_with_sources(tmp_path):
+    truth = {name: GroundTruth(32, 24, ((0, 16, "G"),) if name == "a, b" else ()) for name in ("calm", "a, b")}
+    write_ground_truth(tmp_path / "gt.json", truth)
+    (tmp_path / "list.csv").write_text('path,label,source\nx/calm.npy,A,cam\n"x/a, b.npy",G,cam\n')
+    (tmp_path / "scores.csv").write_text("video,score\n0,0.1\n0,0.2\n1,0.9\n1,0.3\n")
+    words = ["--scores", tmp_path / "scores.csv", "--names", tmp_path / "list.csv", "--gt-path", tmp_path / "gt.json"]
+    content = evaluate(tmp_path, "--dataset", "xd", *map(str, words), "--resamples", "10")
+    assert content["coarse"]["auc"]["value"] == 1
+
+
 @pytest.mark.parametrize("suffix", ["csv", "npz", "json"])
 def test_any_name_stays_a_name(tmp_path, suffix):
     """In scores and ground truth: what pandas or NumPy would take for a number or a gap, signs of markup, the longest names."""

@@ -90,6 +90,16 @@ def test_test_list_chooses_and_orders(make, tmp_path):
     assert list(make("xd", XD_LINES, frames, "--test-list", tmp_path / "list.csv")) == ["v=n__#1_label_A", "v=b__#1_label_B6-0-0"]
 
 
+def test_a_normal_video_is_one_by_its_listed_label(make, tmp_path):
+    (tmp_path / "list.csv").write_text("path,label\nown/calm.npy,Normal\nown/fight.npy,Fighting\n")
+    lines = "fight.mp4  Fighting  0  32  -1  -1\n"
+    truth = make("ucf", lines, {"calm": 64, "fight": 64}, "--test-list", tmp_path / "list.csv")
+    assert {name: len(video.segments) for name, video in truth.items()} == {"calm": 0, "fight": 1}
+    (tmp_path / "list.csv").write_text("path,label\nown/calm.npy,Abuse\nown/fight.npy,Fighting\n")
+    with pytest.raises(BadInput, match="calm is not in it, and no normal video by --test-list; add its intervals"):
+        make("ucf", lines, {"calm": 64, "fight": 64}, "--test-list", tmp_path / "list.csv")
+
+
 def test_frames_from_a_feature_folder(make, tmp_path):
     folder = tmp_path / "features"
     (folder / "deep").mkdir(parents=True)

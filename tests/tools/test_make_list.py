@@ -29,7 +29,7 @@ SHIPPED = {
 def make(tmp_path):
     """Run the tool; the rows it wrote, without the header."""
 
-    def run(dataset, text=None, root=None, suffix=".txt"):
+    def run(dataset, text=None, root=None, suffix=".txt", columns="path,label"):
         output = tmp_path / "list.csv"
         words = ["--dataset", dataset, "--output", output, "--overwrite"]
         if text is not None:
@@ -39,7 +39,7 @@ def make(tmp_path):
             words += ["--feature-root", root]
         main([str(word) for word in words])
         header, *rows = output.read_text(encoding="utf-8").splitlines()
-        assert header == "path,label"
+        assert header == columns
         return rows
 
     return run
@@ -96,6 +96,18 @@ def test_feature_root_keeps_what_is_there_under_its_own_path(make, features, cap
     root = features("deep/er/Abuse001_x264__0.npy", "deep/er/Abuse001_x264__1.npy", "Arson002_x264.npy", "Other.npy")
     assert make("ucf", UCF_TEXT, root) == ["deep/er/Abuse001_x264.npy,Abuse", "Arson002_x264.npy,Arson"]
     assert f"no features below {root}: 1 of 3 videos (Normal_Videos001_x264)" in capsys.readouterr().out
+
+
+def test_sources_and_a_crop_that_is_named_alone_are_kept(make, features):
+    root = features(*(f"Abuse/Abuse00{video}_x264__{crop}.npy" for video in (1, 2) for crop in (0, 5)), "Abuse/Abuse003_x264.npy")
+    rows = ["Abuse/Abuse001_x264__5.npy,Abuse,cam 1", *(f"Abuse/Abuse002_x264__{crop}.npy,Abuse,cam 2" for crop in (0, 5))]
+    rows += ["Abuse/Abuse003_x264__5.npy,Abuse,cam 2", "Abuse/Abuse004_x264.npy,Abuse,cam 3"]
+    kept = make("ucf", "\n".join(["path,label,source", *rows]), root, ".csv", "path,label,source")
+    assert kept == [
+        "Abuse/Abuse001_x264__5.npy,Abuse,cam 1",
+        "Abuse/Abuse002_x264.npy,Abuse,cam 2",
+        "Abuse/Abuse003_x264.npy,Abuse,cam 2",  # all that there is of it
+    ]
 
 
 def test_of_two_folders_the_official_one_counts(make, features):

@@ -16,6 +16,7 @@ from utils.datasets import load_dataset
 from utils.errors import BadInput, exit_code
 from utils.evaluation.ground_truth import GroundTruth, load_ground_truth
 from utils.listing import words_of
+from utils.video.files import find_videos
 
 OFFICIAL = SHARED / "annotations"
 
@@ -105,8 +106,15 @@ def test_nothing_is_overwritten_and_a_failure_changes_nothing(ten):
         ten.run("--overwrite", "--title", "ucf")
     assert {path.name: path.read_bytes() for path in ten.output.iterdir() if path.is_file()} == before
     ten.run("--overwrite", "--seed", 2, "--title", "Other")
-    assert sorted(path.name for path in ten.output.iterdir()) == ["dataset.toml", "features", "test.csv", "train.csv"]
+    assert sorted(path.name for path in ten.output.iterdir()) == [
+        "dataset.toml",
+        "dataset.toml.before",
+        "features",
+        "test.csv",
+        "train.csv",
+    ]
     assert load_dataset(ten.output).title == "Other"
+    assert (ten.output / "dataset.toml.before").read_bytes() == before["dataset.toml"]
     own = ten.output / "train.csv"
     with pytest.raises(BadInput, match=r"train\.csv: would be replaced by what is made of it"):
         ten.run("--list", own, "--overwrite")
@@ -217,6 +225,45 @@ def test_videos(world, capsys):
         "Normal/a.mp4",
         "Normal/b.mkv",
     ]
+
+
+def test_time_lapse(ten):
+    """A picture a minute, or an hour: three decimals would be another rate, or none."""
+    manifest = {"encoder": {"name": "E", "digest": "0", "width": 4}, "recipe": {}, "videos": {}}
+    for i in range(5):
+        manifest["videos"] |= {f"Normal/n{i}.mp4": {"frames": 160, "fps": 1 / 60}, f"TwoFight/f{i}.mp4": {"frames": 320, "fps": 1 / 3600}}
+    for entry in manifest["videos"].values():
+        entry |= {"snippets": 10, "seconds": 1.0, "sha256": "0", "files": {}}
+    (ten.root / "extract.json").write_text(json.dumps(manifest))
+    events = ten.text("events.csv", "path,start,end\nf0,10:00:00,20:00:00\nf1,1:00:00,2:00:00\n")
+    dataset = ten.run("--intervals", events, "--test-share", 1, fps=None)
+    truth = load_ground_truth(dataset.gt_path, dataset)
+    assert [truth[name].segments[0][:2] for name in ("f0", "f1")] == [(10, 20), (1, 2)]
+    assert truth["n0"].fps == pytest.approx(1 / 60, rel=1e-5)
+
+
+def test_a_name_that_would_be_read_as_another_is_refused(world):
+    for name in ("Normal/a.mp4", "Fight/cam__1__2.mp4"):
+        (world.root / name).parent.mkdir(parents=True, exist_ok=True)
+        make_video(world.root / name, 30)
+    with pytest.raises(BadInput, match=r"cam__1 would be read as cam, .*; rename it"):
+        world.run()
+    with pytest.raises(BadInput, match=r"cam__1 would be read as cam, .*; rename it"):
+        find_videos([str(world.root)], world.place / "out", ".npy")
+
+
+def test_videos_that_lie_elsewhere_and_twice(world, capsys):
+    for name in ("Normal/n0.mp4", "Fight/f0.mp4", "backup/n0.mp4"):
+        (world.root / name).parent.mkdir(parents=True, exist_ok=True)
+        make_video(world.root / name, 30)
+    listed = world.text("mixed.csv", "path,label\nNormal/n0.mp4,Normal\nf0.mp4,Fight\n")
+    world.run("--list", listed, "--test-share", 1)
+    said = capsys.readouterr().out
+    assert "check_features" not in said  # there is nothing to train
+    rows = "".join(f"{world.root}/{name},{name.split('/')[0]}\n" for name in ("Normal/n0.mp4", "Fight/f0.mp4"))
+    (world.place / "lists").mkdir()
+    world.run("--list", world.text("lists/absolute.csv", f"path,label\n{rows}"), "--overwrite", folder=False)
+    assert f"python -m tools.extract_features {world.root} --output" in capsys.readouterr().out
 
 
 def test_lengths_of_extracted_features_are_exact(ten):

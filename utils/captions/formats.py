@@ -22,7 +22,7 @@ from typing_extensions import TypedDict
 
 from utils.errors import UNSHOWN, BadInput
 from utils.files import files_below, irregular, replacing
-from utils.labels import SNIPPET, video_name
+from utils.labels import SNIPPET, is_video, video_name
 from utils.reading import FRAMES, OPEN, Text, checked, many, parse_json, parsing, read_text, real, whole
 
 HEADER = '{"video": NAME, "frames": number, "fps": number, …}'
@@ -116,8 +116,8 @@ def read_captions(paths, fps: float, lengths: dict[str, int] | None = None) -> t
     - SwinBERT's as the dense script of TEVAD writes them (github.com/coranholmes/SwinBERT, src/tasks/dense_caption_mass.py): a line
       {"FOLDER/NAME.mp4": [text, …]} per video. Text i saw a window (64 frames by default) that begins at frame 16i; it is taken as the
       caption of the frames [16i, 16i+16), so that a video of F frames has ceil(F/16) of them. How many frames it has is not told.
-    - texts without times, as CoReVAD publishes InternVL's: JSON {NAME: [text, …]} over several lines, spread evenly over the video, whose
-      length `lengths` must have.
+    - texts without times, as CoReVAD publishes InternVL's: JSON {NAME: [text, …]}, spread evenly over the video, whose length `lengths`
+      must have.
 
     Raises BadInput naming the file and the line or video where something is not so, or a video stands in two places.
     """
@@ -210,7 +210,8 @@ def _read_path(path: Path, fps: float, mended: dict[str, int], lengths: dict[str
         return
     text = read_text(path, OPTION)
     lines = text.split("\n")
-    if _is_swinbert(_parsed(lines[0])):
+    files = _is_swinbert(first := _parsed(lines[0])) and any("/" in name or is_video(name) for name in first)
+    if files or (_is_swinbert(first) and any(map(str.strip, lines[1:]))):
         for number, line in enumerate(lines, 1):
             if line.strip():
                 if not _is_swinbert(entry := _parsed(line)):
@@ -275,7 +276,10 @@ def _from_llava(entry, place: str) -> VideoCaptions:
 def _from_texts(entry, frames: int | None, place: str) -> VideoCaptions:
     texts = checked(many(Text), entry, place, f"expected {TEXTS}; {NEXT}")
     if frames is None:
-        raise BadInput(f"{place}: texts without times, and how many frames the video has is not known; name its ground truth with --gt")
+        raise BadInput(
+            f"{place}: texts without times, and how many frames the video has is not known; name its ground truth: --gt of "
+            f"tools.embed_captions, --frames of tools.rewrite_captions"
+        )
     ends = [round(i * frames / len(texts), 3) for i in range(len(texts) + 1)]
     return VideoCaptions(frames, None, [Caption(*span, text.strip()) for span, text in zip(pairwise(ends), texts, strict=True)])
 

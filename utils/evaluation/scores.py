@@ -16,7 +16,7 @@ from utils.errors import BadInput
 from utils.evaluation.ground_truth import GroundTruth
 from utils.files import replacing
 from utils.labels import SNIPPET, video_name
-from utils.reading import FRAMES, OPEN, checked, parsing, read_arrays, read_csv, read_json, read_text
+from utils.reading import FRAMES, OPEN, checked, parsing, read_arrays, read_csv, read_json
 
 PARTS = ("coarse", "fine", "online")  # the scores that there may be
 TOTAL = 20 * FRAMES  # frames of all videos together, at most
@@ -183,8 +183,8 @@ def _read_csv(path, names):
     found = [(key, Scores(np.array(values))) for key, values in videos.items()]
     if names is None:
         return _once((video_name(key), parts) for key, parts in found), None
-    lines = [line for line in read_text(names, "--names").split("\n") if line.strip() and line.strip() != "path,label"]
-    order = list(dict.fromkeys(video_name(line.split(",")[0]) for line in lines))
+    listed = [row for _, row in read_csv(names, "--names")]
+    order = list(dict.fromkeys(video_name(row[0]) for row in (listed[1:] if listed[0][:2] == ["path", "label"] else listed)))
     if odd := [key for key, _ in found if not 0 <= float(key) < len(order)]:
         raise ValueError(f"video number {odd[0]}, but {names} has {len(order)} videos, numbered from 0")
     return _once((order[int(float(key))], parts) for key, parts in found), None

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from utils import ranks
 from utils.losses import mil_align, mil_classification, text_separation
-from utils.prompt import TextSide, cosine, position_prompts, within_range
+from utils.prompt import TextProjection, TextSide, cosine, position_prompts, within_range
 from utils.systems.base import Output, PromptSettings, Settings, System, option
 from utils.systems.trclip import MTN
 from utils.systems.vadclip import SYSTEM as VADCLIP
@@ -43,7 +43,7 @@ class Member(nn.Module):
         super().__init__()
         self.temperature, self.dropout = temperature, ranks.Dropout(dropout)
         self.temporal = MTN(width)
-        self.text = nn.Linear(text_width, width)
+        self.text = TextProjection(text_width, width)
         self.ffn_class, self.ffn_score = (FeedForward(width, 4 * width, QuickGELU()) for _ in range(2))
         self.classifier = nn.Linear(width, 1)
 

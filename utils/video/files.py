@@ -9,7 +9,7 @@ from pathlib import Path
 
 from utils.errors import BadInput
 from utils.files import files_below, irregular
-from utils.labels import VIDEO_SUFFIXES, is_video, video_name
+from utils.labels import VIDEO_SUFFIXES, check_video_name, is_video, video_name
 
 NAMED = 5  # files that are left out, at most
 DAY = re.compile(r"(?<!\d)((?:19|20)\d\d)([-_./]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?=(?:\d{4}|\d{6})?(?!\d))")
@@ -48,6 +48,8 @@ def find_videos(paths: list[str], output: Path, suffix: str, *, by_name: bool = 
                 left.insert(0, f"{file} ({fault})")
                 continue
             folder = file.parent.relative_to(path) if is_folder else Path()
+            if by_name:
+                check_video_name(file, video_name(file.name))
             targets[file] = output / folder / f"{video_name(file.name) if by_name else file.stem}{suffix}"
     names = ", ".join(left[:NAMED]) + (", …" if len(left) > NAMED else "")
     if not targets:
