@@ -419,8 +419,9 @@ def test_tools_read_it_as_the_folder(tmp_path, capsys, monkeypatch):
         make_list.main(words)
         check_tool.main(["--data", ".", "--feature-root", root])
         listing = (tmp_path / "l.csv").read_text()
-        new_dataset([root, "--output", "new", "--fps", "25", "--overwrite"])
-        shown[root] = capsys.readouterr().out.replace("root-packed", "root"), listing, (tmp_path / "new" / "train.csv").read_text()
+        new_dataset([root, "--output", f"new-{root}", "--fps", "25"])
+        rows = (tmp_path / f"new-{root}" / "train.csv").read_text()
+        shown[root] = capsys.readouterr().out.replace("root-packed", "root"), listing, rows
         shown[root] += (make_gt.read_frames(root), feature_places(root, ["Fight1"]))
     assert shown["root"] == shown["root-packed"]
     assert "ok: training would start" in shown["root"][0]
