@@ -187,6 +187,25 @@ def test_a_run_cut_inside_its_epochs_equals_the_undisturbed_one(small_sample, tm
     assert [{**json.loads(line), "seconds": 0} for line in lines[0]] == [{**json.loads(line), "seconds": 0} for line in lines[1]]
 
 
+@pytest.mark.usefixtures("stops")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_waits_until_tensorboard_has_been_told(small_sample, tmp_path, monkeypatch, number):
+    """An exception in the middle of its queue, and it would never close."""
+    add, told = engine.SummaryWriter.add_scalar, []
+
+    def tell(*arguments):
+        if not told:
+            signal.raise_signal(number)
+        told.append(arguments[1])
+        add(*arguments)
+
+    monkeypatch.setattr(engine.SummaryWriter, "add_scalar", tell)
+    with pytest.raises(KeyboardInterrupt):
+        ucf_train.main([*small_sample("ucf", model="deepmil"), "--seed", "1", "--no-plots", "--output", str(tmp_path / "run")])
+    assert {"loss", "lr", "epoch"} < set(told)
+    assert json.loads((tmp_path / "run" / "seed-1" / "log.jsonl").read_text())["epoch"] == 1
+
+
 def test_test_script_gives_the_trainings_figures(trained, capsys):
     best = trained("xd") / "seed-1" / "best.pt"
     xd_test.main(["--checkpoint", str(best)])

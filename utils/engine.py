@@ -23,7 +23,7 @@ from dataset import test_videos
 from model import SYSTEMS
 from utils import checkpoint, devices, ranks
 from utils.batches import RankBatches
-from utils.errors import BadInput, Stopped, held
+from utils.errors import STOPS, BadInput, Stopped, held
 from utils.evaluation.scores import Scores
 from utils.files import replacing
 from utils.options import PER_MACHINE, as_trained
@@ -279,8 +279,9 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
                     raise
                 said = reason(getattr(error, "inner_exception", error))
                 raise BadInput(f"--compile: torch.compile cannot do it here ({said}); leave it out, or install that") from None
-            for name, value in run.log[-1].items() if board else ():
-                board.add_scalar(name, value, run.epoch)
+            with held((*STOPS, signal.SIGINT)):  # an exception in the middle of its queue, and TensorBoard would never close
+                for name, value in run.log[-1].items() if board else ():
+                    board.add_scalar(name, value, run.epoch)
             tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in run.log[-1].items()))
     return ranks.first(checkpoint.load)(folder / "best.pt")
 
