@@ -57,9 +57,9 @@ def read_frames(path: Path | str) -> dict[str, int]:
 
 
 def make_ground_truth(
-    annotated: dict[str, Segments], frames: dict[str, int], names: list[str], dataset: Dataset
+    annotated: dict[str, Segments], frames: dict[str, int], names: dict[str, str | None], dataset: Dataset
 ) -> tuple[dict[str, GroundTruth], dict[str, int]]:
-    """Put the two together for `names`: (name -> GroundTruth, name -> frames cut off its segments).
+    """Put the two together for `names` (name -> its listed label, or None): (name -> GroundTruth, name -> frames cut off its segments).
 
     A segment that ends up to 16 frames after the last frame is clipped. Raises BadInput naming the video where one reaches further,
     where the frame count or the annotation of a video is missing, and where a segment is empty.

@@ -14,7 +14,7 @@ import csv
 import sys
 from pathlib import Path, PurePosixPath
 
-from dataset import index_features, read_entries, split_crop
+from dataset import index_features, read_entries, read_rows, split_crop
 from utils.datasets import benchmarks, load_dataset
 from utils.errors import BadInput, Parser, exit_code, some
 from utils.files import replacing
@@ -40,7 +40,7 @@ def read_videos(path: Path | str, dataset: Dataset, option: str = "--annotations
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".csv":
-        entries = [(row, label) for row, label, _ in read_entries(path, option)]
+        entries = read_rows(path, option)
     elif suffix == ".json":
         content = read_json(path, option)
         entries = [(name, None) for name in content] if isinstance(content, dict) else []

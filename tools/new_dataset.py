@@ -122,9 +122,11 @@ def write(output: Path, text: str, videos: dict[str, Listed], truth: dict[str, G
     make_folder(output)
     before = (output / FILE).read_bytes() if (output / FILE).is_file() else b""
     if before and without_comments(before.decode(errors="replace")) != without_comments(text):
-        with replacing(output / f"{FILE}.before") as temporary:
+        names = (f"{FILE}.before{number}" for number in ("", *range(2, 10_000)))
+        kept = next(output / name for name in names if not os.path.lexists(output / name))  # none that was kept before goes
+        with replacing(kept) as temporary:
             temporary.write_bytes(before)
-        print(f"note: {output / FILE} said otherwise: it is kept as {FILE}.before")
+        print(f"note: {output / FILE} said otherwise: it is kept as {kept.name}")
     with ExitStack() as stack:
         stack.enter_context(replacing(output / FILE)).write_text(text, encoding="utf-8")
         for side in sides_of(videos):

@@ -79,11 +79,12 @@ def claimed(options) -> Iterator[None]:
             mine = True  # what --overwrite has moved away
             try:
                 stack.enter_context(locked(folder, f"{REPLACED}.lock", told=False))
-                put_back(folder)
             except BadInput:  # it is of a process that trains other seeds here
                 if options.overwrite:
                     raise
                 mine = False
+            if mine:
+                put_back(folder)
             if options.overwrite:
                 put_away(folder)
             elif not options.resume:

@@ -114,7 +114,10 @@ def test_nothing_is_overwritten_and_a_failure_changes_nothing(ten):
         "train.csv",
     ]
     assert load_dataset(ten.output).title == "Other"
+    for title in ("Third", "Fourth"):
+        ten.run("--overwrite", "--title", title)
     assert (ten.output / "dataset.toml.before").read_bytes() == before["dataset.toml"]
+    assert 'title = "Third"' in (ten.output / "dataset.toml.before3").read_text()
     own = ten.output / "train.csv"
     with pytest.raises(BadInput, match=r"train\.csv: would be replaced by what is made of it"):
         ten.run("--list", own, "--overwrite")

@@ -184,7 +184,7 @@ def _read_csv(path, names):
     if names is None:
         return _once((video_name(key), parts) for key, parts in found), None
     listed = [row for _, row in read_csv(names, "--names")]
-    order = list(dict.fromkeys(video_name(row[0]) for row in (listed[1:] if listed[0][:2] == ["path", "label"] else listed)))
+    order = list(dict.fromkeys(video_name(row[0]) for row in (listed[1:] if listed and listed[0][:2] == ["path", "label"] else listed)))
     if odd := [key for key, _ in found if not 0 <= float(key) < len(order)]:
         raise ValueError(f"video number {odd[0]}, but {names} has {len(order)} videos, numbered from 0")
     return _once((order[int(float(key))], parts) for key, parts in found), None
