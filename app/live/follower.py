@@ -141,7 +141,8 @@ class Follower:
         """Score the next snippets. features: (n, crops, D)."""
         for snippet, rows in zip(snippets, features, strict=True):
             start, end = self._offset + snippet.start, self._offset + snippet.end
-            if start - self._end > self.detector.length * self.detector.recipe.stride / self.opened.fps:  # longer than the window
+            missing_frames = round((start - self._end) * self.opened.fps)  # whole ones: a gap of just a window is not longer than it
+            if missing_frames > self.detector.length * self.detector.recipe.stride:
                 self._report(self.scorer.forget())
             self._end = end
             if missing := snippet.number - self.expected:

@@ -499,6 +499,19 @@ def test_after_a_gap_longer_than_the_window_nothing_before_it_is_context(missed)
         check_scores(snippets[part], detector, features[part], 2)
 
 
+@pytest.mark.parametrize(("after", "forgets"), [(17, False), (18, True)])
+def test_a_gap_of_just_a_window_is_not_longer_than_it_whatever_rounding_does(after, forgets, monkeypatch):
+    monkeypatch.setattr(live.Scorer, "forget", lambda _: forgotten.append(number) or [])
+    detector, features, picture = make_detector(), torch.zeros(1, 2, 24), np.zeros((37, 49, 3), np.uint8)
+    for number in range(100):
+        forgotten, follower = [], live.Follower(detector, live.Lines(io.StringIO(), None), "a", latency=2)
+        follower.open(Opened(0.0, 25, False, 64, 48, False))
+        for at in (number, number + after):
+            forgotten.clear()  # of the first snippet
+            follower.add([Snippet(at, 0.64 * at, 0.64 * (at + 1), 0.0, 16, picture)], features)
+        assert forgotten == [number] * forgets
+
+
 def test_a_score_is_final_after_the_latency_though_nothing_follows():
     """A sender that falls silent: what came is scored while its connection still stands."""
     over, out = threading.Event(), io.StringIO()
