@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from dataset import Video, check_features, read_list, read_rows
 from utils import loading, ranks, runs, testing, training
@@ -35,6 +34,8 @@ def deal(videos: Sequence[Video], folds: int, of: str, seed: int, dataset: Datas
 
     Raises BadInput where there are too few videos or sources for it, so that a fold is empty, or the others have not both kinds.
     """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # two seconds that only --folds may cost
+
     kinds = np.array([class_indices(video.label, dataset)[0] for video in videos])
     sources = [video.source for video in videos] if of == "sources" else None
     dealer = StratifiedKFold if sources is None else StratifiedGroupKFold

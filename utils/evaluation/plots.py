@@ -17,7 +17,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from sklearn.metrics import auc, precision_recall_curve, roc_curve
 
 from utils.evaluation.ground_truth import GroundTruth
 from utils.evaluation.report import frame_labels
@@ -128,10 +127,12 @@ def curve(scores: dict, truth: dict[str, GroundTruth], part: str) -> tuple[np.nd
     values, anomalous, normal = (np.concatenate(column) for column in zip(*columns, strict=True))
     if not anomalous.any() or not normal.any():
         return None
-    both = {"y_true": np.repeat([1, 0], len(values)), "sample_weight": np.concatenate([anomalous, normal]), "drop_intermediate": True}
-    fpr, tpr, _ = roc_curve(y_score=np.tile(values, 2), **both)
-    precision, recall, _ = precision_recall_curve(y_score=np.tile(values, 2), **both)
-    return fpr, tpr, recall, precision
+    weighed = np.flatnonzero(anomalous + normal)  # snippets beyond a video's end stand for no frame
+    order = weighed[np.argsort(-values[weighed])]
+    last = np.flatnonzero(np.diff(values[order], append=np.nan))  # of each distinct score
+    true, false = (np.append(0, counts[order].cumsum()[last]) for counts in (anomalous, normal))
+    precision = np.append(1, true[1:] / (true + false)[1:])
+    return false / false[-1], true / true[-1], true[::-1] / true[-1], precision[::-1]
 
 
 def plot_curves(path: Path, runs: list[dict], truth: dict[str, GroundTruth], stamp: str = "") -> bool:
@@ -148,7 +149,8 @@ def plot_curves(path: Path, runs: list[dict], truth: dict[str, GroundTruth], sta
     for part, found in drawn.items():
         colour, style = STYLES[part]
         rates = np.array([np.interp(GRID, fpr, tpr) for fpr, tpr, *_ in found])  # (seeds, 1001)
-        left.plot(GRID, rates.mean(0), color=colour, ls=style, lw=1.6, label=f"{part}: AUC {spread([auc(*one[:2]) for one in found])}")
+        area = spread([np.trapezoid(tpr, fpr) for fpr, tpr, *_ in found])
+        left.plot(GRID, rates.mean(0), color=colour, ls=style, lw=1.6, label=f"{part}: AUC {area}")
         left.fill_between(GRID, rates.min(0), rates.max(0), color=colour, alpha=0.25, lw=0)
         # Average precision is a sum of steps: up to each recall, the precision of the highest threshold that reaches it.
         steps = np.array([precision[::-1][np.searchsorted(recall[::-1], GRID[1:])] for *_, recall, precision in found])  # (seeds, 1000)
