@@ -1,5 +1,6 @@
 """Small frozen encoders that tests share; what makes a test run end whatever happens."""
 
+import contextlib
 import os
 import signal
 
@@ -7,11 +8,13 @@ import pytest
 import torch
 from hypothesis import settings
 
-from utils.evaluation import intervals
+from utils.evaluation import intervals, plots
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)  # small tensors: threads only cost
 intervals.RESAMPLES = 100  # before others import it: intervals of 1,000 resamples would be a third of the time of every small training
+# The pictures of a run are half of the time of a small training: `pictures` is for tests of runs that look at them.
+DRAWN = {name: getattr(plots, name) for name in ("plot_curves", "plot_confusion", "plot_alignment", "plot_training", "plot_scores")}
 # Each run tries the same examples, however busy the machine is; `pytest --hypothesis-profile explore` tries others.
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None)
@@ -28,6 +31,27 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(600))
+
+
+@contextlib.contextmanager
+def drawing(functions):
+    """Until it ends, what a training and a test call in utils/evaluation/plots.py is `functions`."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, function in functions.items():
+            patch.setattr(plots, name, function)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_pictures():
+    with drawing(dict.fromkeys(DRAWN, lambda *_, **__: None)):
+        yield
+
+
+@pytest.fixture(scope="session")
+def pictures():
+    """Draws the pictures of a run, which are left out elsewhere, within `with pictures():`."""
+    return lambda: drawing(DRAWN)
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +81,7 @@ def minilm():
 @pytest.fixture(scope="session")
 def small_sample(tmp_path_factory):
     """small_sample("xd"): command-line words for a sample of 28 training and 16 test videos and a model that trains in seconds; with
-    `testing` those that a test script takes, and with `model` those of another system.
+    `testing` those that a test script takes, and with `model` those of another system. No picture of each test video, 1.6 s in all.
     """
     from model import options_of
     from utils.sample.builder import make_sample
@@ -71,7 +95,7 @@ def small_sample(tmp_path_factory):
         files = {"feature-root": "features", "test-list": "test.csv", "gt-path": "gt.json", "clip": "clip.pt", "distilbert": "distilbert"}
         files |= {} if testing else {"train-list": "train.csv"}
         paths = [word for name, file in files.items() for word in (f"--{name}", str(folder / file))]
-        sizes = f"--model {model} --visual-width 64 --visual-length 32 --device cpu"
+        sizes = f"--model {model} --visual-width 64 --visual-length 32 --device cpu --no-plots"
         if model == "trclip":
             paths += ["--caption-root", str(folder / "captions")]
             sizes += " --caption-width 64 --d-state 4"

@@ -37,14 +37,15 @@ def same(a, b):
 
 
 @pytest.fixture(scope="module")
-def trained(small_sample, tmp_path_factory):
-    """trained("xd"): the folder of a run over seeds 1 and 2."""
+def trained(small_sample, pictures, tmp_path_factory):
+    """trained("xd"): the folder of a run over seeds 1 and 2, with pictures."""
     made = {}
 
     def run(key):
         if key not in made:
             made[key] = tmp_path_factory.mktemp("run") / key
-            SCRIPTS[key][0]([*small_sample(key), "--output", str(made[key]), "--seeds", "1", "2"])
+            with pictures():
+                SCRIPTS[key][0]([*small_sample(key), "--plots", "--output", str(made[key]), "--seeds", "1", "2"])
         return made[key]
 
     return run
@@ -59,9 +60,9 @@ def test_a_run_leaves_the_files_of_the_contract(trained, key, capsys):
     assert list(seed.glob("events.out.tfevents*"))
     report = json.loads((seed / "report.json").read_text())
     assert {"dataset", "model", "checkpoint", "selected_on", "sample", "videos", "frames", "command", "versions", "seeds"} <= report.keys()
-    assert (seed / "plots" / "curves.png").exists()
-    assert (seed / "plots" / "confusion.png").exists()
-    assert (seed / "plots" / "alignment.png").exists()
+    drawn = {path.name for path in (seed / "plots").iterdir()}
+    assert drawn >= {"training.png", "curves.png", "confusion.png", "alignment.png"}
+    assert len(drawn) == 4 + report["videos"]
     assert (folder / "plots" / "curves.png").exists()
     for part in ("coarse", "fine"):
         for figure in ("auc", "ap", "ano_auc", "ano_ap"):
