@@ -1,5 +1,6 @@
 """Alerts of one camera: its events as somebody on duty wants to be told of them, with a clip of what came. Imports no torch."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,7 +44,8 @@ class Alarm(Events):
 
     def add(self, scored: Scored) -> list[dict]:
         """The next snippet; no lines."""
-        self._runs.bridge = max(BRIDGE, int(self._rules.merge / max(scored.place.end - scored.place.start, 0.01)))
+        between = self._rules.merge / max(scored.place.end - scored.place.start, 0.01)  # in snippets; an end carries the rounding of hours
+        self._runs.bridge = max(BRIDGE, math.ceil(between - 1e-6) - 1)
         super().add(scored)
         return self.close() if self._runs.current and self._last.end - self._first.start >= self._rules.longest else []
 

@@ -71,7 +71,7 @@ class Webhook:
         signature = hmac.new(self._secret, body, hashlib.sha256).hexdigest()
         headers = {"Content-Type": "application/json", "Idempotency-Key": key, "X-Signature-256": f"sha256={signature}"}
         connection = self._connect()
-        late = threading.Timer(TIMEOUT, lambda: connection.sock and connection.sock.shutdown(socket.SHUT_RDWR))  # who drips is cut off
+        late = threading.Timer(TIMEOUT, _cut_off, [connection])  # who drips
         late.daemon = True
         late.start()
         try:
@@ -82,6 +82,11 @@ class Webhook:
             connection.close()
         if not 200 <= status < 300:
             raise (TooLarge if status == 413 else Refused)(f"it answered {status}")
+
+
+def _cut_off(connection) -> None:
+    with contextlib.suppress(AttributeError, OSError):  # it is closed, or being so
+        connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 class Command:
@@ -125,13 +130,18 @@ class Spool:
         self._queues: dict[str, dict[str, deque]] = {name: defaultdict(deque) for name in sinks}  # sink -> camera -> keys
         self._paths: dict[str, Path] = {}  # key -> its JSON
         self._media: dict[str, int] = {}  # key -> bytes, the oldest first
-        self.problem = ""
+        self._problems = dict.fromkeys(["", *sinks], "")  # of the disk and of each sink
         self._place = os.open(self.folder, os.O_RDONLY)
         self._load()
         self._threads = [threading.Thread(target=self._write_all, daemon=True)]
         self._threads += [threading.Thread(target=self._deliver, args=(name,), daemon=True) for name in sinks]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def problem(self) -> str:
+        """Why something waits, as far as is known."""
+        return next(filter(None, self._problems.values()), "")
 
     @property
     def waiting(self) -> int:
@@ -213,10 +223,12 @@ class Spool:
                         self._save(f"{key}{end}", content)
                 path = self._save(f"{key}.{camera}.{'+'.join(sorted(self._sinks))}.json", json.dumps(event).encode())
             except OSError as error:
-                self.problem = error.strerror
+                self._problems[""] = error.strerror
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._make_room(item):
                     time.sleep(1)
                 continue
+            self._problems[""] = ""
+            self._told("spooled", **event)  # before any sink can tell of it
             with self._changed:
                 self._unwritten.popleft()
                 self._media[key] = sum(len(content) for content in media.values() if content)
@@ -224,8 +236,6 @@ class Spool:
                 while sum(self._media.values()) > self._limit:
                     self._drop_oldest()
                 self._changed.notify_all()
-            self.problem = ""
-            self._told("spooled", **event)
             self._reserve()
 
     def _make_room(self, item: list) -> bool:
@@ -278,10 +288,10 @@ class Spool:
                 wait = min(2.0 ** min(failures[camera] - 1, 10), LONGEST_WAIT)
                 ready[camera] = time.monotonic() + wait
                 reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-                self.problem = f"{name}: {reason}"
+                self._problems[name] = f"{name}: {reason}"
                 self._told("refused", camera=camera, key=key, sink=name, reason=reason, attempt=failures[camera], wait=wait)
                 continue
-            failures[camera], self.problem = 0, ""
+            failures[camera], self._problems[name] = 0, ""
             bare.discard(key)
             self._told("taken", camera=camera, key=key, sink=name)
 

@@ -206,10 +206,14 @@ class Guard:
 
     def _check_file(self, path: str, wanted: str | None) -> None:
         """That a file is the page's, and has the part of it that is wanted, which is one range or all."""
-        if not self.holds(path):
-            raise HTTPException(403, "This file is not the page's to give.")
+        try:
+            if not self.holds(path):
+                raise FileNotFoundError
+            size = os.stat(path).st_size
+        except OSError:  # cleared away between the two, perhaps
+            raise HTTPException(403, "This file is not the page's to give.") from None
         if wanted is not None:
-            part, size = RANGE.fullmatch(wanted.strip()), os.stat(path).st_size
+            part = RANGE.fullmatch(wanted.strip())
             if part is None or (part[1] and not int(part[1]) < size) or (part[2] and int(part[2]) < int(part[1])):
                 raise HTTPException(416, "No range of this file.", {"content-range": f"bytes */{size}"})
 

@@ -420,7 +420,7 @@ def test_an_interrupt_kills_the_child(tmp_path, children):
         assert children[0].poll() is None
         raise KeyboardInterrupt
 
-    analysis = analyse(make_video(tmp_path / "a.mp4", 250, (640, 480), picture=grey((640, 480))))
+    analysis = analyse(make_video(tmp_path / "a.mp4", 1000, (640, 480), picture=grey((640, 480))))
     with pytest.raises(KeyboardInterrupt):
         write(analysis, copy=tmp_path / "out" / "copy.mp4", progress=interrupt)
     assert children[0].poll() == -9
@@ -429,7 +429,7 @@ def test_an_interrupt_kills_the_child(tmp_path, children):
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
 def test_the_child_does_not_outlive_a_killed_caller(tmp_path):
-    analysis = analyse(make_video(tmp_path / "a.mp4", 400, (640, 480), picture=grey((640, 480))))
+    analysis = analyse(make_video(tmp_path / "a.mp4", 1000, (640, 480), picture=grey((640, 480))))
     program = (
         "import pickle, sys\nfrom app import annotate\nanalysis = pickle.load(sys.stdin.buffer)\n"
         "annotate.write(analysis, copy=sys.argv[1], progress=lambda *_: print('running', flush=True))"
@@ -501,7 +501,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path, children):
 def memory(pid):
     """MB, the most so far."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)  # one that has ended has none
 
 
 def with_sound(path, codec="aac", form=None):

@@ -49,6 +49,14 @@ def test_merged_where_little_lies_between():
     assert told_of([0.9, 0.9], EACH, numbers=[0, 5])[0] == [(0, 1), (5, 6)]  # what was dropped counts as low
 
 
+@pytest.mark.parametrize(("between", "told"), [(3, 1), (4, 2)])
+def test_just_as_much_between_is_not_less_however_late_it_is(between, told):
+    values = [0.9, 0.9, *[0.1] * between, 0.9, 0.9, *[0.1] * 9]
+    for first in range(100_000, 100_100):
+        events, *_ = told_of(values, replace(EACH, merge=4 * STEP), numbers=range(first, first + len(values)))
+        assert len(events) == told
+
+
 def test_a_long_one_is_told_while_it_goes_on_and_held_back_then():
     values = [0.9] * 100
     rules = replace(EACH, longest=9.5 * STEP)

@@ -53,6 +53,12 @@ def password(monkeypatch):
     monkeypatch.setenv("HOOK_SECRET", SECRET)
 
 
+@pytest.fixture
+def nothing_is_late(monkeypatch):
+    """A machine that stalls drops no snippet."""
+    monkeypatch.setattr(feed.Feed, "_drop", lambda *_: None)
+
+
 def written(folder, text, *ports):
     path = folder / "cameras.toml"
     cameras = "".join(f'[[camera]]\nname = "cam{i}"\naddress = "tcp://127.0.0.1:{port}"\n' for i, port in enumerate(ports))
@@ -218,7 +224,7 @@ def sent(frames, over, **more):
     return part
 
 
-def test_several_cameras_one_of_them_dead(tmp_path, capfd, monkeypatch):
+def test_several_cameras_one_of_them_dead(nothing_is_late, tmp_path, capfd, monkeypatch):
     """All lines name the camera, what is alive is scored whole, and nothing tells a password."""
     over, done, seen = threading.Event(), set(), []
     monkeypatch.setattr(demo, "make_detector", lambda _: Numbers())
@@ -296,7 +302,7 @@ def test_an_encoder_that_is_too_slow_is_fair(monkeypatch):
     assert scored[2] == 21
 
 
-def test_an_alert_from_camera_to_receiver(tmp_path):
+def test_an_alert_from_camera_to_receiver(nothing_is_late, tmp_path):
     over = threading.Event()
     with Receiver(["500", "take"]) as server, Server(sent(range(500), over, codec="libx264")) as camera:
         alerts = f'[alerts]\nwebhook = "{server.address}"\nsecret = "${{HOOK_SECRET}}"\nbefore = 2\n'
@@ -321,7 +327,7 @@ def test_an_alert_from_camera_to_receiver(tmp_path):
     assert row["threshold"] == 0.6
 
 
-def test_an_event_is_told_though_nobody_reads_the_lines(tmp_path):
+def test_an_event_is_told_though_nobody_reads_the_lines(nothing_is_late, tmp_path):
     class Closed(io.StringIO):
         def write(self, text):
             if json.loads(text)["type"] == "event":
@@ -350,7 +356,9 @@ def test_only_a_polygon_counts():
     assert whole.jpeg == b""
 
 
-def test_the_table(tmp_path, capsys):
+def test_the_table(tmp_path, capsys, monkeypatch):
+    now = time.time()
+    monkeypatch.setattr(live.time, "time", lambda: now)
     path = written(tmp_path, "", 1)
     path.write_text(path.read_text().replace(json.dumps(str(tmp_path / "live")), '"live"').replace("tcp://", "tcp://u:${NOT_HERE}@"))
     row = {"state": "live", "last": time.time() - 3, "score": 0.12345, "threshold": 0.5, "delay": 2.04, "snippets": 1234, "dropped": 0}
@@ -453,7 +461,7 @@ class Yard:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_cameras_that_fail_beside_others(tmp_path, monkeypatch):
     """CAMERAS=16 CAMERA_SECONDS=1200 python -m pytest -s -m slow tests/app/live/test_cameras.py -k beside: the run of docs/on-duty.md."""
-    monkeypatch.setattr(live, "TIMEOUT", 5.0)
+    monkeypatch.setattr(live, "TIMEOUT", 10.0)
     long, latency = SECONDS > 300, 5.0 if SECONDS > 300 else 60.0  # in a short run on a busy machine nothing is late
     yard, detector, marks, delays = Yard(CAMERAS, SECONDS), make_detector(length=16, threshold=0.8), {}, []
     left, opened = [0.1, 0.5, 1.0], Counter()
@@ -464,7 +472,8 @@ def test_cameras_that_fail_beside_others(tmp_path, monkeypatch):
         if left and yard.share() >= left[0]:
             children = [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if "app.live.stream" in _read(entry / "cmdline")]
             own = [pid for pid in children if _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()[1:2] == [str(os.getpid())]]
-            marks[left.pop(0)] = (memory(), max(map(memory, own)), len(own))
+            sizes = [memory(pid) for pid in own if "VmRSS" in _read(Path(f"/proc/{pid}/status"))]  # one may have ended
+            marks[left.pop(0)] = (memory(), max(sizes, default=0), len(own))
         opened.update([line["camera"]] if line.get("state") == "open" else [])
         back = all(opened[f"cam{i}"] > 1 for i, fault in enumerate(yard.faults) if fault in ("dies", "stalls"))
         return yard.share() >= 1 and (back or yard.share() > 8)  # on a busy machine all takes its time

@@ -192,11 +192,11 @@ def test_a_file_through_a_pipe_is_scored_as_the_file(tmp_path):
     path, detector = tmp_path / "a.ts", make_detector()
     write_stream(str(path), range(1000))
     with path.open("rb") as file, standard_input(file):
-        text = follow(detector, "-", latency=2)
+        text = follow(detector, "-", latency=60)  # or a reader that stalls would have something final early
     video, features = features_of(detector, path)
     snippets = lines_of(text, "snippet")
     assert len(snippets) == len(features) == 62
-    check_scores(snippets, detector, list(features), 2)
+    check_scores(snippets, detector, list(features), 8)
     assert [line["start"] for line in snippets] == pytest.approx(list(video.times[:-1]), abs=1e-3)
     assert [line["state"] for line in lines_of(text, "connection")] == ["open", "end"]
     patient = make_detector(length=128)  # who waits for the whole file gets the file's scores
@@ -267,7 +267,7 @@ def test_interrupted():
     out, before = Out(), signal.getsignal(signal.SIGINT)
     with Server(part) as server:
         with pytest.raises(KeyboardInterrupt):
-            live.run(make_detector(), f"tcp://127.0.0.1:{server.port}", latency=2, out=out)
+            live.run(make_detector(), f"tcp://127.0.0.1:{server.port}", latency=2, out=out, wait=True)
         over.set()
     check_interrupted(out.getvalue())
     assert signal.getsignal(signal.SIGINT) is before
@@ -308,6 +308,9 @@ def test_a_process_ends(tmp_path, ends):
         assert lines[-1], process.stderr.read().decode()
     if ends == "closed output":
         process.stdout.close()
+        sender.join()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()  # its last line, at the latest, meets the closed output
     else:
         process.send_signal(getattr(signal, ends))
         check_interrupted("".join(lines) + process.stdout.read().decode())
@@ -463,7 +466,7 @@ def test_an_encoder_that_is_too_slow(monkeypatch):
         return encode(pictures)
 
     detector.encode = slow
-    text = follow_sent(detector, lambda file: write_stream(file, range(1600)))
+    text = follow_sent(detector, lambda file: write_stream(file, range(1600)), latency=60)  # MOST alone decides what is final, and drops
     snippets, dropped = lines_of(text, "snippet"), lines_of(text, "dropped")
     scored = [line["number"] for line in snippets]
     lost = [number for line in dropped for number in range(line["first_snippet"], line["last_snippet"] + 1)]
@@ -475,7 +478,7 @@ def test_an_encoder_that_is_too_slow(monkeypatch):
     assert [line["start"] for line in snippets] == pytest.approx([0.64 * number for number in scored], abs=1e-3)
     places = [0, *(at for at in range(1, len(scored)) if scored[at] - scored[at - 1] > 17), len(scored)]  # more is lost than a window
     for start, end in itertools.pairwise(places):
-        check_scores(snippets[start:end], detector, features[start:end], 6)
+        check_scores(snippets[start:end], detector, features[start:end], 8)  # half a window
 
 
 @pytest.mark.parametrize("missed", [10, 11])
@@ -530,7 +533,7 @@ def test_a_score_is_final_after_the_latency_though_nothing_follows():
     out = Out()
     detector, _, features = watched(make_detector())
     with Server(part) as server:
-        live.run(detector, f"tcp://127.0.0.1:{server.port}", latency=3, out=out, attempts=0, timeout=30)
+        live.run(detector, f"tcp://127.0.0.1:{server.port}", latency=3, out=out, attempts=0, timeout=30, wait=True)
     snippets = lines_of(out.getvalue(), "snippet")
     assert over.is_set()
     assert all(line["delay"] >= 3 for line in snippets[2:5])  # 3 snippets ahead did not come
@@ -580,7 +583,7 @@ def test_hours_with_three_cuts(monkeypatch):
     detector, numbers = make_detector(length=64, threshold=0.8), []
     encode = detector.encode
     detector.encode = lambda pictures: numbers.extend(number_of(one) for one in pictures) or encode(pictures)
-    out = Counter([snippets * share // 100 for share in (10, 50, 98)])
+    out = Counter([snippets * share // 100 for share in (10, 50, 95)])  # more is left than waits
     make = live.Feed
     monkeypatch.setattr(live, "Feed", lambda *args, **more: setattr(out, "feed", make(*args, **more)) or out.feed)
     began = time.monotonic()

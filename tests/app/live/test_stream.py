@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from app.live.stream import START, Connection, Cut, Opened, Snippet, parse_source
+from clips import is_gone
 from streams import RECIPE, CutOff, Server, number_of, picture, rtsp_camera, write_stream
 from utils.errors import BadInput
 from utils.files import ROOT
@@ -199,7 +200,7 @@ def test_udp():
         free.close()
         coded, found = io.BytesIO(), []
         write_stream(coded, range(200))
-        listener = threading.Thread(target=lambda: found.append(read(f"udp://127.0.0.1:{port}", timeout=3)))
+        listener = threading.Thread(target=lambda: found.append(read(f"udp://127.0.0.1:{port}", timeout=8)))
         listener.start()
         while f":{port:04X} " not in Path("/proc/net/udp").read_text():
             time.sleep(0.05)
@@ -208,7 +209,7 @@ def test_udp():
             time.sleep(0.001)
         listener.join()
     [(opened, snippets, cut)] = found
-    assert (opened.recorded, cut.frames, cut.reason) == (False, 200, "no data for 3 s")
+    assert (opened.recorded, cut.frames, cut.reason) == (False, 200, "no data for 8 s")
     assert [number_of(snippet.picture) for snippet in snippets] == list(range(0, 200, 16))
 
 
@@ -313,19 +314,20 @@ def test_memory_is_limited():
 
 
 def test_a_sender_that_falls_silent():
-    over = threading.Event()
+    over, coded = threading.Event(), io.BytesIO()
+    write_stream(coded, range(120))
 
     def part(file):
-        write_stream(file, range(120))
+        file.write(coded.getvalue())
         file.flush()
-        over.wait(20)
+        over.wait(60)
 
     with Server(part) as server:
-        _, snippets, cut = read(f"tcp://127.0.0.1:{server.port}", timeout=1)
+        _, snippets, cut = read(f"tcp://127.0.0.1:{server.port}", timeout=4)
         over.set()
     assert [number_of(snippet.picture) for snippet in snippets] == list(range(0, 120, 16))
     assert sum(snippet.frames for snippet in snippets) == 120
-    assert (cut.frames, cut.jumps, cut.reason) == (120, 0, "no data for 1 s")
+    assert (cut.frames, cut.jumps, cut.reason) == (120, 0, "no data for 4 s")
 
 
 def test_a_child_that_hangs_is_killed_and_nothing_is_lost(monkeypatch):
@@ -357,9 +359,9 @@ def test_a_child_that_hangs_is_killed_and_nothing_is_lost(monkeypatch):
 def test_a_start_may_take_its_time():
     """Where many processes start at once it takes longer than a frame may: it is no hang."""
     with Server(lambda file: write_stream(file, range(20))) as server:
-        connection = Connection(parse_source(f"tcp://127.0.0.1:{server.port}"), RECIPE, timeout=2)
+        connection = Connection(parse_source(f"tcp://127.0.0.1:{server.port}"), RECIPE, timeout=20)
         assert connection._patience == START > 50
-        assert [connection._patience for _ in connection] == [9] * 4
+        assert [connection._patience for _ in connection] == [45] * 4
 
 
 def test_nobody_reads_any_more():
@@ -378,9 +380,6 @@ def test_nobody_reads_any_more():
         )
         parent = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT)
         pid = int(parent.stdout)
-        end = time.monotonic() + 20
-        while Path(f"/proc/{pid}").exists() and time.monotonic() < end:
-            time.sleep(0.1)
-        gone = not Path(f"/proc/{pid}").exists()
+        gone = is_gone(pid)
         over.set()
     assert gone
