@@ -150,7 +150,7 @@ def stops():
 @pytest.mark.usefixtures("stops")
 def test_a_run_cut_inside_its_epochs_equals_the_undisturbed_one(small_sample, tmp_path, monkeypatch):
     """Killed behind a step that was saved, stopped by a signal in a step, then while the epoch is measured, with and without workers."""
-    words = [*small_sample("ucf", model="deepmil"), "--dropout", "0.3", "--batch-size", "64", "--seed", "1", "--no-plots"]
+    words = [*small_sample("ucf", model="deepmil"), "--dropout", "0.3", "--batch-size", "64", "--seed", "1"]
     ucf_train.main([*words, "--output", str(tmp_path / "whole")])
     step, score, done, measured = engine.step, engine.score, [], []
     steps = json.loads((tmp_path / "whole" / "seed-1" / "log.jsonl").read_text().splitlines()[0])["steps"]
@@ -202,7 +202,7 @@ def test_a_signal_waits_until_tensorboard_has_been_told(small_sample, tmp_path, 
 
     monkeypatch.setattr(engine.SummaryWriter, "add_scalar", tell)
     with pytest.raises(KeyboardInterrupt):
-        ucf_train.main([*small_sample("ucf", model="deepmil"), "--seed", "1", "--no-plots", "--output", str(tmp_path / "run")])
+        ucf_train.main([*small_sample("ucf", model="deepmil"), "--seed", "1", "--output", str(tmp_path / "run")])
     assert {"loss", "lr", "epoch"} < set(told)
     assert json.loads((tmp_path / "run" / "seed-1" / "log.jsonl").read_text())["epoch"] == 1
 

@@ -32,7 +32,7 @@ from spoil import ODD, array, become_something_else, mangle, odd_tensors, twist,
 from utils.errors import BadInput, exit_code
 from utils.files import ROOT
 
-MEMORY, SECONDS = 2 << 30, 10
+MEMORY, SECONDS = 2 << 30, 30
 WIDTH = 8
 
 # The readers: files by name, the first of them the one that is spoiled (or any, where `any_file`), and what reads it.

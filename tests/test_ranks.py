@@ -95,16 +95,20 @@ def words_of(small_sample, system, folder):
 
 def test_what_spans_a_batch_spans_the_ranks(tmp_path):
     """In two processes by themselves, without torchrun, whose launcher takes seconds."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
     run, found = [sys.executable, str(ROOT / "tests/spanned.py")], tmp_path / "found.pt"
-    started = [subprocess.Popen([*run, found], env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]
-    try:
-        assert [process.wait(100) for process in started] == [0, 0]
-    finally:
-        for process in started:
-            process.kill()
+    for _ in range(3):  # somebody else may take the port while torch is imported
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
+        started = [subprocess.Popen([*run, found], env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]
+        try:
+            codes = [process.wait(100) for process in started]
+        finally:
+            for process in started:
+                process.kill()
+        if codes == [0, 0]:
+            break
+    assert codes == [0, 0]
     unequal, empty, alone = torch.load(found)
     for ours in (unequal, empty):
         for part, expected in zip(ours, alone, strict=True):
@@ -159,8 +163,9 @@ def test_ranks_repeat_and_resume_to_the_bit_and_fold(small_sample, tmp_path):
     cut = [*words, "--workers", "1", "--save-steps", "1", "--resume", "auto", "--output", tmp_path / "cut"]
     # One is told to stop in the first epoch, and all do after the same step; then one is killed, and torchrun starts all again.
     for file, ending, restarts in (("last.pt", signal.SIGTERM, 0), ("log.jsonl", signal.SIGKILL, 1)):
+        path, began = tmp_path / "cut" / "seed-1" / file, time.time()
         with torchrun(2, "ucf_train.py", *cut, restarts=restarts) as process:
-            while not (tmp_path / "cut" / "seed-1" / file).exists():
+            while not (path.exists() and path.stat().st_mtime > began):
                 assert process.poll() is None
                 time.sleep(0.02)
             os.kill(max(children(process.pid)), ending)

@@ -166,7 +166,7 @@ def test_resume_remembers_its_options(run, tmp_path, monkeypatch, capsys):
 
 
 def test_resume_auto_begins_or_goes_on(small_sample, tmp_path, monkeypatch, capsys):
-    words = [*small_sample("xd", model="deepmil"), "--resume", "auto", "--no-plots", "--output", str(tmp_path / "run")]
+    words = [*small_sample("xd", model="deepmil"), "--resume", "auto", "--output", str(tmp_path / "run")]
     with pytest.raises(BadInput, match="--resume and --overwrite"):
         xd_train.main([*words, "--overwrite"])
     with pytest.raises(BadInput, match=r"invalid choice: 'soon' \(choose from '?auto'?\)"):
@@ -184,7 +184,7 @@ def test_resume_auto_begins_or_goes_on(small_sample, tmp_path, monkeypatch, caps
 
 
 def test_a_run_goes_on_with_more_epochs_where_its_schedule_lets_it(small_sample, tmp_path):
-    words = [*small_sample("xd", model="deepmil"), "--scheduler", "multistep", "--milestones", "1", "--seed", "1", "--no-plots"]
+    words = [*small_sample("xd", model="deepmil"), "--scheduler", "multistep", "--milestones", "1", "--seed", "1"]
     xd_train.main([*words, "--max-epoch", "3", "--output", str(tmp_path / "whole")])
     short = ["--output", str(tmp_path / "short")]
     xd_train.main([*words, "--max-epoch", "1", *short])
@@ -280,11 +280,12 @@ def test_a_preset_is_remembered(small_sample, tmp_path, capsys):
 def test_of_data_sets_of_one_name_each_has_its_own_newest_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(runs, "ROOT", tmp_path)
     monkeypatch.setattr(runs, "read_options", lambda path, _: json.loads(path.read_text()))
-    for site in "ab":
+    for when, site in enumerate("ab"):
         place = tmp_path / "runs" / f"mine-{site}" / "seed-1"
         place.mkdir(parents=True)
         (place / "options.json").write_text(json.dumps({"dataset": "mine", "data": f"/site-{site}/dataset.toml"}))
         (place / "best.pt").touch()
+        os.utime(place / "best.pt", (when, when))  # a clock may tick too slowly to tell them apart
     for site, folder in (("a", "mine-a"), ("b", "mine-b"), ("c", "mine-b")):
         options = SimpleNamespace(dataset="mine", model="reflip", typed={}, data=f"/site-{site}/dataset.toml")
         assert runs.newest_checkpoint(options).parents[1].name == folder

@@ -17,10 +17,17 @@ def share(text: str | None) -> tuple[int, int]:
 
 
 def wait_for_others(shard: str | None) -> None:
-    """Wait until all processes of torchrun have come here: it kills the others as soon as one ends with an exit code. `shard`: as above."""
+    """Wait until all processes of torchrun have come here: it kills the others as soon as one ends with an exit code. `shard`: as above.
+
+    Raises BadInput where they do not reach each other, or one is gone.
+    """
     if shard is None and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         import torch.distributed
 
-        torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+        try:
+            torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
+        except RuntimeError as error:
+            said = str(error).partition("\n")[0]
+            raise BadInput(f"torchrun: its processes do not reach each other ({said}); what is finished stays: start it again") from None

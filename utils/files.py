@@ -9,6 +9,7 @@ import shlex
 import socket
 import stat
 import sys
+import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -73,9 +74,7 @@ def make_folder(path: Path | str) -> Path:
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".writable-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=path).close()  # on Linux it never has a name, which a kill would leave
     except OSError as error:
         raise BadInput(f"{path}: cannot write there ({error.strerror}); name a folder you may write to") from None
     return path

@@ -149,8 +149,8 @@ def cached(train: FeatureDataset, device: torch.device) -> Dataset:
 
 
 def _stay(_worker: int) -> None:
-    """A worker lives until its training ends it: Slurm tells the whole group to stop, and the training has a step to finish."""
-    for number in STOPS:
+    """A worker lives until its training ends it: Slurm and Ctrl-C tell the whole group to stop, and the training has a step to finish."""
+    for number in (*STOPS, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 

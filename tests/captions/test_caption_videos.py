@@ -211,7 +211,7 @@ def test_one_caption_per_snippet(run, model, captioners):
     assert own.about["settings"]["max_new_tokens"] == 8
     said = [caption.text for video in videos.values() for caption in video.captions]
     assert len(set(said)) > 1  # or the tests below see nothing
-    assert {word for text in said for word in text.split()} <= set(WORDS)
+    assert {word for text in said for word in text.replace(".", " . ").split()} <= set(WORDS)  # BERT's decoder joins it to a word
 
 
 def pictures(path):
@@ -332,7 +332,7 @@ def test_goes_on_after_a_kill(run, captioners, tmp_path, model):
     for kills in range(1, 4):
         process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"}, stderr=subprocess.DEVNULL)
         end = time.monotonic() + 120
-        while not (part.exists() and part.read_bytes().count(b"\n") > 12 * kills) and process.poll() is None and time.monotonic() < end:
+        while not (part.exists() and part.read_bytes().count(b"\n") > 4 * kills) and process.poll() is None and time.monotonic() < end:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "it was to be killed before its end"

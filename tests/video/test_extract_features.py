@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 import dataset
 from benchmarks import UCF
@@ -412,9 +414,14 @@ def test_features_that_are_not_finite_are_not_written(tmp_path, rows, dtype):
 # Slow: real processes.
 
 
+def alone(*words):
+    tqdm.set_lock(threading.RLock())  # not the one that a sister may hold when it is killed
+    extract(*words)
+
+
 def start(videos, output, clip):
     """An extraction in a process of its own, forked from this one, which has loaded everything."""
-    process = multiprocessing.get_context("fork").Process(target=extract, args=(videos, output, clip, "--workers", "2"))
+    process = multiprocessing.get_context("fork").Process(target=alone, args=(videos, output, clip, "--workers", "2"))
     process.start()
     return process
 

@@ -140,7 +140,7 @@ def test_broken_videos_are_given_back_and_the_others_are_not_touched(tmp_path, c
     assert all(str(error).startswith(str(error.path)) for error in errors)
     for one in found:
         if isinstance(one, Extracted):
-            assert np.array_equal(one.features, features([one.path], encoder)[one.path.name])
+            assert np.array_equal(one.features, features([one.path], encoder, batch_size=10)[one.path.name])
     assert len(found) == 6
 
 
@@ -175,7 +175,7 @@ def test_no_thread_or_process_stays_when_nobody_wants_more(clips, encoder, monke
     found = extract(clips * 5, encoder, Recipe(size=32), batch_size=10, workers=3)
     next(found)
     found.close()
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # one of an earlier test may end
     assert len(started) < 15
     assert all(one._process.poll() is not None for one in started)
 

@@ -213,6 +213,8 @@ class Endpoint:
                     future.result()
                     row = 0
                 except _GaveUp as error:
+                    if self._stop.is_set():  # for a refusal, which another future holds
+                        continue
                     row, reason = row + 1, str(error)
                     if row == IN_A_ROW:
                         break
@@ -229,6 +231,7 @@ class Endpoint:
     def _ask(self, request: Request) -> str:
         reason, empty = "", 0
         for attempt in range(self.retries + 1):
+            self._wait(0)
             while wait := self._pace.turn():
                 self._wait(wait)
             self._count("requests")
@@ -243,6 +246,7 @@ class Endpoint:
                     return ""
                 reason = self._message(error)
                 if (error.status_code < 500 and error.status_code not in (408, 409, 429)) or error.code == "insufficient_quota":
+                    self._stop.set()  # none that is paid for follows
                     raise BadInput(f"--endpoint {self.url}: answers {reason}; {self._next_step(error)}") from None
                 delay = _retry_after(error.response.headers.get("retry-after"))
                 if delay > LONGEST_WAIT:
@@ -275,8 +279,9 @@ class Endpoint:
         while not answer.done() and time.monotonic() < min(late, self._last):
             with contextlib.suppress(TimeoutError):
                 answer.exception(timeout=0.1)
-        if answer.done():
-            return answer.result()
+        with contextlib.suppress(self._errors.APITimeoutError):  # a read's own time-out, which is as long
+            if answer.done():
+                return answer.result()
         if self._last <= late:
             raise _GaveUp
         raise TimeoutError(f"no whole answer within {self.timeout:g} seconds, see --timeout")
