@@ -56,12 +56,12 @@ def test_real_clip_features_with_class_texts_from_a_file(tmp_path):
 @pytest.mark.timeout(1500)  # trainings of the whole sample
 @pytest.mark.parametrize(("key", "option", "train"), [("xd", xd_option, xd_train), ("ucf", ucf_option, ucf_train)])
 def test_the_sample_is_learnt_and_its_shuffled_labels_are_not(key, option, train, tmp_path):
-    for shuffle in (False, True) if key == "xd" else (False,):
+    for shuffle in (False, True) if key == "ucf" else (False,):
         sample = make_sample(tmp_path / str(shuffle) / key, key, shuffle_labels=shuffle)
         files = {"feature-root": "features", "train-list": "train.csv", "test-list": "test.csv", "gt-path": "gt.json"}
         files |= {"clip": "clip.pt", "distilbert": "distilbert"}
         words = [word for name, file in files.items() for word in (f"--{name}", str(sample / file))]
-        settings = {**option.SAMPLE, **option.SAMPLE["reflip"]}
+        settings = {**option.SAMPLE, **option.SAMPLE["reflip"], **({"max_epoch": 2} if shuffle else {})}
         words += [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if not isinstance(value, dict)]
         # Labels that mean nothing leave a training free to go either way, by 6 points of AUC or so: its mean over seeds is what is at 0.5.
         seeds = ["--seeds", "1", "2"] if shuffle else []
