@@ -280,6 +280,23 @@ def test_bf16_trains(small_sample, tmp_path):
     xd_train.main([*small_sample("xd"), "--precision", "bf16", "--max-epoch", "1", "--output", str(tmp_path)])
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_statistic_that_is_not_finite_ends_it_before_anything_of_it_is_saved(small_sample, tmp_path, monkeypatch, value):
+    words, step = [*small_sample("xd"), "--output", str(tmp_path / "run")], engine.step
+
+    def overflowing(model, *rest):
+        if (tmp_path / "run/seed-1/log.jsonl").exists():  # in the second epoch
+            next(part for part in model.modules() if isinstance(part, torch.nn.BatchNorm1d)).running_var.fill_(value)
+        return step(model, *rest)
+
+    monkeypatch.setattr(engine, "step", overflowing)
+    with pytest.raises(BadInput, match=r"^epoch 2: .*running_var is not finite, though the loss is; .*lower --lr$"):
+        xd_train.main(words)
+    assert len((tmp_path / "run/seed-1/log.jsonl").read_text().splitlines()) == 1
+    monkeypatch.setattr(engine, "step", step)
+    xd_train.main([*words, "--resume"])  # from the first epoch's end
+
+
 def test_a_loss_that_is_not_finite_names_the_batch(small_sample, tmp_path):
     with pytest.raises(BadInput, match=r"loss is not finite in epoch \d, batch \d+ .*videos: .*lower --lr"):
         ucf_train.main(

@@ -176,9 +176,20 @@ class Training:
                 raise BadInput(not_finite(found, self.epoch + 1, number, videos))
             self.sums.update(found)
 
+    def check(self) -> None:
+        """Raises BadInput where a weight or a running statistic is not finite, which a loss need not show: nothing of that is saved."""
+        for key, value in checkpoint.trained_state(self.model).items():
+            if not value.isfinite().all():
+                told = f"epoch {self.epoch + 1}: {key} is not finite, though the loss is; nothing from this epoch on is saved"
+                raise BadInput(f"{told}: the training diverges, lower --lr")
+
     def save(self, folder: Path) -> None:
-        """Write last.pt, from which training goes on after the last step that is done; of several ranks the first one writes."""
+        """Write last.pt, from which training goes on after the last step that is done; of several ranks the first one writes.
+
+        Raises BadInput as `read` and `check` do.
+        """
         self.read()
+        self.check()
         if ranks.rank():
             return
         states = checkpoint.steps_state(self.optimizer, self.scheduler) | {"random": checkpoint.random_state()}
@@ -201,6 +212,7 @@ class Training:
         videos do not tell nearer ones apart, and of those the one that has learnt longest is as a rule the better one.
         """
         self.read()
+        self.check()
         measured = figure(self.model) if figure else None
         with held():  # all of it, or none
             self.epoch += 1
@@ -239,7 +251,7 @@ def fit(model: nn.Module, train, batches, options, folder: Path, device: torch.d
 
     figure(model) -> (float, its name, its standard error) is the selection figure, measured after each epoch; None selects the last epoch.
     begin() starts a run that does not go on, and gives what its checkpoints hold of that (ABOUT). A resumed run equals the uninterrupted
-    one, to the bit on CPU, of several ranks with as many. Raises BadInput where the loss is not finite, naming the batch, and Stopped when
+    one, to the bit on CPU, of several ranks with as many. Raises BadInput where a loss or a weight is not finite, and Stopped when
     last.pt is written after the step, of whichever rank, in which a signal came.
     """
     devices.keep_freed_memory()
