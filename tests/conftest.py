@@ -8,11 +8,14 @@ import pytest
 import torch
 from hypothesis import settings
 
-from utils.evaluation import intervals, plots
+from utils.evaluation import intervals
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)  # small tensors: threads only cost
 intervals.RESAMPLES = 100  # before others import it: intervals of 1,000 resamples would be a third of the time of every small training
+
+from utils.evaluation import plots  # noqa: E402
+
 # The pictures of a run are half of the time of a small training: `pictures` is for tests of runs that look at them.
 DRAWN = {name: getattr(plots, name) for name in ("plot_curves", "plot_confusion", "plot_alignment", "plot_training", "plot_scores")}
 # Each run tries the same examples, however busy the machine is; `pytest --hypothesis-profile explore` tries others.

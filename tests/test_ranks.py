@@ -116,8 +116,9 @@ def test_what_spans_a_batch_spans_the_ranks(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_ranks_train_as_one_process_and_the_first_one_writes(small_sample, tmp_path):
-    ucf_train.main([*words_of(small_sample, "reflip", tmp_path / "one"), *USUAL.split()])
+def test_two_ranks_train_as_one_process_and_the_first_one_writes(small_sample, pictures, tmp_path):
+    with pictures():
+        ucf_train.main([*words_of(small_sample, "reflip", tmp_path / "one"), *USUAL.split()])
     code, out, errors = finished(2, "ucf_train.py", *words_of(small_sample, "reflip", tmp_path / "two"), *USUAL.split())
     assert code == 0, errors
     assert out.count("report over 1 seed") == 1
