@@ -16,7 +16,7 @@ intervals.RESAMPLES = 100  # before others import it: intervals of 1,000 resampl
 
 from utils.evaluation import plots  # noqa: E402
 
-# The pictures of a run are half of the time of a small training: `pictures` is for tests of runs that look at them.
+# The pictures of a run are two thirds of the time of a small training: `pictures` is for tests of runs that look at them.
 DRAWN = {name: getattr(plots, name) for name in ("plot_curves", "plot_confusion", "plot_alignment", "plot_training", "plot_scores")}
 # Each run tries the same examples, however busy the machine is; `pytest --hypothesis-profile explore` tries others.
 settings.register_profile("same", derandomize=True, deadline=None)
@@ -84,7 +84,7 @@ def minilm():
 @pytest.fixture(scope="session")
 def small_sample(tmp_path_factory):
     """small_sample("xd"): command-line words for a sample of 28 training and 16 test videos and a model that trains in seconds; with
-    `testing` those that a test script takes, and with `model` those of another system. No picture of each test video, 1.6 s in all.
+    `testing` those that a test script takes, and with `model` those of another system. No picture of each test video.
     """
     from model import options_of
     from utils.sample.builder import make_sample
