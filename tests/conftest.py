@@ -17,7 +17,7 @@ intervals.RESAMPLES = 100  # before others import it: intervals of 1,000 resampl
 from utils.evaluation import plots  # noqa: E402
 
 # The pictures of a run are two thirds of the time of a small training: `pictures` is for tests of runs that look at them.
-DRAWN = {name: getattr(plots, name) for name in ("plot_curves", "plot_confusion", "plot_alignment", "plot_training", "plot_scores")}
+DRAWN = {name: function for name, function in vars(plots).items() if name.startswith("plot_")}
 # Each run tries the same examples, however busy the machine is; `pytest --hypothesis-profile explore` tries others.
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None)

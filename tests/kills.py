@@ -164,7 +164,7 @@ def prepare(sample: Path, plots: bool = True) -> None:
     report.resample.__defaults__ = (10, *report.resample.__defaults__[1:])
     loading.load_model(ucf_option.parse_args(words(sample, "reflip", "val", 0, sample)), 1)
     if not plots:
-        for name in ("plot_curves", "plot_confusion", "plot_alignment", "plot_scores", "plot_training"):
+        for name in [name for name in vars(drawn) if name.startswith("plot_")]:
             setattr(drawn, name, lambda *_: None)
 
 

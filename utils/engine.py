@@ -180,7 +180,7 @@ class Training:
         """Raises BadInput where a weight or a running statistic is not finite, which a loss need not show: nothing of that is saved."""
         for key, value in checkpoint.trained_state(self.model).items():
             if not value.isfinite().all():
-                told = f"epoch {self.epoch + 1}: {key} is not finite, though the loss is; nothing from this epoch on is saved"
+                told = f"epoch {self.epoch + 1}: {key} is not finite, though the loss is; nothing of that is saved"
                 raise BadInput(f"{told}: the training diverges, lower --lr")
 
     def save(self, folder: Path) -> None:
@@ -190,8 +190,11 @@ class Training:
         """
         self.read()
         self.check()
-        if ranks.rank():
-            return
+        if not ranks.rank():
+            self.write(folder)
+
+    def write(self, folder: Path) -> None:
+        """Write last.pt of what `check` has seen."""
         states = checkpoint.steps_state(self.optimizer, self.scheduler) | {"random": checkpoint.random_state()}
         if self.second:
             states["second"] = checkpoint.steps_state(*self.second)
@@ -230,7 +233,7 @@ class Training:
                     checkpoint.save(folder / "best.pt", {**self.content(), "figure": line.get("val")})
                 with replacing(folder / "log.jsonl") as temporary:
                     temporary.write_text("".join(json.dumps(entry) + "\n" for entry in self.log))
-                self.save(folder)
+                self.write(folder)
 
 
 def can_go_on(folder: Path) -> bool:

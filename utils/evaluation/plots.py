@@ -19,6 +19,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from utils.evaluation.ground_truth import GroundTruth
+from utils.evaluation.metrics import Ranking
 from utils.evaluation.report import frame_labels
 from utils.evaluation.scores import to_frames
 from utils.evaluation.segments import Segment, clock
@@ -125,14 +126,14 @@ def curve(scores: dict, truth: dict[str, GroundTruth], part: str) -> tuple[np.nd
         anomalous = np.diff(np.append(0, frame_labels(video, video.frames).cumsum())[bounds])
         columns.append((values, anomalous, np.diff(bounds) - anomalous))
     values, anomalous, normal = (np.concatenate(column) for column in zip(*columns, strict=True))
-    if not anomalous.any() or not normal.any():
+    if (found := Ranking(values, np.zeros(len(values), int), anomalous, normal).curve(np.ones(1, int))) is None:
         return None
-    weighed = np.flatnonzero(anomalous + normal)  # snippets beyond a video's end stand for no frame
-    order = weighed[np.argsort(-values[weighed])]
-    last = np.flatnonzero(np.diff(values[order], append=np.nan))  # of each distinct score
-    true, false = (np.append(0, counts[order].cumsum()[last]) for counts in (anomalous, normal))
-    precision = np.append(1, true[1:] / (true + false)[1:])
-    return false / false[-1], true / true[-1], true[::-1] / true[-1], precision[::-1]
+    hits, above, down_to, negatives = found
+    true = hits.cumsum()
+    fpr = np.r_[0, np.stack([above, down_to], 1).ravel(), negatives] / negatives  # within a score the curve is a straight line
+    tpr = np.r_[0, np.stack([true - hits, true], 1).ravel(), true[-1]] / true[-1]
+    true, false = np.append(true, true[-1]), np.append(down_to, negatives)  # at last all frames
+    return fpr, tpr, np.append(0, true / true[-1])[::-1], np.append(1, true / (true + false))[::-1]
 
 
 def plot_curves(path: Path, runs: list[dict], truth: dict[str, GroundTruth], stamp: str = "") -> bool:
