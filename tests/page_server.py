@@ -140,6 +140,8 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "GRADIO_ALLOWED_PATHS": "/", "GRADIO_SHARE": "True"}
+        # What glibc keeps of a decoder's buffers for next time (up to 60 MB, back and forth) would hide a leak.
+        environment |= {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
         self.process = subprocess.Popen(
             [sys.executable, "-u", "-m", module, "--port", str(self.port), *map(str, words)],
