@@ -1,7 +1,6 @@
 """Train on your own data set: options, data, model, loop, test. Settings are in custom_option.py; the loop itself is utils/engine.py."""
 
 import sys
-from pathlib import Path
 
 from utils.errors import exit_code, importing
 
@@ -23,7 +22,7 @@ def main(argv=None):
             model = loading.load_model(options, seed)  # model.py, with its frozen text side
             best = training.train(model, data, options, seed)
             tested.append(testing.test(model, best, data, options, best.parent, best.parent))
-        testing.summarise(tested, Path(options.output))
+        testing.summarise(tested, options)
 
 
 if __name__ == "__main__":

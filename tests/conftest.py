@@ -1,6 +1,5 @@
 """Small frozen encoders that tests share; what makes a test run end whatever happens."""
 
-import contextlib
 import os
 import signal
 
@@ -14,10 +13,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)  # small tensors: threads only cost
 intervals.RESAMPLES = 100  # before others import it: intervals of 1,000 resamples would be a third of the time of every small training
 
-from utils.evaluation import plots  # noqa: E402
+from utils.options import Shared  # noqa: E402
 
-# The pictures of a run are two thirds of the time of a small training: `pictures` is for tests of runs that look at them.
-DRAWN = {name: function for name, function in vars(plots).items() if name.startswith("plot_")}
+Shared.__dataclass_fields__["plots"].default = False  # two thirds of that time; tests that look at pictures say --plots
 # Each run tries the same examples, however busy the machine is; `pytest --hypothesis-profile explore` tries others.
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None)
@@ -34,27 +32,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(600))
-
-
-@contextlib.contextmanager
-def drawing(functions):
-    """Until it ends, what a training and a test call in utils/evaluation/plots.py is `functions`."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, function in functions.items():
-            patch.setattr(plots, name, function)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_pictures():
-    with drawing(dict.fromkeys(DRAWN, lambda *_, **__: None)):
-        yield
-
-
-@pytest.fixture(scope="session")
-def pictures():
-    """Draws the pictures of a run, which are left out elsewhere, within `with pictures():`."""
-    return lambda: drawing(DRAWN)
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +61,7 @@ def minilm():
 @pytest.fixture(scope="session")
 def small_sample(tmp_path_factory):
     """small_sample("xd"): command-line words for a sample of 28 training and 16 test videos and a model that trains in seconds; with
-    `testing` those that a test script takes, and with `model` those of another system. No picture of each test video.
+    `testing` those that a test script takes, and with `model` those of another system. No pictures, in processes of their own, too.
     """
     from model import options_of
     from utils.sample.builder import make_sample

@@ -43,7 +43,7 @@ def words(sample: Path, model: str, select: str, workers: int, output: Path) -> 
     sizes = f"--model {model} --visual-width 64 --visual-length 32 --batch-size 16 --max-epoch 3 --val-share 0.3 --lr 1e-3"
     sizes += {"trclip": " --caption-width 64 --d-state 4"}.get(model, "") + (" --dropout 0.3" if "dropout" in options_of(model) else "")
     sizes += " --prompt-prefix 2 --prompt-postfix 2" if "prompt_prefix" in options_of(model) else ""
-    sizes += f" --seed 1 --device cpu --select {select} --workers {workers} --save-steps 1 --resume auto"
+    sizes += f" --seed 1 --device cpu --no-plots --select {select} --workers {workers} --save-steps 1 --resume auto"
     return [*paths, *sizes.split(), "--output", str(output)]
 
 
@@ -137,10 +137,9 @@ def main() -> None:
     parser.add_argument("--selects", nargs="+", default=["val", "last", "test"])
     parser.add_argument("--signals", nargs="+", default=list(SIGNALS))
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 2])
-    parser.add_argument("--plots", action=argparse.BooleanOptionalAction, default=True)
     options = parser.parse_args()
     sample = make_sample(options.folder / "sample" / "ucf", "ucf", videos=(28, 16))
-    prepare(sample, options.plots)
+    prepare(sample)
     cases = list(itertools.product(options.systems, options.selects, options.workers, options.signals))
     end, total, wrong = time.monotonic() + options.seconds, 0, []
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("fork")) as pool:
@@ -154,18 +153,13 @@ def main() -> None:
     sys.exit(bool(wrong))
 
 
-def prepare(sample: Path, plots: bool = True) -> None:
-    """What makes the trainings short: one thread, few resamples, libraries that are loaded; without the plots, which nothing compares."""
-    import utils.evaluation.plots as drawn
-
+def prepare(sample: Path) -> None:
+    """What makes the trainings short: one thread, few resamples, libraries that are loaded."""
     (sample / "one_crop.csv").write_text((sample / "train.csv").read_text().replace(".npy,", "__0.npy,"))
     os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
     torch.set_num_threads(1)
     report.resample.__defaults__ = (10, *report.resample.__defaults__[1:])
     loading.load_model(ucf_option.parse_args(words(sample, "reflip", "val", 0, sample)), 1)
-    if not plots:
-        for name in [name for name in vars(drawn) if name.startswith("plot_")]:
-            setattr(drawn, name, lambda *_: None)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def bytes_of(folder):
 @pytest.mark.skipif(not mounts(), reason="a small disk can be mounted by root only")
 @pytest.mark.timeout(1200)
 def test_a_full_disk_at_any_place(small_sample, tmp_path):
-    words = [*small_sample("xd"), "--seed", "1"]
+    words = [*small_sample("xd", model="deepmil"), "--plots", "--seed", "1"]
     place = tmp_path / "disk"
     with disk(place, 100_000):
         assert run([*words, "--output", str(place / "run")])[0] == 0
@@ -70,7 +70,7 @@ def test_a_full_disk_at_any_place(small_sample, tmp_path):
 
 @pytest.mark.skipif(not mounts(), reason="a small disk can be mounted by root only")
 def test_a_read_only_disk(small_sample, tmp_path):
-    words, place = [*small_sample("xd"), "--seed", "1"], tmp_path / "disk"
+    words, place = [*small_sample("xd", model="deepmil"), "--seed", "1"], tmp_path / "disk"
     with disk(place, 100_000) as remount:
         assert run([*words, "--output", str(place / "run")])[0] == 0
         whole = bytes_of(place / "run")

@@ -37,15 +37,14 @@ def same(a, b):
 
 
 @pytest.fixture(scope="module")
-def trained(small_sample, pictures, tmp_path_factory):
+def trained(small_sample, tmp_path_factory):
     """trained("xd"): the folder of a run over seeds 1 and 2, with pictures."""
     made = {}
 
     def run(key):
         if key not in made:
             made[key] = tmp_path_factory.mktemp("run") / key
-            with pictures():
-                SCRIPTS[key][0]([*small_sample(key), "--plots", "--output", str(made[key]), "--seeds", "1", "2"])
+            SCRIPTS[key][0]([*small_sample(key), "--plots", "--output", str(made[key]), "--seeds", "1", "2"])
         return made[key]
 
     return run

@@ -116,10 +116,10 @@ def test_what_spans_a_batch_spans_the_ranks(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_ranks_train_as_one_process_and_the_first_one_writes(small_sample, pictures, tmp_path):
-    with pictures():
-        ucf_train.main([*words_of(small_sample, "reflip", tmp_path / "one"), *USUAL.split()])
-    code, out, errors = finished(2, "ucf_train.py", *words_of(small_sample, "reflip", tmp_path / "two"), *USUAL.split())
+def test_two_ranks_train_as_one_process_and_the_first_one_writes(small_sample, tmp_path):
+    drawn = [*USUAL.split(), "--plots"]
+    ucf_train.main([*words_of(small_sample, "reflip", tmp_path / "one"), *drawn])
+    code, out, errors = finished(2, "ucf_train.py", *words_of(small_sample, "reflip", tmp_path / "two"), *drawn)
     assert code == 0, errors
     assert out.count("report over 1 seed") == 1
     # A third of this bias is of keys, which a softmax does not see: Adam makes steps of what rounding leaves of its gradient.
@@ -174,7 +174,8 @@ def test_ranks_repeat_and_resume_to_the_bit_and_fold(small_sample, tmp_path):
             assert (process.returncode == 0) == (restarts > 0), errors
     for name in ("last.pt", "best.pt", "scores.npz"):
         assert len({(tmp_path / run / "seed-1" / name).read_bytes() for run in ("a", "cut")}) == 1, name
-    code, _, errors = finished(2, "ucf_train.py", *words, "--folds", "2", "--select", "last", "--output", tmp_path / "folds")
+    folds = [*small_sample("ucf", model="deepmil"), "--seed", "1", "--folds", "2", "--select", "last", "--output", tmp_path / "folds"]
+    code, _, errors = finished(2, "ucf_train.py", *folds)
     assert code == 0, errors
     assert (tmp_path / "folds" / "seed-1" / "report.json").exists()
     best = tmp_path / "a" / "seed-1" / "best.pt"
@@ -198,7 +199,7 @@ def test_another_number_of_ranks_goes_on_with_a_run(small_sample, tmp_path):
 
 @pytest.mark.slow
 def test_a_fault_of_one_rank_ends_all_in_one_line(small_sample, tmp_path):
-    words = small_sample("ucf")
+    words = small_sample("ucf", model="deepmil")
     root, place = tmp_path / "features", words.index("--feature-root") + 1
     root.mkdir()
     for file in sorted((tmp_path / words[place]).iterdir()):
@@ -217,7 +218,7 @@ def test_a_fault_of_one_rank_ends_all_in_one_line(small_sample, tmp_path):
 
 @pytest.mark.slow
 def test_who_kills_one_rank_ends_all(small_sample, tmp_path):
-    words = [*small_sample("ucf"), "--seed", "1", "--max-epoch", "100", "--output", str(tmp_path / "run")]
+    words = [*small_sample("ucf", model="deepmil"), "--seed", "1", "--max-epoch", "100", "--output", str(tmp_path / "run")]
     with torchrun(2, "ucf_train.py", *words) as process:
         log = tmp_path / "run" / "seed-1" / "log.jsonl"
         while not log.exists():

@@ -23,7 +23,7 @@ def last_line(stderr):
 
 @pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.slow), "1"])
 def test_a_bad_feature_file_ends_in_one_line_and_exit_code_2(small_sample, tmp_path, workers):
-    words = small_sample("xd")
+    words = small_sample("xd", model="deepmil")
     root = tmp_path / "features"
     root.mkdir()
     for file in sorted((tmp_path / words[words.index("--feature-root") + 1]).iterdir()):

@@ -132,7 +132,7 @@ class Shared:
     )
     save_scores: str | None = option(None, "write the scores behind the figures to this .npz (test scripts)", group="output")
     json: str | None = option(None, "write the report to this file (test scripts)", group="output")
-    plots: bool = option(True, "a picture of each test video's scores, 0.1 s each", group="output")
+    plots: bool = option(True, "pictures of the run, and of each test video's scores, 0.1 s each", group="output")
 
 
 @dataclass(kw_only=True)

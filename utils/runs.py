@@ -255,7 +255,8 @@ def test_folder(options, checkpoint: Path) -> Iterator[tuple[Path, Path]]:
             yield Path(new), folder
         except BrokenPipeError as error:  # whoever read along has seen enough; the table is printed last
             unread = error
-        (folder / TRUTH).unlink(missing_ok=True)  # which not every test leaves
+        (folder / TRUTH).unlink(missing_ok=True)  # which, as plots/, not every test leaves
+        shutil.rmtree(folder / "plots", ignore_errors=True)
         for path in Path(new).iterdir():
             if (folder / path.name).is_dir():
                 shutil.rmtree(folder / path.name)

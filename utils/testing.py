@@ -10,7 +10,7 @@ import torch
 from model import SYSTEMS
 from utils import checkpoint, engine, ranks, restore, runs
 from utils.captions.tree import MANIFEST as EMBEDDED
-from utils.evaluation import plots, report, segments
+from utils.evaluation import report, segments
 from utils.evaluation.ground_truth import TRUTH, load_ground_truth, write_ground_truth
 from utils.evaluation.intervals import difference
 from utils.evaluation.scores import load_scores, save_scores
@@ -32,8 +32,8 @@ class Tested(NamedTuple):
 
 
 def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> Tested | None:
-    """Test a checkpoint once: scores.npz, report.json, report.md and plots/ in `folder`; the table is printed, and `shown` as where they
-    are. Of several ranks the first one does that, with the scores of all; the others give None.
+    """Test a checkpoint once: scores.npz, report.json, report.md and, with --plots, plots/ in `folder`; the table is printed, and `shown`
+    as where they are. Of several ranks the first one does that, with the scores of all; the others give None.
     """
     saved = ranks.first(checkpoint.load)(path)
     released = "options" not in saved
@@ -89,11 +89,10 @@ def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> T
     report.write_report(folder, result)
     if options.json:
         write_json(options.json, result)
-    draw(folder / "plots", [scores], data.truth, data.dataset, result)
     if options.plots:
-        plots.plot_scores(folder / "plots", scores, data.truth, data.dataset, report.stamp(result), found)
+        draw(folder / "plots", [scores], data.truth, data.dataset, result, found)
     print(report.print_table(result))
-    print(f"report: {shown / 'report.md'}   plots: {shown / 'plots'}")
+    print(f"report: {shown / 'report.md'}" + f"   plots: {shown / 'plots'}" * options.plots)
     return Tested(result, drawn, scores, data.truth, data.dataset)
 
 
@@ -168,10 +167,13 @@ def padding_effect(unmasked: dict, data: Data, masked: dict) -> dict:
     return {"videos": len(data.test), "figures": report.nest(rows)}
 
 
-def draw(folder: Path, runs: list[dict], truth: dict, dataset: Dataset, result: dict) -> None:
+def draw(folder: Path, runs: list[dict], truth: dict, dataset: Dataset, result: dict, found: dict | None = None) -> None:
     """The pictures of one seed or of several: ROC and PR curves; for one seed also confusion and the alignment map of the test video with
-    the most anomalous frames. Curves and confusion are of the videos of which every frame is known, where there are such.
+    the most anomalous frames; each video's scores where `found`, its detected segments, are given. Curves and confusion are of the videos
+    of which every frame is known, where there are such.
     """
+    from utils.evaluation import plots  # matplotlib takes a second, and what draws nothing need not wait for it
+
     stamp = report.stamp(result)
     make_folder(folder)
     known = [{name: scores[name] for name in report.timed(scores, truth)} for scores in runs]
@@ -183,6 +185,8 @@ def draw(folder: Path, runs: list[dict], truth: dict, dataset: Dataset, result: 
         anomalous = {name: report.frame_labels(truth[name], truth[name].frames).sum() for name in runs[0]}
         name = max(anomalous, key=lambda name: (anomalous[name], bool(truth[name].shows)))
         plots.plot_alignment(folder / "alignment.png", name, runs[0][name].fine, truth[name], dataset, stamp)
+    if found is not None:
+        plots.plot_scores(folder, runs[0], truth, dataset, stamp, found)
 
 
 def reread(place: Path, truth: dict, dataset: Dataset) -> Tested:
@@ -208,15 +212,17 @@ def pool(folds: list[Tested], truth: dict, dataset: Dataset, options, folder: Pa
     save_scores(folder / "scores.npz", scores, dataset.names)
     keep_truth(folder, result, scores, truth, options.gt_path)
     report.write_report(folder, result)
-    draw(folder / "plots", [scores], truth, dataset, result)
+    if options.plots:
+        draw(folder / "plots", [scores], truth, dataset, result)
     print(report.print_table(result))
     print(f"report over {len(folds)} folds: {folder / 'report.md'}")
     return Tested(result, drawn, scores, truth, dataset)
 
 
 @ranks.first
-def summarise(tested: list[Tested], folder: Path) -> None:
+def summarise(tested: list[Tested], options) -> None:
     """Mean ± std over the seeds, and those that another process has finished, as report.json, report.md and plots/ of the whole run."""
+    folder = Path(options.output)
     found = {part.report["seeds"][0]: part for part in tested}
     for seed, place in runs.seed_folders(folder).items():
         if seed not in found and (place / "report.json").exists():
@@ -225,7 +231,9 @@ def summarise(tested: list[Tested], folder: Path) -> None:
     result = report.summarise([part.report for part in tested], [part.drawn for part in tested])
     report.write_report(folder, result)
     if len(tested) > 1:
-        draw(folder / "plots", [part.scores for part in tested], tested[0].truth, tested[0].dataset, result)
+        (folder / "plots" / "curves.png").unlink(missing_ok=True)  # of fewer seeds
+        if options.plots:
+            draw(folder / "plots", [part.scores for part in tested], tested[0].truth, tested[0].dataset, result)
         print(report.print_table(result))
     print(f"report over {len(tested)} seed{'s' if len(tested) > 1 else ''}: {folder / 'report.md'}")
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dataset import MANIFEST, Manifest, divide
 from model import SYSTEMS
 from utils import checkpoint, devices, engine, ranks, restore, runs
-from utils.evaluation import plots, report, segments, selection
+from utils.evaluation import report, segments, selection
 from utils.evaluation.scores import Scores
 from utils.files import make_folder
 from utils.loading import Data, check_space
@@ -118,6 +118,10 @@ def keep(best: dict, data: Data, options, folder: Path) -> None:
         best["captions"] = embedded
     checkpoint.save(folder / "best.pt", best)
     runs.remember(folder, options, held_out=[video.name for video in data.held_out])
+    if not options.plots:
+        return
+    from utils.evaluation import plots
+
     lines = read_json_lines(folder / "log.jsonl", "--output", engine.Epoch)
     stamp = report.SELECTED_ON_TEST if options.select == "test" else ""
     plots.plot_training(make_folder(folder / "plots") / "training.png", lines, stamp, best.get("figure_of", "selection figure"))

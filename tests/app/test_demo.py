@@ -396,6 +396,8 @@ def test_real_videos_with_the_sample_s_checkpoint(tmp_path):
     env = os.environ | {"HF_HUB_OFFLINE": "1"}
     run = [sys.executable, str(ROOT / "xd_train.py"), "--max-epoch", "1", "--output", str(tmp_path / "run")]
     subprocess.run(run, check=True, capture_output=True, cwd=tmp_path, env=env)
+    drawn = {path.name for path in (tmp_path / "run/seed-1/plots").iterdir()}
+    assert drawn > {"training.png", "curves.png", "confusion.png", "alignment.png"}
     videos = tmp_path / "videos"
     videos.mkdir()
     for path in (REAL / "videos").glob("*.mp4"):

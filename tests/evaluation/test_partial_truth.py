@@ -127,7 +127,7 @@ def test_intervals_over_sources_where_all_are_known():
     assert "sources" not in made({**truth, "calm": NORMAL})[2]
 
 
-def test_segments_and_pictures_of_untimed_videos(pictures, tmp_path):
+def test_segments_and_pictures_of_untimed_videos(tmp_path):
     scores, _, _ = made()
     found = segments.detect(scores, TRUTH, UCF, 0.45)
     rows = segments.rows(found, TRUTH, UCF)
@@ -135,9 +135,8 @@ def test_segments_and_pictures_of_untimed_videos(pictures, tmp_path):
     shown = ABOUT | made()[2] | {"segments": rows, "threshold": {"value": 0.45, "from": "told"}}
     report.write_report(tmp_path, shown)
     assert "| abuse | 50.0 | – |" in (tmp_path / "report.md").read_text()
-    with pictures():
-        plots.plot_scores(tmp_path, scores, TRUTH, UCF, segments=found)
-        plots.plot_alignment(tmp_path / "alignment.png", "untimed", scores["untimed"].fine, TRUTH["untimed"], UCF)
+    plots.plot_scores(tmp_path, scores, TRUTH, UCF, segments=found)
+    plots.plot_alignment(tmp_path / "alignment.png", "untimed", scores["untimed"].fine, TRUTH["untimed"], UCF)
     assert {path.name for path in tmp_path.glob("*.png")} == {f"{name}.png" for name in (*TRUTH, "alignment")}
 
 

@@ -42,12 +42,6 @@ def size(path):
     return matplotlib.image.imread(path).shape[:2]
 
 
-@pytest.fixture(autouse=True)
-def _drawn(pictures):
-    with pictures():
-        yield
-
-
 @pytest.fixture
 def texts(monkeypatch):
     """Every text in the figures that were written, in their order."""
