@@ -172,7 +172,7 @@ def draw(folder: Path, runs: list[dict], truth: dict, dataset: Dataset, result: 
     the most anomalous frames; each video's scores where `found`, its detected segments, are given. Curves and confusion are of the videos
     of which every frame is known, where there are such.
     """
-    from utils.evaluation import plots  # matplotlib takes a second, and what draws nothing need not wait for it
+    from utils.evaluation import plots  # matplotlib takes a second
 
     stamp = report.stamp(result)
     make_folder(folder)

@@ -110,7 +110,7 @@ def train(model, data: Data, options, seed: int, folder: Path | None = None) -> 
 
 @ranks.first
 def keep(best: dict, data: Data, options, folder: Path) -> None:
-    """Write what is known of a checkpoint when its training has ended, and the picture of that."""
+    """Write what is known of a checkpoint when its training has ended, and, with --plots, the picture of that."""
     if (Path(options.feature_root) / MANIFEST).is_file():
         made = read_json(Path(options.feature_root) / MANIFEST, "--feature-root", Manifest)
         best["features"] = {key: made[key] for key in ("encoder", "recipe")}
@@ -118,10 +118,9 @@ def keep(best: dict, data: Data, options, folder: Path) -> None:
         best["captions"] = embedded
     checkpoint.save(folder / "best.pt", best)
     runs.remember(folder, options, held_out=[video.name for video in data.held_out])
-    if not options.plots:
-        return
-    from utils.evaluation import plots
+    if options.plots:
+        from utils.evaluation import plots  # matplotlib takes a second
 
-    lines = read_json_lines(folder / "log.jsonl", "--output", engine.Epoch)
-    stamp = report.SELECTED_ON_TEST if options.select == "test" else ""
-    plots.plot_training(make_folder(folder / "plots") / "training.png", lines, stamp, best.get("figure_of", "selection figure"))
+        lines = read_json_lines(folder / "log.jsonl", "--output", engine.Epoch)
+        stamp = report.SELECTED_ON_TEST if options.select == "test" else ""
+        plots.plot_training(make_folder(folder / "plots") / "training.png", lines, stamp, best.get("figure_of", "selection figure"))
