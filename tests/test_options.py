@@ -213,20 +213,8 @@ def test_a_system_that_is_none_in_an_option_file(monkeypatch):
 
 def test_importing_the_model_and_the_help_of_a_script_load_no_other_wing():
     """Nor what only they need: video decoding, the page, clients, encoders of sentences; nor what deals folds or draws."""
-    heavy = (
-        "av",
-        "gradio",
-        "openai",
-        "transformers",
-        "num2words",
-        "sklearn",
-        "matplotlib",
-        "app",
-        "tools",
-        "utils.video",
-        "utils.sample.builder",
-    )
-    heavy += ("utils.captions.captioner", "utils.captions.llm", "utils.captions.embedding")
+    heavy = ("av", "gradio", "openai", "transformers", "num2words", "sklearn", "matplotlib", "app", "tools", "utils.video")
+    heavy += ("utils.sample.builder", "utils.captions.captioner", "utils.captions.llm", "utils.captions.embedding")
     script = "import runpy, sys; sys.argv = ['ucf_train.py', '--help']; runpy.run_path('ucf_train.py', run_name='__main__')"
     for code in ("import model", script):
         run = [sys.executable, "-X", "importtime", "-c", code]

@@ -359,6 +359,18 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path):
     os.waitpid(child, 0)
 
 
+def test_no_pictures_of_a_shorter_training_are_left(small_sample, tmp_path):
+    words = [*small_sample("xd", model="deepmil"), "--scheduler", "multistep", "--milestones", "1", "--seeds", "1", "2", "--max-epoch", "1"]
+    xd_train.main([*words, "--plots", "--output", str(tmp_path)])
+    drawn = sorted(tmp_path.rglob("*.png"))
+    assert {path.parent.parent.name for path in drawn} == {"seed-1", "seed-2", tmp_path.name}
+    again = ["--resume", "--no-plots", "--output", str(tmp_path)]
+    xd_train.main(again)
+    assert sorted(tmp_path.rglob("*.png")) == drawn
+    xd_train.main([*again, "--max-epoch", "2"])
+    assert not list(tmp_path.rglob("*.png"))
+
+
 @pytest.mark.slow
 def test_results_of_a_test_are_replaced_whole_and_nobody_elses(run, tmp_path, monkeypatch):
     folder, words = run

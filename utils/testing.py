@@ -1,6 +1,7 @@
 """The test of a checkpoint: scores, figures with intervals, detected segments, report and plots; and the summary over seeds."""
 
 import platform
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,8 +90,7 @@ def test(model, path: Path, data: Data, options, folder: Path, shown: Path) -> T
     report.write_report(folder, result)
     if options.json:
         write_json(options.json, result)
-    if options.plots:
-        draw(folder / "plots", [scores], data.truth, data.dataset, result, found)
+    draw(options, folder, [scores], data.truth, data.dataset, result, found)
     print(report.print_table(result))
     print(f"report: {shown / 'report.md'}" + f"   plots: {shown / 'plots'}" * options.plots)
     return Tested(result, drawn, scores, data.truth, data.dataset)
@@ -167,11 +167,16 @@ def padding_effect(unmasked: dict, data: Data, masked: dict) -> dict:
     return {"videos": len(data.test), "figures": report.nest(rows)}
 
 
-def draw(folder: Path, runs: list[dict], truth: dict, dataset: Dataset, result: dict, found: dict | None = None) -> None:
-    """The pictures of one seed or of several: ROC and PR curves; for one seed also confusion and the alignment map of the test video with
-    the most anomalous frames; each video's scores where `found`, its detected segments, are given. Curves and confusion are of the videos
-    of which every frame is known, where there are such.
+def draw(options, folder: Path, runs: list[dict], truth: dict, dataset: Dataset, result: dict, found: dict | None = None) -> None:
+    """The pictures of one seed or of several, in folder/plots: ROC and PR curves; for one seed also confusion and the alignment map of the
+    test video with the most anomalous frames; each video's scores where `found`, its detected segments, are given. Curves and confusion are
+    of the videos of which every frame is known, where there are such. Without --plots earlier ones stay, unless a training went on since.
     """
+    folder, logs = folder / "plots", folder.rglob("log.jsonl")
+    if not options.plots:
+        if folder.is_dir() and any(log.stat().st_mtime_ns > folder.stat().st_mtime_ns for log in logs):
+            shutil.rmtree(folder)
+        return
     from utils.evaluation import plots  # matplotlib takes a second
 
     stamp = report.stamp(result)
@@ -212,8 +217,7 @@ def pool(folds: list[Tested], truth: dict, dataset: Dataset, options, folder: Pa
     save_scores(folder / "scores.npz", scores, dataset.names)
     keep_truth(folder, result, scores, truth, options.gt_path)
     report.write_report(folder, result)
-    if options.plots:
-        draw(folder / "plots", [scores], truth, dataset, result)
+    draw(options, folder, [scores], truth, dataset, result)
     print(report.print_table(result))
     print(f"report over {len(folds)} folds: {folder / 'report.md'}")
     return Tested(result, drawn, scores, truth, dataset)
@@ -231,9 +235,7 @@ def summarise(tested: list[Tested], options) -> None:
     result = report.summarise([part.report for part in tested], [part.drawn for part in tested])
     report.write_report(folder, result)
     if len(tested) > 1:
-        (folder / "plots" / "curves.png").unlink(missing_ok=True)  # of fewer seeds
-        if options.plots:
-            draw(folder / "plots", [part.scores for part in tested], tested[0].truth, tested[0].dataset, result)
+        draw(options, folder, [part.scores for part in tested], tested[0].truth, tested[0].dataset, result)
         print(report.print_table(result))
     print(f"report over {len(tested)} seed{'s' if len(tested) > 1 else ''}: {folder / 'report.md'}")
 
